@@ -1,0 +1,13 @@
+//! Declaration, hash, plan and diff of container images.
+//!
+//! This crate is pure: it reads no file, opens no socket, asks no clock and knows no operating
+//! system, so the browser, Node, the terminal and the build service run the same code and get the
+//! same hash. What it needs from outside (file contents, listings, base digests) is handed in.
+
+pub mod digest;
+pub mod platform;
+pub mod reference;
+
+pub use digest::Digest;
+pub use platform::Platform;
+pub use reference::Reference;
