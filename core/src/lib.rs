@@ -4,10 +4,17 @@
 //! system, so the browser, Node, the terminal and the build service run the same code and get the
 //! same hash. What it needs from outside (file contents, listings, base digests) is handed in.
 
+pub mod config;
 pub mod digest;
+pub mod lower;
 pub mod platform;
 pub mod reference;
+pub mod source;
+pub mod spec;
+pub mod tree;
+pub mod wire;
 
 pub use digest::Digest;
 pub use platform::Platform;
 pub use reference::Reference;
+pub use spec::Spec;

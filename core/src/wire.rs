@@ -1,0 +1,497 @@
+//! Types of the HTTP API (`/v1`): requests, responses and events. Service, command, terminal app
+//! and browser share these definitions. Times are RFC 3339 in UTC; sizes are bytes.
+//!
+//! | call | request | response |
+//! |---|---|---|
+//! | `GET /healthz`, `GET /readyz` | | `ok` |
+//! | `GET /v1/info` | | [`Info`] |
+//! | `POST /v1/resolve` | [`ResolveRequest`] | [`Resolved`] |
+//! | `POST /v1/plan` | [`ResolveRequest`] | [`Plan`] |
+//! | `POST /v1/blobs/missing` | [`BlobList`] | [`BlobList`] |
+//! | `PUT /v1/blobs/{digest}` | the bytes | 201 |
+//! | `POST /v1/builds` | [`BuildRequest`] | [`BuildReply`] |
+//! | `GET /v1/builds?limit=&name=&hash=` | | `[`[`Build`]`]`, newest first |
+//! | `GET /v1/builds/{id}` | | [`Build`] |
+//! | `DELETE /v1/builds/{id}` | | [`Build`]; cancels |
+//! | `GET /v1/builds/{id}/events` | `Last-Event-ID` or `?after=` | server-sent [`Event`]s, `id:` is `seq` |
+//! | `GET /v1/images?name=` | | `[`[`Image`]`]`, newest first |
+//! | `GET /v1/images/{id}` | hash prefix or name | [`ImageDetail`] |
+//! | `PUT /v1/images/{id}/names/{name}` | name percent-encoded | [`Image`] |
+//! | `DELETE /v1/images/{id}` | hash prefix, or a name (removes the name only) | 204 |
+//! | `POST /v1/imports?ref=&platform=` | OCI archive, `docker save` tar or root-filesystem tar | [`Imported`] |
+//!
+//! Every call but health carries `Authorization: Bearer <token>`. Errors are [`Problem`]s.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::ImageConfig;
+use crate::{Digest, Platform, Reference, Spec};
+
+/// An RFC 9457 problem document (`application/problem+json`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Stable word: see [`problem`].
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What failed, short.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// Why.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hint: String,
+}
+
+/// The `type` words of [`Problem`]s.
+pub mod problem {
+    /// The spec or request is wrong (400). Exit code 2.
+    pub const BAD_REQUEST: &str = "urn:chalk:bad-request";
+    /// No token or a wrong one (401). Exit code 3.
+    pub const UNAUTHORIZED: &str = "urn:chalk:unauthorized";
+    /// Nothing by that name (404). Exit code 4.
+    pub const NOT_FOUND: &str = "urn:chalk:not-found";
+    /// A prefix that fits several (409). Exit code 4.
+    pub const AMBIGUOUS: &str = "urn:chalk:ambiguous";
+    /// The base image does not exist (404). Exit code 4.
+    pub const BASE_NOT_FOUND: &str = "urn:chalk:base-not-found";
+    /// The base needs a login (403). Exit code 3.
+    pub const BASE_DENIED: &str = "urn:chalk:base-denied";
+    /// The base has no such platform (400). Exit code 2.
+    pub const BASE_PLATFORM: &str = "urn:chalk:base-platform";
+    /// A registry could not be reached (502). Exit code 3.
+    pub const REGISTRY_UNREACHABLE: &str = "urn:chalk:registry-unreachable";
+    /// A body over its limit (413). Exit code 2.
+    pub const TOO_LARGE: &str = "urn:chalk:too-large";
+    /// The queue is full or the service stops (503). Exit code 3.
+    pub const UNAVAILABLE: &str = "urn:chalk:unavailable";
+    /// A fault of the service (500). Exit code 3.
+    pub const INTERNAL: &str = "urn:chalk:internal";
+}
+
+/// Exit codes of the `chalk` command.
+pub mod exit {
+    /// Done.
+    pub const OK: u8 = 0;
+    /// The build failed.
+    pub const FAILED: u8 = 1;
+    /// Bad usage or bad spec.
+    pub const USAGE: u8 = 2;
+    /// Service, registry or node not reachable, or it refused.
+    pub const UNREACHABLE: u8 = 3;
+    /// Not found or ambiguous.
+    pub const NOT_FOUND: u8 = 4;
+    /// Partly done.
+    pub const PARTLY: u8 = 5;
+    /// Interrupted.
+    pub const INTERRUPTED: u8 = 130;
+}
+
+/// What the service is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Version of the program.
+    pub version: String,
+    /// Version of the builder's meaning; part of step keys.
+    pub builder: String,
+    /// `host:port[/prefix]` under which built images are pulled.
+    pub registry: String,
+    /// When it started.
+    pub started: String,
+}
+
+/// A spec to pin or plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolveRequest {
+    /// The spec.
+    pub spec: Spec,
+    /// Sizes of the blobs that the client can upload, for `upload_bytes`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub blobs: BTreeMap<Digest, u64>,
+}
+
+/// A spec with every base pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The pinned spec.
+    pub spec: Spec,
+    /// Its image hash.
+    pub image_hash: Digest,
+}
+
+/// What a build would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Hash of the spec with its bases by tag.
+    pub recipe_hash: Digest,
+    /// Hash of the pinned spec; null when a base could not be pinned.
+    pub image_hash: Option<Digest>,
+    /// The base of the result; null for scratch.
+    pub base: Option<PlanBase>,
+    /// Platform.
+    pub platform: Platform,
+    /// Whether the finished image is in the registry.
+    pub exists: bool,
+    /// Steps in order.
+    pub steps: Vec<PlanStep>,
+    /// Bytes that the client would upload.
+    pub upload_bytes: u64,
+    /// Names of nodes that have the image.
+    pub nodes_warm: Vec<String>,
+    /// Things that are probably not meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Base of a [`Plan`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanBase {
+    /// Reference.
+    #[serde(rename = "ref")]
+    pub reference: Reference,
+    /// Digest when pinned.
+    pub digest: Option<Digest>,
+}
+
+/// Step of a [`Plan`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanStep {
+    /// Kind word.
+    pub kind: String,
+    /// Step key.
+    pub key: Digest,
+    /// One line for people.
+    pub title: String,
+    /// `cached` or `run`.
+    pub state: PlanState,
+}
+
+/// State of a planned step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanState {
+    /// Its result is in the step cache.
+    Cached,
+    /// It will run.
+    Run,
+}
+
+/// Some blobs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BlobList {
+    /// Digests, sorted.
+    pub digests: Vec<Digest>,
+}
+
+/// A build to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildRequest {
+    /// The spec, pinned or not.
+    pub spec: Spec,
+    /// Name to file the image under; over [`Spec::name`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Run every step even when cached.
+    #[serde(default)]
+    pub force: bool,
+    /// Values of the secrets that steps name. Never kept.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
+    /// Cancel the build when the last client that follows its events is gone.
+    #[serde(default)]
+    pub cancel_on_disconnect: bool,
+    /// `zstd`, `gzip` or `none` for new layers; the service's setting when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<String>,
+}
+
+/// Answer to a [`BuildRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum BuildReply {
+    /// The image is there; nothing was queued.
+    Reused(Build),
+    /// A build was queued or joined; follow its events.
+    Accepted(Build),
+    /// Upload these blobs, then ask again.
+    NeedsBlobs(BlobList),
+}
+
+/// A build, past or present.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Build {
+    /// Identifier, sortable by time.
+    pub id: String,
+    /// State.
+    pub status: BuildStatus,
+    /// Image hash.
+    pub image_hash: Digest,
+    /// Recipe hash.
+    pub recipe_hash: Digest,
+    /// Name it was built under.
+    pub name: Option<String>,
+    /// Pullable reference, when finished.
+    pub image: Option<String>,
+    /// Digest of the manifest, when finished.
+    pub digest: Option<Digest>,
+    /// When it was asked for.
+    pub created: String,
+    /// When it ended.
+    pub finished: Option<String>,
+    /// Wall time from start to end.
+    pub seconds: f64,
+    /// Steps in order.
+    pub steps: Vec<BuildStep>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+}
+
+impl Eq for Build {}
+
+/// State of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildStatus {
+    /// Waits for a place.
+    Queued,
+    /// Runs.
+    Running,
+    /// Steps ran and the image was published.
+    Built,
+    /// The image was there before.
+    Reused,
+    /// A step or the publishing failed.
+    Failed,
+    /// Cancelled.
+    Cancelled,
+}
+
+impl BuildStatus {
+    /// Whether nothing will change any more.
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+/// Step of a [`Build`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildStep {
+    /// Kind word.
+    pub kind: String,
+    /// Step key.
+    pub key: Digest,
+    /// One line for people.
+    pub title: String,
+    /// State.
+    pub state: StepState,
+    /// Wall time.
+    pub seconds: f64,
+    /// Bytes of its layer as stored; 0 when it has none.
+    #[serde(default)]
+    pub layer_bytes: u64,
+}
+
+/// State of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// Not begun.
+    Waiting,
+    /// Runs.
+    Running,
+    /// Taken from the step cache.
+    Cached,
+    /// Ran to its end.
+    Ran,
+    /// Failed.
+    Failed,
+}
+
+/// Something that happened in a build. Numbered from 1 without gaps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Number within the build.
+    pub seq: u64,
+    /// When.
+    pub time: String,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// Kinds of events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum EventKind {
+    /// Waits for a place; `ahead` builds are before it.
+    Queued {
+        /// Builds ahead.
+        ahead: usize,
+    },
+    /// Began; these are its steps.
+    Started {
+        /// Steps in order.
+        steps: Vec<PlanStep>,
+    },
+    /// Bytes of a base image pulled so far.
+    Pulling {
+        /// Reference.
+        image: String,
+        /// Bytes done.
+        done: u64,
+        /// Bytes in all, when known.
+        total: u64,
+    },
+    /// A step began.
+    StepStarted {
+        /// Index in the steps.
+        step: usize,
+    },
+    /// A piece of a step's output, whole lines where possible.
+    Log {
+        /// Index in the steps.
+        step: usize,
+        /// Stream.
+        stream: Stream,
+        /// Text; bytes that are not UTF-8 are replaced.
+        text: String,
+    },
+    /// A step came from the cache.
+    StepCached {
+        /// Index in the steps.
+        step: usize,
+        /// `local` or `registry`.
+        source: String,
+    },
+    /// A step ended well.
+    StepDone {
+        /// Index in the steps.
+        step: usize,
+        /// Wall time.
+        seconds: f64,
+        /// Digest of its layer.
+        layer: Option<Digest>,
+        /// Bytes of the layer as stored.
+        layer_bytes: u64,
+    },
+    /// A step failed.
+    StepFailed {
+        /// Index in the steps.
+        step: usize,
+        /// Exit code of the process, when there was one.
+        exit_code: Option<i32>,
+        /// Why.
+        message: String,
+        /// Last lines of its output.
+        tail: Vec<String>,
+    },
+    /// A blob went to the registry, or was there.
+    Pushed {
+        /// Digest.
+        digest: Digest,
+        /// Bytes.
+        bytes: u64,
+        /// Whether it was there before, so that nothing moved.
+        present: bool,
+    },
+    /// Something that is probably not meant.
+    Warning {
+        /// Words.
+        message: String,
+    },
+    /// The end; no event follows.
+    Finished {
+        /// The build as it ended.
+        build: Box<Build>,
+    },
+}
+
+/// Output stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// An image in the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Image hash.
+    pub image_hash: Digest,
+    /// Names, `repository:tag`, sorted.
+    pub names: Vec<String>,
+    /// Pullable reference.
+    pub image: String,
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// Platform.
+    pub platform: Platform,
+    /// Bytes of its layers as stored.
+    pub size: u64,
+    /// Number of layers.
+    pub layers: usize,
+    /// When it was built.
+    pub created: String,
+}
+
+/// An image with all that is known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageDetail {
+    /// The image.
+    #[serde(flatten)]
+    pub image: Image,
+    /// The spec that it was built from.
+    pub spec: Spec,
+    /// Config.
+    pub config: ImageConfig,
+    /// Layers, base first.
+    pub layer_list: Vec<Layer>,
+    /// Steps with their keys.
+    pub steps: Vec<ImageStep>,
+}
+
+/// Layer of an [`ImageDetail`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Digest as stored.
+    pub digest: Digest,
+    /// Bytes as stored.
+    pub size: u64,
+    /// Media type.
+    pub media_type: String,
+    /// `created_by` of the history entry, when known.
+    pub created_by: String,
+}
+
+/// Step of an [`ImageDetail`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageStep {
+    /// Kind word.
+    pub kind: String,
+    /// Step key.
+    pub key: Digest,
+    /// One line for people.
+    pub title: String,
+}
+
+/// What an import brought in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Reference that specs may name as their base.
+    #[serde(rename = "ref")]
+    pub reference: Reference,
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// Platform.
+    pub platform: Platform,
+    /// Bytes of its layers as stored.
+    pub size: u64,
+}
