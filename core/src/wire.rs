@@ -69,6 +69,10 @@ pub mod problem {
     pub const TOO_LARGE: &str = "urn:chalk:too-large";
     /// The queue is full or the service stops (503). Exit code 3.
     pub const UNAVAILABLE: &str = "urn:chalk:unavailable";
+    /// A step of the build failed; only in [`super::Build::error`]. Exit code 1.
+    pub const STEP_FAILED: &str = "urn:chalk:step-failed";
+    /// The build was cancelled, or the service stopped under it. Exit code 1.
+    pub const CANCELLED: &str = "urn:chalk:cancelled";
     /// A fault of the service (500). Exit code 3.
     pub const INTERNAL: &str = "urn:chalk:internal";
 }

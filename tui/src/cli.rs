@@ -1,0 +1,275 @@
+//! The words of the command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Build and cache container images for compute workloads.
+#[derive(Debug, Parser)]
+#[command(name = "chalk", version, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    the build failed
+  2    bad usage or bad spec
+  3    service or registry not reachable, or it refused
+  4    not found or ambiguous
+  5    partly done
+  130  interrupted
+
+Settings come from flags, then CHALK_* variables, then --config FILE, then defaults;
+`chalk config show` prints each with where it came from.";
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Directory of the service's state [default: XDG state directory, /var/lib/chalk as root]
+    #[arg(long, global = true, value_name = "DIR", env = "CHALK_STATE_DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Address of a running service [default: the one on the state directory, else in this process]
+    #[arg(long, global = true, value_name = "URL", env = "CHALK_API_SERVER")]
+    pub(crate) server: Option<String>,
+    /// TOML file with settings
+    #[arg(long, global = true, value_name = "FILE", env = "CHALK_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// One setting, over everything else (may be repeated)
+    #[arg(long = "set", global = true, value_name = "NAME=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Print JSON on standard output
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the build service with its registry
+    Serve(Serve),
+    /// Images
+    #[command(subcommand)]
+    Compute(Compute),
+    /// Short for `chalk compute image`
+    #[command(subcommand)]
+    Image(Image),
+    /// Settings
+    #[command(subcommand)]
+    Config(Config),
+    /// Print a completion script for a shell
+    Completions {
+        /// Shell to complete for
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Address to listen on [default: 127.0.0.1:7474]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+    /// Rebuild the database from the registry before serving
+    #[arg(long)]
+    pub(crate) reindex: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Compute {
+    /// Declare, build and look at images
+    #[command(subcommand)]
+    Image(Image),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print every setting, its value and where it came from
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Image {
+    /// Build an image, or find that it is there already
+    Build(Build),
+    /// Print the hash of a declaration
+    Hash(Hash),
+    /// Show what a build would do, without doing it
+    Plan(File),
+    /// Compare two declarations or images
+    Diff {
+        /// Declaration file, hash prefix or name
+        a: String,
+        /// Declaration file, hash prefix or name
+        b: String,
+    },
+    /// Say why a build would rerun steps, against the last build of that name
+    Why(Why),
+    /// Pin the base images of a declaration in `image.lock` beside it
+    Lock(Lock),
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only images with this name
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Show one image
+    Show {
+        /// Hash prefix or name
+        image: String,
+    },
+    /// Print the log of a build
+    Logs {
+        /// Build id, or hash prefix or name of its image
+        build: String,
+        /// Only this step (counted from 1)
+        #[arg(long)]
+        step: Option<usize>,
+        /// Go on until the build ends
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// List builds, newest first
+    Builds {
+        /// At most this many
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+        /// Only builds under this name
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Cancel a running build
+    Cancel {
+        /// Build id
+        build: String,
+    },
+    /// Give an image a name
+    Tag {
+        /// Hash prefix or name
+        image: String,
+        /// `repository[:tag]`
+        name: String,
+    },
+    /// Remove an image, or only a name of it
+    Rm {
+        /// Hash prefixes or names
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Bring in a base image: OCI layout or archive, `docker save` tar, root-filesystem tar
+    Import {
+        /// File or directory; `-` is standard input
+        path: PathBuf,
+        /// Reference that declarations name as their base
+        #[arg(long = "as", value_name = "REF")]
+        reference: String,
+        /// Platform of the image [default: linux/amd64]
+        #[arg(long)]
+        platform: Option<String>,
+    },
+    /// Print a declaration as an equivalent Dockerfile
+    Dockerfile {
+        /// Declaration file, hash prefix or name
+        file: String,
+    },
+    /// Print a declaration as spec JSON, its local files replaced by digests
+    Spec {
+        /// Declaration file, hash prefix or name
+        file: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct File {
+    /// `image.toml`, Dockerfile, spec JSON, or the hash prefix of an image
+    pub(crate) file: String,
+    #[command(flatten)]
+    pub(crate) dockerfile: DockerfileFlags,
+}
+
+/// What `docker build` takes for a Dockerfile.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct DockerfileFlags {
+    /// Build argument of a Dockerfile
+    #[arg(long = "build-arg", value_name = "NAME=VALUE")]
+    pub(crate) build_args: Vec<String>,
+    /// Stage of a Dockerfile to build
+    #[arg(long)]
+    pub(crate) target: Option<String>,
+    /// Build context of a Dockerfile [default: the directory that it lies in]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) context: Option<PathBuf>,
+    /// Platform of the image, over the declaration's [default: linux/amd64]
+    #[arg(long)]
+    pub(crate) platform: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    #[command(flatten)]
+    pub(crate) file: File,
+    /// How progress is shown on standard error
+    #[arg(long, value_enum, default_value_t = Progress::Auto, env = "CHALK_PROGRESS")]
+    pub(crate) progress: Progress,
+    /// File the image under this name, `repository[:tag]`
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Run every step even when cached
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print the id of the build and leave it running
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Secret for the steps that name it: `NAME` (from the environment), `NAME=env:VAR` or
+    /// `NAME=file:PATH`
+    #[arg(long = "secret", value_name = "NAME[=SOURCE]")]
+    pub(crate) secrets: Vec<String>,
+    /// Compression of new layers: zstd, gzip or none [default: the service's setting]
+    #[arg(long)]
+    pub(crate) compression: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Progress {
+    /// `tty` on a terminal, else `plain`
+    Auto,
+    /// A live view; needs a terminal
+    Tty,
+    /// Lines
+    Plain,
+    /// One JSON event a line
+    Rawjson,
+    /// Nothing
+    Quiet,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hash {
+    #[command(flatten)]
+    pub(crate) file: File,
+    /// Ask nobody for the digest of the base
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    #[command(flatten)]
+    pub(crate) file: File,
+    /// Name of the build to compare with [default: the declaration's name, else the last build of
+    /// this file's directory name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Lock {
+    #[command(flatten)]
+    pub(crate) file: File,
+    /// Look the tags up again even when they are pinned
+    #[arg(long)]
+    pub(crate) update: bool,
+}

@@ -1,0 +1,239 @@
+//! The service's HTTP API as the command uses it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use chalk_core::Digest;
+use chalk_core::wire::{self, Problem, exit};
+use futures_util::StreamExt as _;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::Failure;
+
+/// A connection to one service.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl Client {
+    pub(crate) fn new(url: &str, token: &str) -> Result<Self, Failure> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            .build()
+            .map_err(|e| Failure::new(exit::UNREACHABLE, "cannot make an HTTP client").why(e))?;
+        let url = url.trim_end_matches('/').to_owned();
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(Failure::usage(format!("`{url}` is not the address of a service"))
+                .hint("give http://HOST:PORT or https://HOST:PORT"));
+        }
+        Ok(Self { http, url, token: token.to_owned() })
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(problem_of(response).await.into())
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        Failure::new(exit::UNREACHABLE, format!("cannot reach the service at {}", self.url))
+            .why(causes(error))
+            .hint("start one with `chalk serve`, or leave --server out to work in this process")
+    }
+
+    async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
+        let response = self.send(request).await?;
+        let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
+        serde_json::from_slice(&bytes).map_err(|e| {
+            Failure::new(exit::UNREACHABLE, format!("{} did not answer as a chalk service", self.url))
+                .why(e)
+                .hint("check the address and that client and service have the same version")
+        })
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.json(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.json(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub(crate) async fn put<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.json(self.request(Method::PUT, path)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
+        self.send(self.request(Method::DELETE, path)).await.map(drop)
+    }
+
+    /// Sends a body of any length as it comes.
+    pub(crate) async fn stream<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: reqwest::Body,
+    ) -> Result<T, Failure> {
+        self.json(self.request(Method::POST, path).body(body)).await
+    }
+
+    /// Uploads one blob.
+    pub(crate) async fn put_blob(
+        &self,
+        digest: Digest,
+        size: u64,
+        body: reqwest::Body,
+    ) -> Result<(), Failure> {
+        let request = self
+            .request(Method::PUT, &format!("/v1/blobs/{digest}"))
+            .header(reqwest::header::CONTENT_LENGTH, size)
+            .body(body);
+        self.send(request).await.map(drop)
+    }
+
+    /// Text of a log.
+    pub(crate) async fn text(&self, path: &str) -> Result<Response, Failure> {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    /// Follows a build from the event after `after` on, over broken connections, until it is
+    /// finished. Every event is handed over once, in order.
+    pub(crate) async fn follow(
+        &self,
+        build: &str,
+        mut sink: impl FnMut(wire::Event),
+    ) -> Result<wire::Build, Failure> {
+        let mut after = 0;
+        let mut failures = 0_u32;
+        loop {
+            match self.follow_once(build, &mut after, &mut sink).await {
+                Ok(Some(finished)) => return Ok(finished),
+                Ok(None) => failures = 0,
+                Err(failure) if failures < 6 && failure.code == exit::UNREACHABLE => {
+                    failures += 1;
+                    if failures == 6 {
+                        return Err(failure);
+                    }
+                }
+                Err(failure) => return Err(failure),
+            }
+            tokio::time::sleep(Duration::from_millis(100 << failures.min(5))).await;
+        }
+    }
+
+    async fn follow_once(
+        &self,
+        build: &str,
+        after: &mut u64,
+        sink: &mut impl FnMut(wire::Event),
+    ) -> Result<Option<wire::Build>, Failure> {
+        let request = self
+            .request(Method::GET, &format!("/v1/builds/{build}/events"))
+            .header("Last-Event-ID", *after)
+            .header(reqwest::header::ACCEPT, "text/event-stream");
+        let response = self.send(request).await?;
+        let mut stream = response.bytes_stream();
+        let mut parser = crate::sse::Parser::default();
+        while let Some(chunk) = stream.next().await {
+            let Ok(chunk) = chunk else { return Ok(None) };
+            for data in parser.push(&chunk) {
+                let event: wire::Event = serde_json::from_str(&data).map_err(|e| {
+                    Failure::new(exit::UNREACHABLE, "the service sent an event that is not one")
+                        .why(e)
+                })?;
+                if event.seq <= *after {
+                    continue;
+                }
+                *after = event.seq;
+                let finished = match &event.kind {
+                    wire::EventKind::Finished { build } => Some((**build).clone()),
+                    _ => None,
+                };
+                sink(event);
+                if finished.is_some() {
+                    return Ok(finished);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Body that streams a file.
+pub(crate) async fn file_body(path: &Path) -> Result<(u64, reqwest::Body), std::io::Error> {
+    let file = tokio::fs::File::open(path).await?;
+    let size = file.metadata().await?.len();
+    let stream = tokio_util::io::ReaderStream::with_capacity(file, 1 << 18);
+    Ok((size, reqwest::Body::wrap_stream(stream)))
+}
+
+/// Percent-encodes everything but what may stand in one path segment (RFC 3986, section 2.3).
+pub(crate) fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(byte as char);
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+async fn problem_of(response: Response) -> Problem {
+    let status = response.status();
+    let url = response.url().clone();
+    let body = response.bytes().await.unwrap_or_default();
+    serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
+        kind: match status {
+            StatusCode::NOT_FOUND => wire::problem::NOT_FOUND,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => wire::problem::UNAUTHORIZED,
+            _ => wire::problem::INTERNAL,
+        }
+        .to_owned(),
+        title: format!("{url} answered {status}"),
+        status: status.as_u16(),
+        detail: String::from_utf8_lossy(&body).chars().take(500).collect(),
+        hint: String::new(),
+    })
+}
+
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = cause.to_string();
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::segment;
+
+    #[test]
+    fn segments_are_encoded() {
+        assert_eq!(segment("team/app:v1"), "team%2Fapp%3Av1");
+        assert_eq!(segment("a b%ü"), "a%20b%25%C3%BC");
+    }
+}

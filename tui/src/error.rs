@@ -1,0 +1,76 @@
+//! What the command prints when something fails: what, why, what to do; and its exit code.
+
+use std::fmt;
+
+use chalk_core::wire::{Problem, exit, problem};
+
+/// A failure that ends the command.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Exit code, one of [`exit`].
+    pub(crate) code: u8,
+    /// What failed.
+    pub(crate) what: String,
+    /// Why; may be empty.
+    pub(crate) why: String,
+    /// What to do; may be empty.
+    pub(crate) hint: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, what: impl Into<String>) -> Self {
+        Self { code, what: what.into(), why: String::new(), hint: String::new() }
+    }
+
+    /// Bad usage or bad input, exit code 2.
+    pub(crate) fn usage(what: impl Into<String>) -> Self {
+        Self::new(exit::USAGE, what)
+    }
+
+    pub(crate) fn why(mut self, why: impl fmt::Display) -> Self {
+        self.why = why.to_string();
+        self
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// Interrupted by the user, exit code 130.
+    pub(crate) fn interrupted() -> Self {
+        Self::new(exit::INTERRUPTED, "interrupted")
+    }
+
+    /// The JSON form that `--json` prints: the problem document with the exit code.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "error": { "title": self.what, "detail": self.why, "hint": self.hint },
+            "exit_code": self.code,
+        })
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let code = match problem.kind.as_str() {
+            problem::BAD_REQUEST | problem::BASE_PLATFORM | problem::TOO_LARGE => exit::USAGE,
+            problem::NOT_FOUND | problem::AMBIGUOUS | problem::BASE_NOT_FOUND => exit::NOT_FOUND,
+            problem::STEP_FAILED | problem::CANCELLED => exit::FAILED,
+            _ => exit::UNREACHABLE,
+        };
+        Self { code, what: problem.title, why: problem.detail, hint: problem.hint }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.what)?;
+        for (word, text) in [("why", &self.why), ("try", &self.hint)] {
+            if !text.is_empty() {
+                write!(f, "\n  {word}: {}", text.trim_end().replace('\n', "\n       "))?;
+            }
+        }
+        Ok(())
+    }
+}
