@@ -1,1 +1,4 @@
 //! placeholder
+
+pub mod bases;
+pub mod engine;

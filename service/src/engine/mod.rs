@@ -1,0 +1,148 @@
+//! What turns a pinned spec into an image in the regional registry.
+//!
+//! [`Engine`] is the seam: [`embedded`] carries a build out in this process without any daemon; an
+//! engine that drives a BuildKit daemon would stand beside it. An engine knows nothing of queues,
+//! clients or the database: it gets a [`Job`], tells an [`EventSink`] what happens, obeys a
+//! cancellation token, and gives an [`Outcome`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use async_trait::async_trait;
+use chalk_core::wire::{BuildStep, EventKind, PlanStep};
+use chalk_core::{Digest, Spec};
+use tokio_util::sync::CancellationToken;
+
+mod error;
+
+pub use error::EngineError;
+
+/// The value of a secret. Never printed; overwritten in memory when dropped.
+#[derive(Clone, Default)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// Wraps a value.
+    pub fn new(value: impl Into<Vec<u8>>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value, for the one who hands it to a step.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(value: String) -> Self {
+        Self(value.into_bytes())
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        // Keeps the compiler from dropping the stores as dead.
+        std::hint::black_box(&self.0);
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// How new layers are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// Zstandard: containerd from 1.5, Docker from 23, Podman.
+    #[default]
+    Zstd,
+    /// Gzip: everything reads it.
+    Gzip,
+    /// Plain tar.
+    None,
+}
+
+/// A word that names no compression.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a compression: expected `zstd`, `gzip` or `none`")]
+pub struct InvalidCompression(pub String);
+
+impl std::str::FromStr for Compression {
+    type Err = InvalidCompression;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "zstd" => Ok(Self::Zstd),
+            "gzip" => Ok(Self::Gzip),
+            "none" => Ok(Self::None),
+            _ => Err(InvalidCompression(word.to_owned())),
+        }
+    }
+}
+
+/// One build to carry out.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Identifier of the build, for logs and scratch directories.
+    pub id: String,
+    /// The spec with every base pinned.
+    pub spec: Spec,
+    /// Hash of the spec; the image is published as `chalk/images:<its hex digits>`.
+    pub image_hash: Digest,
+    /// Values of the secrets that steps name.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Run every step even when cached.
+    pub force: bool,
+    /// Compression of new layers; the engine's setting when absent.
+    pub compression: Option<Compression>,
+}
+
+/// What a build gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Digest of the published manifest.
+    pub manifest: Digest,
+    /// Bytes of its layers as stored.
+    pub size: u64,
+    /// Number of its layers.
+    pub layers: usize,
+    /// Steps in order, as they ended.
+    pub steps: Vec<BuildStep>,
+}
+
+/// Where an engine tells what happens. The service numbers, stamps and keeps the events.
+pub trait EventSink: Send + Sync {
+    /// Takes one event. Must not block: engines call it from async tasks and from threads that
+    /// drain the output of a step.
+    fn emit(&self, event: EventKind);
+}
+
+/// Carries builds out.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// Word for logs and `/v1/info`: `embedded`.
+    fn name(&self) -> &str;
+
+    /// The steps of a pinned spec with their keys, and whether each is in the step cache. Writes
+    /// nothing but (when it must look at a base's config) blobs of that config.
+    ///
+    /// # Errors
+    /// When the spec cannot be lowered, or a base or the regional registry cannot be read.
+    async fn plan(&self, spec: &Spec) -> Result<Vec<PlanStep>, EngineError>;
+
+    /// Builds and publishes an image. Blobs that the spec names (files, trees) must be in the
+    /// store. Emits `Started`, what happens, but neither `Queued` nor `Finished`.
+    ///
+    /// # Errors
+    /// See [`EngineError`]. On return, with or without an error, no process, mount or scratch
+    /// directory of the build is left.
+    async fn build(
+        &self,
+        job: &Job,
+        events: &dyn EventSink,
+        cancel: &CancellationToken,
+    ) -> Result<Outcome, EngineError>;
+}
