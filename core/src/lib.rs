@@ -6,6 +6,8 @@
 
 pub mod config;
 pub mod digest;
+pub mod jcs;
+pub mod keys;
 pub mod lower;
 pub mod platform;
 pub mod reference;

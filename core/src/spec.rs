@@ -7,7 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::jcs::Json;
 use crate::{Digest, Platform, Reference};
+
+pub(crate) mod document;
+
+use document::Form;
 
 /// Name of the document format that is hashed.
 pub const SCHEMA: &str = "chalk.image/v1";
@@ -44,7 +49,7 @@ pub struct Spec {
 /// What an image starts from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Base {
-    /// The empty base, `{"scratch": true}`.
+    /// The empty base, `"scratch"`.
     Scratch,
     /// An image in a registry, `{"ref": …, "digest": …}`.
     Image(BaseImage),
@@ -54,13 +59,10 @@ pub enum Base {
 
 /// An image in a registry, pinned or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct BaseImage {
     /// Normalised reference without a digest.
-    #[serde(rename = "ref")]
     pub reference: Reference,
     /// Digest of the platform's manifest. Pins the base.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
 }
 
@@ -162,16 +164,172 @@ pub enum StepKind {
 
 /// A file or directory that is mounted when a sandbox starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Mount {
     /// Path on the declaring machine, as written.
     pub src: String,
     /// Absolute path in the sandbox.
     pub dest: String,
     /// Whether `src` is a directory.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dir: bool,
     /// Globs that are left out besides ignore files.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
+    /// How many of [`Spec::steps`] were declared before it.
+    pub after: usize,
+}
+
+impl Spec {
+    /// A spec on `base` with nothing else.
+    pub fn new(base: Base) -> Self {
+        Self {
+            platform: Platform::default(),
+            base,
+            steps: Vec::new(),
+            env: BTreeMap::new(),
+            runtime_env: BTreeMap::new(),
+            workdir: None,
+            user: None,
+            labels: BTreeMap::new(),
+            entrypoint: None,
+            cmd: None,
+            name: None,
+            mounts: Vec::new(),
+        }
+    }
+
+    /// Spec JSON, which any SDK prints and the service accepts.
+    pub fn to_json(&self) -> Json<'_> {
+        self.document(Form::Full)
+    }
+
+    /// The canonical document as it stands: bases by digest where pinned, else by reference. It is
+    /// what [`Spec::image_hash`] hashes when all are pinned.
+    pub fn canonical(&self) -> Json<'_> {
+        self.document(Form::Canonical)
+    }
+
+    /// Hash with every base by its reference: needs no network, and names no image.
+    pub fn recipe_hash(&self) -> Digest {
+        self.document(Form::Recipe).hash()
+    }
+
+    /// Hash that names the built image; `None` while a base is not pinned.
+    pub fn image_hash(&self) -> Option<Digest> {
+        let pinned = self
+            .base_images()
+            .iter()
+            .all(|image| image.digest.is_some());
+        pinned.then(|| self.canonical().hash())
+    }
+
+    /// Every image that the build reads: the base, the bases of needed stages, and those that
+    /// instructions name.
+    pub fn base_images(&self) -> Vec<&BaseImage> {
+        let mut images = Vec::new();
+        match &self.base {
+            Base::Scratch => {}
+            Base::Image(image) => images.push(image),
+            Base::Dockerfile(dockerfile) => {
+                for stage in &dockerfile.stages {
+                    if let StageBase::Image(image) = &stage.base {
+                        images.push(image);
+                    }
+                    images.extend(stage.instructions.iter().flat_map(|i| &i.images));
+                }
+            }
+        }
+        for step in &self.steps {
+            if let StepKind::Dockerfile(instruction) = &step.kind {
+                images.extend(&instruction.images);
+            }
+        }
+        images
+    }
+
+    /// The same images, to be pinned in place.
+    pub fn base_images_mut(&mut self) -> Vec<&mut BaseImage> {
+        let mut images = Vec::new();
+        match &mut self.base {
+            Base::Scratch => {}
+            Base::Image(image) => images.push(image),
+            Base::Dockerfile(dockerfile) => {
+                for stage in &mut dockerfile.stages {
+                    if let StageBase::Image(image) = &mut stage.base {
+                        images.push(image);
+                    }
+                    images.extend(stage.instructions.iter_mut().flat_map(|i| &mut i.images));
+                }
+            }
+        }
+        for step in &mut self.steps {
+            if let StepKind::Dockerfile(instruction) = &mut step.kind {
+                images.extend(&mut instruction.images);
+            }
+        }
+        images
+    }
+}
+
+impl Step {
+    /// A step without options.
+    pub fn new(kind: StepKind) -> Self {
+        Self {
+            kind,
+            env: BTreeMap::new(),
+            secrets: BTreeSet::new(),
+            force: false,
+        }
+    }
+
+    /// One line for people, such as `RUN apt-get update` or `pip_install requests`.
+    pub fn title(&self) -> String {
+        match &self.kind {
+            StepKind::PipInstall { packages }
+            | StepKind::UvPipInstall { packages }
+            | StepKind::AptInstall { packages } => {
+                one_line(&format!("{} {}", self.kind.word(), packages.join(" ")))
+            }
+            StepKind::Run { command } => one_line(&format!("RUN {command}")),
+            StepKind::AddFile { dest, .. } | StepKind::AddDir { dest, .. } => {
+                one_line(&format!("{} {dest}", self.kind.word()))
+            }
+            StepKind::Dockerfile(instruction) => instruction.title(),
+        }
+    }
+}
+
+impl Instruction {
+    /// Its first line, for people.
+    pub fn title(&self) -> String {
+        one_line(&self.text)
+    }
+}
+
+impl StepKind {
+    /// The word that stands as `kind` in JSON.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::PipInstall { .. } => "pip_install",
+            Self::UvPipInstall { .. } => "uv_pip_install",
+            Self::AptInstall { .. } => "apt_install",
+            Self::Run { .. } => "run",
+            Self::AddFile { .. } => "add_file",
+            Self::AddDir { .. } => "add_dir",
+            Self::Dockerfile(_) => "dockerfile",
+        }
+    }
+}
+
+/// The first line of `text`, without control characters and cut at 200 characters.
+fn one_line(text: &str) -> String {
+    const LIMIT: usize = 200;
+    let line = text.trim().lines().next().unwrap_or_default();
+    let mut title: String = line
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(LIMIT)
+        .collect();
+    if text.trim().chars().nth(title.chars().count()).is_some() {
+        title.push('…');
+    }
+    title
 }
