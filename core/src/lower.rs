@@ -7,6 +7,10 @@ use crate::Digest;
 use crate::config::ImageConfig;
 use crate::spec::StageBase;
 
+mod chmod;
+
+pub use chmod::{Chmod, InvalidChmod};
+
 /// A whole build. The last stage is the result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Build {
@@ -15,6 +19,8 @@ pub struct Build {
     pub stages: Vec<BuildStage>,
     /// Config of the finished image.
     pub config: ImageConfig,
+    /// `author` of the image (`MAINTAINER`).
+    pub author: Option<String>,
 }
 
 /// One chain of operations on one base.
@@ -35,7 +41,9 @@ pub struct BuildStage {
 pub struct Op {
     /// Step key: names the layers up to and including this operation.
     pub key: Digest,
-    /// Position in the list that `hash`, `plan` and events show, over all stages.
+    /// Position in the list that `hash`, `plan` and events show, over all stages. An operation that
+    /// an `ONBUILD` of the base adds stands in no list and has the position of the operation after
+    /// it (which may be the length of the list).
     pub step: usize,
     /// Word for the kind: `pip_install`, `run`, `dockerfile` …
     pub kind: &'static str,
@@ -62,11 +70,16 @@ pub enum Action {
     Copy(Copy),
     /// Downloads a file (`ADD https://…`).
     Download(Download),
-    /// Makes a directory and its parents if absent (`WORKDIR`), owned by root.
+    /// Makes a directory and its parents if absent (`WORKDIR`), mode `0755`.
     MakeDir {
         /// Absolute path.
         path: String,
+        /// Owner of the directories that are made, `user[:group]`; empty is root.
+        user: String,
     },
+    /// Several copies and downloads of one instruction, in order, in one layer
+    /// (`ADD a.txt https://… <<EOF /dest/`).
+    Sequence(Vec<Action>),
 }
 
 /// A process to run in the root.
@@ -74,8 +87,8 @@ pub enum Action {
 pub struct Run {
     /// Program and arguments; a shell form has its shell in front.
     pub args: Vec<String>,
-    /// Files to give to the process under `/dev/pipes`-like paths (exec form with heredocs):
-    /// file name and contents.
+    /// Read-only files of mode `0755` in `/dev/pipes/`, as BuildKit gives a heredoc that starts with
+    /// `#!` to its process: file name and contents. `args` names them.
     pub heredocs: Vec<(String, Vec<u8>)>,
     /// Whole environment, in order, without the engine's additions (proxies, CA bundle).
     pub env: Vec<(String, String)>,
@@ -94,7 +107,7 @@ pub struct Run {
 /// A `RUN --mount`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunMount {
-    /// Absolute path in the root.
+    /// Absolute path in the root; empty for a secret that is given as a variable alone.
     pub target: String,
     /// What is mounted.
     pub source: MountSource,
@@ -198,17 +211,20 @@ pub enum Installer {
 pub struct Copy {
     /// Where from.
     pub from: CopySource,
-    /// Paths or globs (Go's `filepath.Match`) below the source's root; inline files stand in `from`.
+    /// Paths or globs ([`crate::glob`]) below the source's root, without a leading slash; `.` is the
+    /// root. A glob may match nothing; a plain path must exist. A directory stands for what it
+    /// holds. Empty for inline files, which stand in `from`.
     pub sources: Vec<String>,
     /// Absolute destination; a trailing slash says directory.
     pub dest: String,
     /// `--chown`, `user[:group]`.
     pub chown: Option<String>,
-    /// `--chmod` in bits.
-    pub chmod: Option<u32>,
-    /// `--parents`.
+    /// `--chmod`.
+    pub chmod: Option<Chmod>,
+    /// `--parents`: the sources keep their path below `dest`, or what follows `/./` in it.
     pub parents: bool,
-    /// `--exclude` globs.
+    /// `--exclude` patterns of `.dockerignore` syntax ([`crate::ignore::DockerIgnore`]), matched
+    /// against paths below each source.
     pub exclude: Vec<String>,
     /// `ADD`: unpack local archives.
     pub unpack: bool,
@@ -237,6 +253,8 @@ pub enum CopySource {
 pub struct Download {
     /// `http://` or `https://`.
     pub url: String,
+    /// Name of the file below a `dest` that is a directory.
+    pub file_name: String,
     /// Absolute destination; a trailing slash says directory.
     pub dest: String,
     /// `--checksum`.
@@ -244,5 +262,7 @@ pub struct Download {
     /// `--chown`.
     pub chown: Option<String>,
     /// `--chmod`; `0600` when absent.
-    pub chmod: Option<u32>,
+    pub chmod: Option<Chmod>,
+    /// `--unpack`: unpack an archive into `dest`.
+    pub unpack: bool,
 }

@@ -64,6 +64,10 @@ pub struct BaseImage {
     pub reference: Reference,
     /// Digest of the platform's manifest. Pins the base.
     pub digest: Option<Digest>,
+    /// Platform to take from the image index when it is not the spec's (`FROM --platform=…`). Only
+    /// Dockerfiles set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
 }
 
 /// A Dockerfile by its meaning: the stages that the result needs, in order; the last is the result.
