@@ -224,7 +224,7 @@ pub struct Copy {
     /// `--parents`: the sources keep their path below `dest`, or what follows `/./` in it.
     pub parents: bool,
     /// `--exclude` patterns of `.dockerignore` syntax ([`crate::ignore::DockerIgnore`]), matched
-    /// against paths below each source.
+    /// against paths below a source that is a directory, and against the name of one that is a file.
     pub exclude: Vec<String>,
     /// `ADD`: unpack local archives.
     pub unpack: bool,

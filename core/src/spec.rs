@@ -88,6 +88,10 @@ pub struct Stage {
 
 /// What a stage starts from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a Dockerfile has few stages, and a box would be in the way of every match"
+)]
 pub enum StageBase {
     /// `FROM scratch`.
     Scratch,

@@ -79,14 +79,17 @@ impl Base {
 
 impl BaseImage {
     pub(crate) fn document(&self, form: Form) -> Json<'_> {
-        let reference = || ("ref", Json::text(self.reference.to_string()));
+        let mut fields = vec![("ref", Json::text(self.reference.to_string()))];
         match (form, &self.digest) {
-            (Form::Canonical, Some(digest)) => Json::digest(digest),
-            (Form::Full, Some(digest)) => {
-                Json::Map(vec![reference(), ("digest", Json::digest(digest))])
-            }
-            _ => Json::Map(vec![reference()]),
+            (Form::Canonical, Some(digest)) => return Json::digest(digest),
+            (Form::Full, Some(digest)) => fields.push(("digest", Json::digest(digest))),
+            _ => {}
         }
+        // Which manifest a tag means depends on it; a digest already says which.
+        if let Some(platform) = &self.platform {
+            fields.push(("platform", Json::text(platform.to_string())));
+        }
+        Json::Map(fields)
     }
 }
 
