@@ -14,6 +14,7 @@ pub mod reference;
 pub mod source;
 pub mod spec;
 pub mod tree;
+pub mod upload;
 pub mod wire;
 
 pub use digest::Digest;

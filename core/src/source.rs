@@ -71,3 +71,13 @@ pub trait Source {
         enter: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Vec<Listed>, SourceError>;
 }
+
+/// `path` below the directory `root`, as a declaration would write it.
+pub fn join(root: &str, path: &str) -> String {
+    match (root.trim_end_matches('/'), path) {
+        ("", path) if root.starts_with('/') => format!("/{path}"),
+        ("" | ".", path) => path.to_owned(),
+        (_, "" | ".") => root.to_owned(),
+        (root, path) => format!("{root}/{path}"),
+    }
+}

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Digest;
+use crate::jcs::Json;
+use crate::source::{Listed, ListedKind, Source, SourceError};
+use crate::upload::{Contents, Upload};
 
 /// A directory tree: entries sorted by the bytes of their path. Its digest is the SHA-256 of the
 /// RFC 8785 JSON of the list, and that JSON is uploaded as a blob beside the files.
@@ -41,4 +44,243 @@ pub enum TreeNode {
         /// Where it points, as stored.
         target: String,
     },
+}
+
+/// A list that is not a [`Tree`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTree {
+    /// The bytes are no JSON list of entries.
+    #[error("not a tree: {0}")]
+    Json(String),
+    /// A path is absolute, empty, or has a `.`, `..` or NUL in it.
+    #[error("not a tree: `{0}` is not a relative path without `.` and `..`")]
+    Path(String),
+    /// A mode is neither `0644` nor `0755`.
+    #[error("not a tree: the mode of `{0}` is neither 0644 nor 0755")]
+    Mode(String),
+    /// Entries are unsorted or stand twice.
+    #[error("not a tree: `{0}` does not come after the entry before it")]
+    Order(String),
+    /// Something lies below what is no directory.
+    #[error("not a tree: `{0}` lies below something that is not a directory")]
+    Parent(String),
+}
+
+impl Tree {
+    /// Sorts entries into a tree.
+    ///
+    /// # Errors
+    /// When [`Tree::validate`] refuses the result.
+    pub fn new(mut entries: Vec<TreeEntry>) -> Result<Self, InvalidTree> {
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        let tree = Self { entries };
+        tree.validate()?;
+        Ok(tree)
+    }
+
+    /// Reads the JSON of a tree, and checks it.
+    ///
+    /// # Errors
+    /// When the bytes are no sound tree.
+    pub fn parse(json: &[u8]) -> Result<Self, InvalidTree> {
+        let tree: Self =
+            serde_json::from_slice(json).map_err(|e| InvalidTree::Json(e.to_string()))?;
+        tree.validate()?;
+        Ok(tree)
+    }
+
+    /// The tree of listed entries below `root`, and the files to upload with it: every regular file
+    /// once by digest, and the tree's own JSON last.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn read(
+        source: &dyn Source,
+        root: &str,
+        listed: &[Listed],
+    ) -> Result<(Self, Vec<Upload>), SourceError> {
+        let join = |path: &str| crate::source::join(root, path);
+        let files: Vec<String> = listed
+            .iter()
+            .filter(|entry| entry.kind == ListedKind::File)
+            .map(|entry| join(&entry.path))
+            .collect();
+        let facts = source.facts(&files)?;
+        let mut uploads = Vec::new();
+        let mut seen = std::collections::BTreeSet::new();
+        let mut known = files.into_iter().zip(facts);
+        let mut entries = Vec::with_capacity(listed.len());
+        for entry in listed {
+            let node = match &entry.kind {
+                ListedKind::Dir => TreeNode::Dir,
+                ListedKind::Symlink(target) => TreeNode::Symlink {
+                    target: target.clone(),
+                },
+                ListedKind::File => {
+                    let (path, facts) = known.next().ok_or_else(|| SourceError {
+                        path: join(&entry.path),
+                        reason: "its contents were not read".into(),
+                    })?;
+                    if seen.insert(facts.digest) {
+                        uploads.push(Upload {
+                            digest: facts.digest,
+                            size: facts.size,
+                            contents: Contents::File(path),
+                        });
+                    }
+                    TreeNode::File {
+                        digest: facts.digest,
+                        mode: if facts.executable { "0755" } else { "0644" }.into(),
+                    }
+                }
+            };
+            entries.push(TreeEntry {
+                path: entry.path.clone(),
+                node,
+            });
+        }
+        let tree = Self::new(entries).map_err(|e| SourceError {
+            path: root.to_owned(),
+            reason: e.to_string(),
+        })?;
+        uploads.push(Upload::of(tree.json().into_bytes()));
+        Ok((tree, uploads))
+    }
+
+    /// Checks what the type promises: sorted, unique, relative paths, and only directories (listed
+    /// or implied) with anything below them.
+    ///
+    /// # Errors
+    /// Names the first entry that breaks a rule.
+    pub fn validate(&self) -> Result<(), InvalidTree> {
+        let mut last: Option<&str> = None;
+        // What is not a directory, so that nothing may lie below it.
+        let mut leaves = std::collections::BTreeSet::new();
+        for entry in &self.entries {
+            let path = entry.path.as_str();
+            let word = |word: &str| !matches!(word, "" | "." | "..") && !word.contains('\0');
+            if !path.split('/').all(word) {
+                return Err(InvalidTree::Path(path.to_owned()));
+            }
+            if last.is_some_and(|last| last >= path) {
+                return Err(InvalidTree::Order(path.to_owned()));
+            }
+            last = Some(path);
+            if path
+                .match_indices('/')
+                .any(|(i, _)| leaves.contains(&path[..i]))
+            {
+                return Err(InvalidTree::Parent(path.to_owned()));
+            }
+            match &entry.node {
+                TreeNode::Dir => {}
+                TreeNode::File { mode, .. } => {
+                    if mode != "0644" && mode != "0755" {
+                        return Err(InvalidTree::Mode(path.to_owned()));
+                    }
+                    leaves.insert(path);
+                }
+                TreeNode::Symlink { target } => {
+                    if target.is_empty() || target.contains('\0') {
+                        return Err(InvalidTree::Path(path.to_owned()));
+                    }
+                    leaves.insert(path);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The RFC 8785 JSON that is hashed and uploaded.
+    pub fn json(&self) -> String {
+        let entry = |entry: &'_ TreeEntry| {
+            let mut fields = vec![("path", Json::text(entry.path.clone()))];
+            match &entry.node {
+                TreeNode::File { digest, mode } => {
+                    fields.push(("type", Json::text("file")));
+                    fields.push(("digest", Json::digest(digest)));
+                    fields.push(("mode", Json::text(mode.clone())));
+                }
+                TreeNode::Dir => fields.push(("type", Json::text("dir"))),
+                TreeNode::Symlink { target } => {
+                    fields.push(("type", Json::text("symlink")));
+                    fields.push(("target", Json::text(target.clone())));
+                }
+            }
+            Json::Map(fields)
+        };
+        Json::List(self.entries.iter().map(entry).collect()).canonical()
+    }
+
+    /// SHA-256 of [`Tree::json`].
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.json().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str) -> TreeEntry {
+        TreeEntry {
+            path: path.into(),
+            node: TreeNode::File {
+                digest: Digest::of(b""),
+                mode: "0644".into(),
+            },
+        }
+    }
+
+    #[test]
+    fn has_one_pinned_form() {
+        let tree = Tree::new(vec![
+            TreeEntry {
+                path: "l".into(),
+                node: TreeNode::Symlink { target: "a".into() },
+            },
+            TreeEntry {
+                path: "d".into(),
+                node: TreeNode::Dir,
+            },
+            file("d/a"),
+        ])
+        .unwrap();
+        assert_eq!(
+            tree.json(),
+            concat!(
+                r#"[{"path":"d","type":"dir"},{"digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427"#,
+                r#"ae41e4649b934ca495991b7852b855","mode":"0644","path":"d/a","type":"file"},"#,
+                r#"{"path":"l","target":"a","type":"symlink"}]"#
+            )
+        );
+        assert_eq!(Tree::parse(tree.json().as_bytes()), Ok(tree));
+    }
+
+    #[test]
+    fn refuses_what_could_leave_its_root() {
+        let check = |json: &str, expect: InvalidTree| {
+            assert_eq!(Tree::parse(json.as_bytes()), Err(expect), "{json}");
+        };
+        let dir = |path: &str| format!(r#"[{{"path":"{path}","type":"dir"}}]"#);
+        for path in ["", "/a", "a/", "a//b", "../a", "a/../b", "./a"] {
+            check(&dir(path), InvalidTree::Path(path.into()));
+        }
+        check(
+            r#"[{"path":"b","type":"dir"},{"path":"a","type":"dir"}]"#,
+            InvalidTree::Order("a".into()),
+        );
+        check(
+            r#"[{"path":"a","type":"symlink","target":"/etc"},{"path":"a/b","type":"dir"}]"#,
+            InvalidTree::Parent("a/b".into()),
+        );
+        assert_eq!(
+            Tree::new(vec![file("a"), file("a-b"), file("a/b")]),
+            Err(InvalidTree::Parent("a/b".into()))
+        );
+        assert!(matches!(
+            Tree::parse(b"[{\"path\":\"a\",\"type\":\"pipe\"}]"),
+            Err(InvalidTree::Json(_))
+        ));
+    }
 }

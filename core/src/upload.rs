@@ -1,0 +1,34 @@
+//! Blobs that the declaring side has and the service may lack.
+
+use crate::Digest;
+
+/// A blob to upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    /// Digest of the contents.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// Where the contents are.
+    pub contents: Contents,
+}
+
+/// Where the contents of an [`Upload`] are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contents {
+    /// In a local file, by the path that [`crate::source::Source`] takes.
+    File(String),
+    /// Here: the JSON of a [`crate::tree::Tree`].
+    Bytes(Vec<u8>),
+}
+
+impl Upload {
+    /// An upload of these bytes.
+    pub fn of(bytes: Vec<u8>) -> Self {
+        Self {
+            digest: Digest::of(&bytes),
+            size: bytes.len() as u64,
+            contents: Contents::Bytes(bytes),
+        }
+    }
+}
