@@ -57,6 +57,10 @@ pub mod problem {
     pub const NOT_FOUND: &str = "urn:chalk:not-found";
     /// A prefix that fits several (409). Exit code 4.
     pub const AMBIGUOUS: &str = "urn:chalk:ambiguous";
+    /// The path is there, the method is not (405). Exit code 3.
+    pub const METHOD_NOT_ALLOWED: &str = "urn:chalk:method-not-allowed";
+    /// The `Host` of the request is not one of the service's (421). Exit code 3.
+    pub const MISDIRECTED: &str = "urn:chalk:misdirected";
     /// The base image does not exist (404). Exit code 4.
     pub const BASE_NOT_FOUND: &str = "urn:chalk:base-not-found";
     /// The base needs a login (403). Exit code 3.

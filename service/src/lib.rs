@@ -1,4 +1,17 @@
-//! placeholder
+//! The build service: API, queue, builder, step cache and embedded OCI registry behind one
+//! address.
+//!
+//! [`Service::start`] takes [`Settings`] and gives a [`Running`] service with its address and
+//! token; everything else goes over HTTP as [`chalk_core::wire`] says. [`state`] is the directory
+//! that a service works in, and how others find it there.
 
 pub mod bases;
 pub mod engine;
+mod http;
+mod server;
+mod service;
+pub mod settings;
+pub mod state;
+
+pub use service::{Running, Service, StartError};
+pub use settings::Settings;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 mod error;
 
+pub use crate::settings::{Compression, InvalidCompression};
 pub use error::EngineError;
 
 /// The value of a secret. Never printed; overwritten in memory when dropped.
@@ -50,36 +51,6 @@ impl Drop for Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
-    }
-}
-
-/// How new layers are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Compression {
-    /// Zstandard: containerd from 1.5, Docker from 23, Podman.
-    #[default]
-    Zstd,
-    /// Gzip: everything reads it.
-    Gzip,
-    /// Plain tar.
-    None,
-}
-
-/// A word that names no compression.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a compression: expected `zstd`, `gzip` or `none`")]
-pub struct InvalidCompression(pub String);
-
-impl std::str::FromStr for Compression {
-    type Err = InvalidCompression;
-
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        match word {
-            "zstd" => Ok(Self::Zstd),
-            "gzip" => Ok(Self::Gzip),
-            "none" => Ok(Self::None),
-            _ => Err(InvalidCompression(word.to_owned())),
-        }
     }
 }
 

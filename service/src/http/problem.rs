@@ -1,0 +1,122 @@
+//! Errors as RFC 9457 problem documents.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chalk_core::wire::{Problem, problem};
+
+/// What a handler fails with: a [`Problem`], and what only the log may know.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    problem: Problem,
+    /// The whole chain of causes of a fault of ours.
+    cause: Option<String>,
+}
+
+pub(crate) type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    pub(crate) fn new(
+        kind: &str,
+        status: u16,
+        title: impl Into<String>,
+        detail: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        let problem = Problem {
+            kind: kind.to_owned(),
+            title: title.into(),
+            status,
+            detail: detail.into(),
+            hint: hint.into(),
+        };
+        Self {
+            problem,
+            cause: None,
+        }
+    }
+
+    /// The request is wrong.
+    pub(crate) fn bad_request(
+        title: impl Into<String>,
+        detail: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::new(problem::BAD_REQUEST, 400, title, detail, hint)
+    }
+
+    /// Nothing by that name.
+    pub(crate) fn not_found(title: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(problem::NOT_FOUND, 404, title, detail, "")
+    }
+
+    /// The service cannot take it now.
+    pub(crate) fn unavailable(title: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(problem::UNAVAILABLE, 503, title, detail, "try again later")
+    }
+
+    /// A body over its limit.
+    pub(crate) fn too_large(what: &str, limit: u64, setting: &str) -> Self {
+        Self::new(
+            problem::TOO_LARGE,
+            413,
+            format!("{what} is too large"),
+            format!("at most {limit} bytes are taken"),
+            format!("the service's setting `{setting}` sets the limit"),
+        )
+    }
+
+    /// A fault of the service: the client is told what failed, the log why.
+    pub(crate) fn internal(title: impl Into<String>, error: &dyn std::error::Error) -> Self {
+        let mut cause = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            cause = format!("{cause}: {error}");
+            source = error.source();
+        }
+        let mut api = Self::new(
+            problem::INTERNAL,
+            500,
+            title,
+            error.to_string(),
+            "see the service's log",
+        );
+        api.cause = Some(cause);
+        api
+    }
+
+    pub(crate) fn problem(&self) -> &Problem {
+        &self.problem
+    }
+}
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        Self {
+            problem,
+            cause: None,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Self { problem, cause } = self;
+        let status =
+            StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() {
+            let cause = cause.as_deref().unwrap_or(&problem.detail);
+            tracing::error!(title = problem.title, cause, "request failed");
+        }
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+}

@@ -1,0 +1,265 @@
+//! The list of all settings.
+
+use serde_json::Value;
+
+use super::Settings;
+
+/// One setting: a row of `chalk config show` and of the documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// Where it stands in [`Settings`] and in the TOML file: `build.parallel`.
+    pub path: &'static str,
+    /// How its text is read.
+    pub kind: Kind,
+    /// One sentence for people.
+    pub doc: &'static str,
+}
+
+/// How the text of a setting is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// A path of the file system.
+    Path,
+    /// A whole number.
+    Count,
+    /// Bytes: `64 MiB`, or a plain number.
+    Size,
+    /// A length of time: `90s`, `1h 30m`.
+    Time,
+    /// One of some words.
+    Word(&'static [&'static str]),
+    /// `host:port`.
+    Address,
+    /// Texts, separated by commas.
+    List,
+    /// `key=value` pairs, separated by commas; the values of one key by blanks.
+    Map,
+}
+
+impl Kind {
+    /// What to write, for error messages.
+    pub fn expected(self) -> String {
+        match self {
+            Self::Text => "a text".into(),
+            Self::Path => "a path".into(),
+            Self::Count => "a whole number".into(),
+            Self::Size => "a size such as `64 MiB`".into(),
+            Self::Time => "a length of time such as `90s` or `1h 30m`".into(),
+            Self::Word(words) => format!("one of {}", words.join(", ")),
+            Self::Address => "an address such as `127.0.0.1:7474`".into(),
+            Self::List => "texts separated by commas".into(),
+            Self::Map => {
+                "pairs such as `docker.io=https://mirror.example`, separated by commas".into()
+            }
+        }
+    }
+}
+
+impl Setting {
+    /// The environment variable that sets it: `CHALK_BUILD_PARALLEL`.
+    pub fn env(&self) -> String {
+        format!("CHALK_{}", self.path.to_uppercase().replace('.', "_"))
+    }
+
+    /// Its default as text; empty when it is unset by default.
+    pub fn default(&self) -> String {
+        let defaults = serde_json::to_value(Settings::default()).unwrap_or_default();
+        show(at(&defaults, self.path))
+    }
+}
+
+/// The setting at `path`.
+pub fn find(path: &str) -> Option<&'static Setting> {
+    TABLE.iter().find(|setting| setting.path == path)
+}
+
+/// The value at a dotted path of a document; null when there is none.
+pub(super) fn at<'a>(document: &'a Value, path: &str) -> &'a Value {
+    path.split('.').fold(document, |value, key| &value[key])
+}
+
+/// A value in the form in which it may be given as text.
+pub(super) fn show(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(show).collect::<Vec<_>>().join(","),
+        Value::Object(map) => {
+            let pair = |(key, value): (&String, &Value)| {
+                format!("{key}={}", show(value).replace(',', " "))
+            };
+            map.iter().map(pair).collect::<Vec<_>>().join(",")
+        }
+        other => other.to_string(),
+    }
+}
+
+const fn setting(path: &'static str, kind: Kind, doc: &'static str) -> Setting {
+    Setting { path, kind, doc }
+}
+
+/// Every setting, by section.
+pub const TABLE: &[Setting] = &[
+    setting(
+        "state.dir",
+        Kind::Path,
+        "Directory of blobs, database, build logs and token.",
+    ),
+    setting(
+        "serve.listen",
+        Kind::Address,
+        "Address to listen on; port 0 takes a free one.",
+    ),
+    setting(
+        "serve.advertise",
+        Kind::Text,
+        "host[:port] that clients and container engines reach the service under; unset, the address listened on.",
+    ),
+    setting(
+        "serve.hosts",
+        Kind::List,
+        "Further Host names that requests may carry.",
+    ),
+    setting(
+        "serve.stop_timeout",
+        Kind::Time,
+        "Longest that a stopping service waits for running builds and open connections.",
+    ),
+    setting(
+        "build.ca_bundle",
+        Kind::Path,
+        "PEM file of certificate authorities that steps trust; unset, the file that SSL_CERT_FILE names.",
+    ),
+    setting(
+        "build.proxies.http",
+        Kind::Text,
+        "HTTP_PROXY of steps; unset, the service's own.",
+    ),
+    setting(
+        "build.proxies.https",
+        Kind::Text,
+        "HTTPS_PROXY of steps; unset, the service's own.",
+    ),
+    setting(
+        "build.proxies.no",
+        Kind::Text,
+        "NO_PROXY of steps; unset, the service's own.",
+    ),
+    setting(
+        "build.installer",
+        Kind::Word(&["uv", "pip"]),
+        "What carries out pip_install: uv where it can do what is asked, or always pip.",
+    ),
+    setting(
+        "build.compression",
+        Kind::Word(&super::Compression::WORDS),
+        "Compression of new layers.",
+    ),
+    setting("build.parallel", Kind::Count, "Builds that run at once."),
+    setting(
+        "build.queue_limit",
+        Kind::Count,
+        "Builds that may wait for a place.",
+    ),
+    setting(
+        "build.step_timeout",
+        Kind::Time,
+        "Longest that one step may run.",
+    ),
+    setting(
+        "build.log_limit",
+        Kind::Size,
+        "Output that is kept of one build; the rest is dropped with a notice.",
+    ),
+    setting(
+        "build.keep",
+        Kind::Count,
+        "Finished builds whose records and logs are kept.",
+    ),
+    setting(
+        "registry.url",
+        Kind::Text,
+        "host[:port] of an external registry for built images; unset, the embedded one.",
+    ),
+    setting(
+        "registry.prefix",
+        Kind::Text,
+        "Path in front of every repository in the external registry.",
+    ),
+    setting(
+        "registry.mirrors",
+        Kind::Map,
+        "Registry to the mirrors that are asked before it.",
+    ),
+    setting(
+        "registry.insecure",
+        Kind::List,
+        "Registries that may be spoken to over plain HTTP or with an unknown certificate.",
+    ),
+    setting(
+        "registry.ca_bundle",
+        Kind::Path,
+        "PEM file of certificate authorities for registries besides the system's.",
+    ),
+    setting(
+        "registry.credentials",
+        Kind::Path,
+        "Docker's credentials file; unset, ~/.docker/config.json.",
+    ),
+    setting(
+        "limits.request",
+        Kind::Size,
+        "Size of a JSON request, specs included.",
+    ),
+    setting("limits.blob", Kind::Size, "Size of one uploaded file."),
+    setting("limits.import", Kind::Size, "Size of one imported archive."),
+    setting(
+        "limits.connections",
+        Kind::Count,
+        "Connections open at once; further ones wait.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_and_settings_name_the_same() {
+        fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
+            match value {
+                Value::Object(map) if find(path).is_none() => {
+                    for (key, value) in map {
+                        let dot = if path.is_empty() { "" } else { "." };
+                        leaves(value, &format!("{path}{dot}{key}"), found);
+                    }
+                }
+                _ => found.push(path.to_owned()),
+            }
+        }
+        let mut fields = Vec::new();
+        let defaults = serde_json::to_value(Settings::default()).unwrap();
+        leaves(&defaults, "", &mut fields);
+        let mut rows: Vec<_> = TABLE.iter().map(|s| s.path.to_owned()).collect();
+        fields.sort();
+        rows.sort();
+        assert_eq!(fields, rows);
+    }
+
+    #[test]
+    fn defaults_as_text() {
+        let check = |path: &str, expect: &str| assert_eq!(find(path).unwrap().default(), expect);
+        check("serve.listen", "127.0.0.1:7474");
+        check("build.step_timeout", "1h");
+        check("build.log_limit", "64.0 MiB");
+        check("build.installer", "uv");
+        check("registry.mirrors", "");
+        check("build.ca_bundle", "");
+        assert_eq!(
+            find("build.ca_bundle").unwrap().env(),
+            "CHALK_BUILD_CA_BUNDLE"
+        );
+    }
+}
