@@ -1,0 +1,441 @@
+//! The parent's side: starts the helper, pumps output, keeps the time, stops everything.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::pin::pin;
+use std::process::Stdio;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::fs::CWD;
+use rustix::mount::OpenTreeFlags;
+use rustix::pipe::PipeFlags;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::SandboxError;
+use crate::init::HELPER_NAME;
+use crate::output::{OutputSink, Stream};
+use crate::seccomp;
+use crate::spec::{RunSpec, Seccomp};
+use crate::wire::{Report, Request};
+
+/// Most bytes read from a stream at once.
+const CHUNK: usize = 64 << 10;
+
+/// Most bytes of reports that a helper can send: a handful of short lines.
+const MAX_REPORTS: usize = 256 << 10;
+
+/// How a run ended, and what it took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Exit {
+    /// How the command ended.
+    pub status: Status,
+    /// What all processes of the run used together; zero when they had to be killed before the
+    /// helper could count.
+    pub usage: Usage,
+    /// From start to the end of the last process.
+    pub wall: Duration,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// By itself, with this code; 0 is success.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Killed at its time limit.
+    TimedOut,
+    /// Killed because the caller cancelled it.
+    Cancelled,
+}
+
+impl Status {
+    /// Whether the command ended with code 0.
+    pub fn success(self) -> bool {
+        self == Status::Code(0)
+    }
+
+    /// The code as a shell would give it: 128 + n for signal n, 124 for the time limit (as
+    /// `timeout(1)`), 130 when cancelled.
+    pub fn shell_code(self) -> i32 {
+        match self {
+            Status::Code(code) => code,
+            Status::Signal(signal) => 128 + signal,
+            Status::TimedOut => 124,
+            Status::Cancelled => 130,
+        }
+    }
+}
+
+/// What the processes of a run used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time in user mode.
+    pub user: Duration,
+    /// Processor time in the kernel.
+    pub system: Duration,
+    /// Greatest resident size of any one process, in bytes.
+    pub max_rss_bytes: u64,
+}
+
+/// Runs `spec` to its end and hands its output to `sink`.
+///
+/// When this returns, no process of the run is left and nothing is mounted. When `cancel` is
+/// triggered all its processes are killed and the exit says [`Status::Cancelled`]; dropping the
+/// future kills them too, but does not wait for them. They also die when this process does,
+/// however that happens.
+///
+/// # Errors
+/// Every [`SandboxError`]; in all of them the command never started.
+pub async fn run(
+    spec: &RunSpec,
+    sink: &mut impl OutputSink,
+    cancel: &CancellationToken,
+) -> Result<Exit, SandboxError> {
+    Running::start(spec)?.wait(sink, cancel).await
+}
+
+/// A run that has been started, for callers who want to send it signals.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    control: Arc<UnixStream>,
+    request: Vec<u8>,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+    started: Instant,
+    timeout: Option<Duration>,
+}
+
+/// Sends signals to the command of a [`Running`]. Cheap to clone; does not keep the run alive.
+#[derive(Clone, Debug)]
+pub struct Signaller(Weak<UnixStream>);
+
+impl Signaller {
+    /// Passes `signal` (1 to 31) on to the command; without effect when it has ended.
+    pub fn send(&self, signal: i32) {
+        if let (Some(control), Ok(signal @ 1..=31)) = (self.0.upgrade(), u8::try_from(signal)) {
+            // A full or closed socket means that the run is ending or flooded with signals.
+            let _ = control.try_write(&[signal]);
+        }
+    }
+}
+
+impl Running {
+    /// Starts the helper process. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`SandboxError::InvalidSpec`], [`SandboxError::NotRoot`], [`SandboxError::NotInitialised`],
+    /// [`SandboxError::Helper`]; failures of the set-up itself come from [`Running::wait`].
+    pub fn start(spec: &RunSpec) -> Result<Running, SandboxError> {
+        spec.validate()?;
+        if !crate::init::can_be_requested() {
+            return Err(SandboxError::NotInitialised);
+        }
+        let uid = rustix::process::geteuid().as_raw();
+        if uid != 0 {
+            return Err(SandboxError::NotRoot { uid });
+        }
+        let started = Instant::now();
+        let request = encode(spec)?;
+        let executable = own_executable().map_err(helper("find the program of"))?;
+        let (ours, theirs) = StdUnixStream::pair().map_err(helper("connect to"))?;
+        ours.set_nonblocking(true).map_err(helper("connect to"))?;
+        let (stdout, child_stdout) = output_pipe()?;
+        let (stderr, child_stderr) = output_pipe()?;
+        let child = Command::new(format!("/proc/self/fd/{}", executable.as_raw_fd()))
+            .arg0(HELPER_NAME)
+            .env_clear()
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::from(child_stdout))
+            .stderr(Stdio::from(child_stderr))
+            .spawn()
+            .map_err(helper("start"))?;
+        let control = Arc::new(UnixStream::from_std(ours).map_err(helper("connect to"))?);
+        Ok(Running {
+            child,
+            control,
+            request,
+            stdout,
+            stderr,
+            started,
+            timeout: spec.timeout,
+        })
+    }
+
+    /// A handle that sends signals to the command.
+    pub fn signaller(&self) -> Signaller {
+        Signaller(Arc::downgrade(&self.control))
+    }
+
+    /// Waits for the end; see [`run`].
+    ///
+    /// # Errors
+    /// Every [`SandboxError`] of the set-up.
+    pub async fn wait(
+        mut self,
+        sink: &mut impl OutputSink,
+        cancel: &CancellationToken,
+    ) -> Result<Exit, SandboxError> {
+        let ended = Notify::new();
+        let supervised = {
+            let mut supervise = pin!(supervise(
+                &mut self.child,
+                &self.control,
+                &self.request,
+                self.timeout,
+                cancel,
+                &ended
+            ));
+            let mut pump = pin!(pump(&mut self.stdout, &mut self.stderr, sink, &ended));
+            let mut pumped = false;
+            let supervised = loop {
+                tokio::select! {
+                    result = &mut supervise => break result?,
+                    () = &mut pump, if !pumped => pumped = true,
+                }
+            };
+            // A cancelled caller does not wait for a sink that may never take the rest.
+            if !pumped && supervised.stopped != Some(Status::Cancelled) {
+                pump.await;
+            }
+            supervised
+        };
+        let wall = self.started.elapsed();
+        outcome(&supervised, wall)
+    }
+}
+
+/// What was seen of a run until its helper ended.
+struct Supervised {
+    reports: Vec<Report>,
+    /// Why it was stopped, if it was.
+    stopped: Option<Status>,
+    helper_status: std::process::ExitStatus,
+}
+
+fn outcome(supervised: &Supervised, wall: Duration) -> Result<Exit, SandboxError> {
+    let mut ended = None;
+    let mut usage = Usage::default();
+    for report in &supervised.reports {
+        match report {
+            Report::Setup(error) => return Err(SandboxError::Setup(error.clone())),
+            Report::User { spec, reason } => {
+                return Err(SandboxError::User {
+                    spec: spec.clone(),
+                    reason: reason.clone(),
+                });
+            }
+            Report::Exec { program, errno } => {
+                return Err(SandboxError::Exec {
+                    program: program.clone(),
+                    source: io::Error::from_raw_os_error(*errno),
+                });
+            }
+            Report::Exited { code } => ended = Some(Status::Code(*code)),
+            Report::Signalled { signal } => ended = Some(Status::Signal(*signal)),
+            Report::Gone {
+                user_us,
+                system_us,
+                max_rss_bytes,
+            } => {
+                usage = Usage {
+                    user: Duration::from_micros(*user_us),
+                    system: Duration::from_micros(*system_us),
+                    max_rss_bytes: *max_rss_bytes,
+                };
+            }
+        }
+    }
+    // An end of its own that came before the kill is what happened.
+    match ended.or(supervised.stopped) {
+        Some(status) => Ok(Exit {
+            status,
+            usage,
+            wall,
+        }),
+        None => Err(SandboxError::HelperDied {
+            status: supervised.helper_status.to_string(),
+        }),
+    }
+}
+
+/// Sends the request, collects reports, stops the run at its time limit or when cancelled, and
+/// waits until the helper is gone; tells `ended` then.
+async fn supervise(
+    child: &mut Child,
+    control: &UnixStream,
+    request: &[u8],
+    timeout: Option<Duration>,
+    cancel: &CancellationToken,
+    ended: &Notify,
+) -> Result<Supervised, SandboxError> {
+    let mut stopped = None;
+    let reports = {
+        let mut talk = pin!(talk(control, request));
+        let mut limit = pin!(async {
+            match timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        });
+        let reason = tokio::select! {
+            reports = &mut talk => Ok(reports),
+            () = cancel.cancelled() => Err(Status::Cancelled),
+            () = &mut limit => Err(Status::TimedOut),
+        };
+        match reason {
+            Ok(reports) => reports,
+            Err(status) => {
+                stopped = Some(status);
+                // The helper takes the end of the stream as the order to kill everything.
+                rustix::net::shutdown(control.as_fd(), rustix::net::Shutdown::Write)
+                    .map_err(|errno| helper("stop")(errno.into()))?;
+                talk.await
+            }
+        }
+    };
+    let helper_status = child.wait().await.map_err(helper("wait for"))?;
+    ended.notify_one();
+    let reports = match reports {
+        Ok(reports) => reports,
+        // A helper that died while it was spoken to is told by its status.
+        Err(_) if !helper_status.success() => Vec::new(),
+        Err(source) => return Err(helper("talk to")(source)),
+    };
+    Ok(Supervised {
+        reports,
+        stopped,
+        helper_status,
+    })
+}
+
+/// Writes the request and reads reports until every holder of the other end is gone.
+async fn talk(control: &UnixStream, request: &[u8]) -> io::Result<Vec<Report>> {
+    let send = async {
+        let mut rest = request;
+        while !rest.is_empty() {
+            control.writable().await?;
+            match control.try_write(rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The helper ended early; what it reported tells why.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    let receive = async {
+        let mut text = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            control.readable().await?;
+            match control.try_read(&mut buffer) {
+                Ok(0) => return Ok(text),
+                Ok(count) => text.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(text),
+                Err(error) => return Err(error),
+            }
+            if text.len() > MAX_REPORTS {
+                return Err(io::Error::other("the helper's reports have no end"));
+            }
+        }
+    };
+    let ((), text) = tokio::try_join!(send, receive)?;
+    text.split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).map_err(io::Error::from))
+        .collect()
+}
+
+/// Hands both streams to the sink until both end. Once the run has `ended` everything written is
+/// in the pipes, so an empty pipe is the end even when some process outside of the run was handed
+/// its other end and keeps it open.
+async fn pump(
+    stdout: &mut pipe::Receiver,
+    stderr: &mut pipe::Receiver,
+    sink: &mut impl OutputSink,
+    ended: &Notify,
+) {
+    let mut out_buffer = vec![0; CHUNK];
+    let mut err_buffer = vec![0; CHUNK];
+    let (mut out_open, mut err_open) = (true, true);
+    while out_open || err_open {
+        tokio::select! {
+            result = stdout.read(&mut out_buffer), if out_open => match result {
+                Ok(0) | Err(_) => out_open = false,
+                Ok(count) => sink.write(Stream::Stdout, &out_buffer[..count]).await,
+            },
+            result = stderr.read(&mut err_buffer), if err_open => match result {
+                Ok(0) | Err(_) => err_open = false,
+                Ok(count) => sink.write(Stream::Stderr, &err_buffer[..count]).await,
+            },
+            () = ended.notified() => break,
+        }
+    }
+    for (receiver, stream, open) in [
+        (stdout, Stream::Stdout, out_open),
+        (stderr, Stream::Stderr, err_open),
+    ] {
+        while open && let Ok(count @ 1..) = read_now(receiver, &mut out_buffer) {
+            sink.write(stream, &out_buffer[..count]).await;
+        }
+    }
+}
+
+/// Reads without waiting, past Tokio's own idea of readiness, which may lag behind.
+fn read_now(receiver: &pipe::Receiver, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    rustix::io::retry_on_intr(|| rustix::io::read(receiver, &mut *buffer))
+}
+
+fn encode(spec: &RunSpec) -> Result<Vec<u8>, SandboxError> {
+    let filters = match spec.seccomp {
+        Seccomp::Default => seccomp::default_filters()?.to_vec(),
+        Seccomp::Unconfined => Vec::new(),
+    };
+    let request = Request {
+        spec: spec.clone(),
+        filters,
+    };
+    let mut bytes = vec![0; 4];
+    serde_json::to_writer(&mut bytes, &request)
+        .map_err(|error| helper("write the spec for")(error.into()))?;
+    let length = u32::try_from(bytes.len() - 4)
+        .map_err(|error| helper("write the spec for")(io::Error::other(error)))?;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(bytes)
+}
+
+/// This program's own file, by way of a read-only mount that is nowhere attached: a process in
+/// the sandbox that gets hold of the helper's `/proc/PID/exe` cannot write to the host's file
+/// through it (CVE-2019-5736).
+fn own_executable() -> io::Result<OwnedFd> {
+    let tree = rustix::mount::open_tree(
+        CWD,
+        "/proc/self/exe",
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )?;
+    crate::mount_attributes::set_read_only(&tree)?;
+    Ok(tree)
+}
+
+fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {
+    let make = || -> io::Result<_> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        Ok((pipe::Receiver::from_owned_fd(read)?, write))
+    };
+    make().map_err(helper("connect to"))
+}
+
+fn helper(action: &'static str) -> impl Fn(io::Error) -> SandboxError {
+    move |source| SandboxError::Helper { action, source }
+}
