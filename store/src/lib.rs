@@ -1,1 +1,16 @@
-//! placeholder
+//! Content-addressed blobs, OCI layers, layouts and archives, and the registry client.
+//!
+//! A blob enters a [`BlobStore`](blobs::BlobStore) through a writer that hashes while it writes,
+//! and has a name only when all of it is verified and on disk. [`layer::pack()`] turns the upper
+//! directory of a finished step into such a blob; [`layer::unpack()`] turns a blob back into a
+//! directory that overlayfs can stack, which [`snapshots`] keeps under a name. [`stack`] looks
+//! into a pile of such directories without mounting it. [`archive`] brings whole images in and
+//! out as files, [`registry`] over the network, and [`tree`] lists a local directory.
+
+pub mod blobs;
+#[cfg(unix)]
+pub mod layer;
+pub mod sink;
+pub mod uploads;
+
+pub use blobs::{Blob, BlobError, BlobStore, BlobWriter};

@@ -1,0 +1,684 @@
+//! Blobs on disk, named by the SHA-256 of their bytes.
+//!
+//! A store directory holds `blobs/sha256/<hex>` as an OCI image layout does
+//! (image-layout.md, "Blobs"), `tmp/` for blobs on their way in, `uploads/` for those that arrive
+//! in pieces ([`crate::uploads`]) and `quarantine/` for those that rotted.
+//!
+//! A blob is written under a temporary name, hashed on the way, synced, and renamed; so what is
+//! found under a digest was whole when it got there. Reading checks again, since disks err.
+//! Everything here blocks; async callers use [`BlobStore::run`] and [`crate::sink::ChunkSink`].
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use chalk_core::Digest;
+use sha2::{Digest as _, Sha256};
+
+/// What a blob store can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// No blob has that digest.
+    #[error("blob {0} is not in the store")]
+    NotFound(Digest),
+    /// The bytes are not those that the digest names.
+    #[error("expected blob {expected}, but its {size} bytes hash to {actual}")]
+    Mismatch {
+        /// The digest asked for.
+        expected: Digest,
+        /// The digest of the bytes that came.
+        actual: Digest,
+        /// How many bytes came.
+        size: u64,
+    },
+    /// A blob that must fit into memory does not.
+    #[error("blob {digest} has {size} bytes, more than the {limit} allowed here")]
+    TooLarge {
+        /// The blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// The most that the caller takes, in bytes.
+        limit: u64,
+    },
+    /// The file system failed.
+    #[error("failed to {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The blocking task behind an async call went away: the runtime is stopping.
+    #[error("the store's blocking task was cancelled")]
+    Cancelled,
+}
+
+impl BlobError {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        let path = path.into();
+        Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
+/// A result of the blob store.
+pub type Result<T, E = BlobError> = std::result::Result<T, E>;
+
+/// Digest and size in bytes of a stored blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Blob {
+    /// SHA-256 of the bytes.
+    pub digest: Digest,
+    /// Number of bytes.
+    pub size: u64,
+}
+
+/// A directory of blobs. Clones share it; several processes may use one directory at once.
+#[derive(Debug, Clone)]
+pub struct BlobStore {
+    root: Arc<PathBuf>,
+}
+
+impl BlobStore {
+    /// Opens the store in `dir`, creating it (mode 0700) when it is not there, and removes what
+    /// writers that died left behind. Files of writers that live, here or in another process, are
+    /// locked and stay.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        create_private_dir(dir)?;
+        for sub in ["blobs/sha256", "tmp", "uploads", "quarantine"] {
+            let path = dir.join(sub);
+            fs::create_dir_all(&path).map_err(|e| BlobError::io("create", &path, e))?;
+        }
+        let root = dir
+            .canonicalize()
+            .map_err(|e| BlobError::io("resolve", dir, e))?;
+        let store = Self {
+            root: Arc::new(root),
+        };
+        store.sweep_temp()?;
+        Ok(store)
+    }
+
+    /// The directory that holds everything.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a blob lies, or would. Reading this file directly skips verification.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.blob_dir().join(digest.hex())
+    }
+
+    fn blob_dir(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    pub(crate) fn temp_dir(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Whether the blob is there. Its bytes are not read.
+    pub fn contains(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.size(digest)?.is_some())
+    }
+
+    /// Size of the blob in bytes, `None` when it is not there.
+    pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
+        let path = self.path(digest);
+        match fs::symlink_metadata(&path) {
+            Ok(meta) => Ok(Some(meta.len())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(BlobError::io("inspect", path, e)),
+        }
+    }
+
+    /// Starts a new blob.
+    pub fn writer(&self) -> Result<BlobWriter> {
+        let (path, file) = create_locked(&self.temp_dir(), "blob")?;
+        Ok(BlobWriter {
+            store: self.clone(),
+            temp: TempName(Some(path)),
+            file,
+            hasher: Sha256::new(),
+            size: 0,
+        })
+    }
+
+    /// Stores `bytes`.
+    pub fn put(&self, bytes: &[u8]) -> Result<Blob> {
+        let digest = Digest::of(bytes);
+        let size = bytes.len() as u64;
+        if self.size(&digest)? == Some(size) {
+            return Ok(Blob { digest, size });
+        }
+        let mut writer = self.writer()?;
+        writer.push(bytes)?;
+        writer.commit(Some(digest))
+    }
+
+    /// Stores everything that `reader` gives; with `expected`, only if it has that digest.
+    pub fn put_reader(&self, mut reader: impl Read, expected: Option<Digest>) -> Result<Blob> {
+        let mut writer = self.writer()?;
+        let mut buffer = vec![0; 128 * 1024];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => writer.push(&buffer[..n])?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(BlobError::io("read the source of", writer.path(), e)),
+            }
+        }
+        writer.commit(expected)
+    }
+
+    /// Opens a blob without checking its bytes, for random access or for sending to somebody who
+    /// checks the digest himself. All else uses [`open_verified`](Self::open_verified).
+    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+        let path = self.path(digest);
+        File::open(&path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => BlobError::NotFound(*digest),
+            _ => BlobError::io("open", path, e),
+        })
+    }
+
+    /// Opens a blob for reading front to back; the last read fails if the bytes are not those
+    /// that the digest names, and the blob is then [quarantined](Self::quarantine).
+    pub fn open_verified(&self, digest: &Digest) -> Result<VerifiedBlob> {
+        let file = self.open_blob(digest)?;
+        let size = file
+            .metadata()
+            .map_err(|e| BlobError::io("inspect", self.path(digest), e))?
+            .len();
+        Ok(VerifiedBlob {
+            store: self.clone(),
+            size,
+            reader: VerifyingReader::new(file, *digest),
+        })
+    }
+
+    /// Reads a whole blob of at most `limit` bytes, verified.
+    pub fn read_small(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+        let mut blob = self.open_verified(digest)?;
+        if blob.size > limit {
+            return Err(BlobError::TooLarge {
+                digest: *digest,
+                size: blob.size,
+                limit,
+            });
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
+        match blob.read_to_end(&mut bytes) {
+            Ok(_) => Ok(bytes),
+            Err(e) => Err(mismatch_or(e, "read", &self.path(digest))),
+        }
+    }
+
+    /// Removes a blob; `false` when it was not there.
+    pub fn remove(&self, digest: &Digest) -> Result<bool> {
+        let path = self.path(digest);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(BlobError::io("remove", path, e)),
+        }
+    }
+
+    /// Takes a damaged blob away from under its name, so that it counts as absent and is fetched
+    /// again. The newest damaged copy of each digest stays in `quarantine/` to be looked at.
+    pub fn quarantine(&self, digest: &Digest) -> Result<()> {
+        let (from, to) = (
+            self.path(digest),
+            self.root.join("quarantine").join(digest.hex()),
+        );
+        match fs::rename(&from, &to) {
+            Ok(()) => {
+                tracing::warn!(%digest, kept = %to.display(), "blob is damaged, set aside");
+                Ok(())
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(BlobError::io("set aside", from, e)),
+        }
+    }
+
+    /// All blobs, in no order, each with the time it was last written or asked for again by a
+    /// writer (for a collector's grace period).
+    pub fn list(&self) -> Result<impl Iterator<Item = Result<(Blob, SystemTime)>> + use<>> {
+        let dir = self.blob_dir();
+        let entries = fs::read_dir(&dir).map_err(|e| BlobError::io("list", &dir, e))?;
+        Ok(entries.filter_map(move |entry| {
+            let found = entry.and_then(|entry| {
+                let name = entry.file_name();
+                let digest = name
+                    .to_str()
+                    .and_then(|hex| format!("sha256:{hex}").parse().ok());
+                let Some(digest) = digest else {
+                    return Ok(None);
+                };
+                let meta = entry.metadata()?;
+                let blob = Blob {
+                    digest,
+                    size: meta.len(),
+                };
+                Ok(Some((blob, meta.modified()?)))
+            });
+            match found {
+                Ok(found) => found.map(Ok),
+                // Removed by somebody while we listed.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                Err(e) => Some(Err(BlobError::io("list", &dir, e))),
+            }
+        }))
+    }
+
+    /// Runs blocking work on the store on tokio's blocking threads.
+    pub async fn run<T, E>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<BlobError> + Send + 'static,
+    {
+        let store = self.clone();
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(done) => done,
+            Err(_) => Err(BlobError::Cancelled.into()),
+        }
+    }
+
+    /// Removes temporary files that no living writer holds.
+    fn sweep_temp(&self) -> Result<()> {
+        let dir = self.temp_dir();
+        let entries = fs::read_dir(&dir).map_err(|e| BlobError::io("list", &dir, e))?;
+        for entry in entries {
+            let path = entry.map_err(|e| BlobError::io("list", &dir, e))?.path();
+            let Ok(file) = File::open(&path) else {
+                continue;
+            };
+            if file.try_lock().is_ok() {
+                match fs::remove_file(&path) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(BlobError::io("remove", path, e));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a finished file under its digest's name. The file must have been verified.
+    pub(crate) fn adopt(&self, file: &File, temp: &mut TempName, blob: Blob) -> Result<Blob> {
+        let target = self.path(&blob.digest);
+        if self.size(&blob.digest)? == Some(blob.size) {
+            // A collector must see that it is wanted again.
+            if let Ok(old) = File::open(&target) {
+                let _ = old.set_modified(SystemTime::now());
+            }
+            temp.remove();
+            return Ok(blob);
+        }
+        let Some(path) = temp.0.clone() else {
+            return Err(BlobError::NotFound(blob.digest));
+        };
+        file.sync_all()
+            .map_err(|e| BlobError::io("sync", &path, e))?;
+        fs::rename(&path, &target).map_err(|e| BlobError::io("publish", &target, e))?;
+        temp.0 = None;
+        sync_dir(&self.blob_dir())?;
+        Ok(blob)
+    }
+}
+
+/// A blob on its way into the store. Dropping it discards what was written.
+#[derive(Debug)]
+pub struct BlobWriter {
+    store: BlobStore,
+    temp: TempName,
+    file: File,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl BlobWriter {
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.size
+    }
+
+    fn path(&self) -> PathBuf {
+        self.temp.0.clone().unwrap_or_default()
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write_all(bytes)
+            .map_err(|e| BlobError::io("write", self.path(), e))
+    }
+
+    /// Gives the blob its name: checks `expected`, syncs the file, renames it and syncs the
+    /// directory. Bytes that are there already are not written twice.
+    pub fn commit(mut self, expected: Option<Digest>) -> Result<Blob> {
+        let actual = Digest::from_bytes(self.hasher.finalize_reset().into());
+        match expected {
+            Some(expected) if expected != actual => Err(BlobError::Mismatch {
+                expected,
+                actual,
+                size: self.size,
+            }),
+            _ => {
+                let blob = Blob {
+                    digest: actual,
+                    size: self.size,
+                };
+                self.store.adopt(&self.file, &mut self.temp, blob)
+            }
+        }
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A temporary file that goes when this is dropped, unless it was renamed.
+#[derive(Debug)]
+pub(crate) struct TempName(pub(crate) Option<PathBuf>);
+
+impl TempName {
+    fn remove(&mut self) {
+        if let Some(path) = self.0.take() {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Drop for TempName {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Reads a stream of known digest. The read that finds the end fails with
+/// [`io::ErrorKind::InvalidData`] around a [`BlobError::Mismatch`] when the digest is another, so
+/// a reader that stops early has verified nothing.
+#[derive(Debug)]
+pub struct VerifyingReader<R> {
+    inner: R,
+    expected: Digest,
+    hasher: Sha256,
+    size: u64,
+    failed: Option<Digest>,
+}
+
+impl<R: Read> VerifyingReader<R> {
+    /// Reads `inner`, whose bytes must hash to `expected`.
+    pub fn new(inner: R, expected: Digest) -> Self {
+        Self {
+            inner,
+            expected,
+            hasher: Sha256::new(),
+            size: 0,
+            failed: None,
+        }
+    }
+
+    /// Bytes read so far.
+    pub fn position(&self) -> u64 {
+        self.size
+    }
+
+    fn check(&mut self) -> io::Result<()> {
+        let actual = match self.failed {
+            Some(actual) => actual,
+            None => Digest::from_bytes(self.hasher.clone().finalize().into()),
+        };
+        if actual == self.expected {
+            return Ok(());
+        }
+        self.failed = Some(actual);
+        let mismatch = BlobError::Mismatch {
+            expected: self.expected,
+            actual,
+            size: self.size,
+        };
+        Err(io::Error::new(io::ErrorKind::InvalidData, mismatch))
+    }
+}
+
+impl<R: Read> Read for VerifyingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let n = self.inner.read(buffer)?;
+        if n == 0 {
+            self.check()?;
+        }
+        self.hasher.update(&buffer[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+}
+
+/// A stored blob, verified while it is read; see [`BlobStore::open_verified`].
+#[derive(Debug)]
+pub struct VerifiedBlob {
+    store: BlobStore,
+    size: u64,
+    reader: VerifyingReader<File>,
+}
+
+impl VerifiedBlob {
+    /// Size of the blob in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The digest that the bytes are held against.
+    pub fn digest(&self) -> Digest {
+        self.reader.expected
+    }
+}
+
+impl Read for VerifiedBlob {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let seen = self.reader.failed;
+        let result = self.reader.read(buffer);
+        if result.is_err() && seen.is_none() && self.reader.failed.is_some() {
+            let digest = self.reader.expected;
+            // Somebody may have put a sound copy there since we opened ours.
+            if same_file(&self.reader.inner, &self.store.path(&digest)) {
+                self.store.quarantine(&digest).map_err(io::Error::other)?;
+            }
+        }
+        result
+    }
+}
+
+/// The [`BlobError`] inside an I/O error of a verifying reader, or the I/O error with its place.
+pub(crate) fn mismatch_or(error: io::Error, action: &'static str, path: &Path) -> BlobError {
+    match error.downcast::<BlobError>() {
+        Ok(inner) => inner,
+        Err(error) => BlobError::io(action, path, error),
+    }
+}
+
+#[cfg(unix)]
+fn same_file(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn same_file(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+/// Creates `dir` and its parents; `dir` itself is for its owner only, since blobs may hold
+/// private code. An existing directory keeps its mode.
+fn create_private_dir(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+        .create(dir)
+        .map_err(|e| BlobError::io("create", dir, e))
+}
+
+/// Creates a file of a random name in `dir`, locked so that no sweep takes it while it is used.
+pub(crate) fn create_locked(dir: &Path, prefix: &str) -> Result<(PathBuf, File)> {
+    loop {
+        let name = OsString::from(format!("{prefix}-{:032x}", rand::random::<u128>()));
+        let path = dir.join(name);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path);
+        match file {
+            Ok(file) => {
+                file.lock().map_err(|e| BlobError::io("lock", &path, e))?;
+                // A sweep may have come between creation and lock.
+                if same_file(&file, &path) {
+                    return Ok((path, file));
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(BlobError::io("create", path, e)),
+        }
+    }
+}
+
+/// Makes renames within `dir` durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(|e| BlobError::io("sync", dir, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, BlobStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(dir.path().join("store")).unwrap();
+        (dir, store)
+    }
+
+    fn temp_files(store: &BlobStore) -> usize {
+        fs::read_dir(store.temp_dir()).unwrap().count()
+    }
+
+    #[test]
+    fn writes_verify_and_dedupe() {
+        let (_dir, store) = store();
+        for bytes in [&b""[..], b"hello", &[7; 300_000]] {
+            let digest = Digest::of(bytes);
+            let size = bytes.len() as u64;
+            assert!(!store.contains(&digest).unwrap());
+            for _ in 0..2 {
+                let blob = store.put_reader(bytes, Some(digest)).unwrap();
+                assert_eq!(blob, Blob { digest, size });
+            }
+            assert_eq!(store.read_small(&digest, size).unwrap(), bytes);
+            assert_eq!(store.put(bytes).unwrap(), Blob { digest, size });
+        }
+        assert_eq!(store.list().unwrap().count(), 3);
+        assert_eq!(temp_files(&store), 0);
+    }
+
+    #[test]
+    fn wrong_bytes_get_no_name() {
+        let (_dir, store) = store();
+        let expected = Digest::of(b"right");
+        let error = store.put_reader(&b"wrong"[..], Some(expected)).unwrap_err();
+        assert!(matches!(error, BlobError::Mismatch { size: 5, .. }));
+        assert!(!store.contains(&expected).unwrap());
+        assert!(!store.contains(&Digest::of(b"wrong")).unwrap());
+        drop(store.writer().unwrap());
+        assert_eq!(temp_files(&store), 0);
+    }
+
+    #[test]
+    fn damage_is_found_and_set_aside() {
+        let (_dir, store) = store();
+        for damage in [&b"hellO"[..], b"hell", b"hello!", b""] {
+            let blob = store.put(b"hello").unwrap();
+            fs::write(store.path(&blob.digest), damage).unwrap();
+            let error = store.read_small(&blob.digest, 100).unwrap_err();
+            assert!(
+                matches!(error, BlobError::Mismatch { expected, .. } if expected == blob.digest)
+            );
+            assert!(!store.contains(&blob.digest).unwrap());
+            assert!(matches!(
+                store.read_small(&blob.digest, 100),
+                Err(BlobError::NotFound(_))
+            ));
+        }
+        let blob = store.put(b"hello").unwrap();
+        assert_eq!(store.read_small(&blob.digest, 100).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn size_limit_holds_and_removal_says_whether() {
+        let (_dir, store) = store();
+        let blob = store.put(b"hello").unwrap();
+        assert!(matches!(
+            store.read_small(&blob.digest, 4),
+            Err(BlobError::TooLarge {
+                size: 5,
+                limit: 4,
+                ..
+            })
+        ));
+        assert!(store.remove(&blob.digest).unwrap());
+        assert!(!store.remove(&blob.digest).unwrap());
+    }
+
+    #[test]
+    fn opening_sweeps_only_dead_writers() {
+        let (_dir, store) = store();
+        fs::write(store.temp_dir().join("blob-dead"), b"half").unwrap();
+        let mut alive = store.writer().unwrap();
+        alive.write_all(b"alive").unwrap();
+        BlobStore::open(store.root()).unwrap();
+        assert_eq!(temp_files(&store), 1);
+        let blob = alive.commit(None).unwrap();
+        assert_eq!(store.read_small(&blob.digest, 9).unwrap(), b"alive");
+    }
+
+    #[tokio::test]
+    async fn runs_on_blocking_threads() {
+        let (_dir, store) = store();
+        let blob = store.run(|s| s.put(b"x")).await.unwrap();
+        assert_eq!(blob.size, 1);
+    }
+}
