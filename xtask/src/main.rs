@@ -1,2 +1,45 @@
-//! placeholder
-fn main() {}
+//! Project tasks, run as `cargo xtask <task>`: everything that is more than one command and would
+//! otherwise be a shell script.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod base;
+mod demo;
+mod host;
+mod run;
+mod suite;
+mod wasm;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tasks of the chalkcompute project")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Builds the quickstart example with a service of its own, again, and with one change.
+    Demo(demo::Options),
+    /// Installs what the suites need and runs every check and test.
+    Test(suite::Options),
+    /// Makes the base image that stands in for python:3.12-slim-bookworm; prints its path.
+    Base,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => suite::run(&options),
+        Task::Base => base::stand_in().map(|layout| println!("{}", layout.display())),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

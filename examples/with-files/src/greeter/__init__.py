@@ -1,0 +1,5 @@
+import os
+
+
+def greeting() -> str:
+    return f"{os.environ.get('GREETING', 'hi')} from an image"

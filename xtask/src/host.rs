@@ -1,0 +1,148 @@
+//! What this machine has and lacks: Debian packages, root, cargo tools.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::run::{self, Failure, Result, at, command};
+
+/// Version of cargo-deny that `deny.toml` is written for.
+const CARGO_DENY: &str = "0.20.2";
+
+/// A Debian package and the file that shows that it is there.
+pub(crate) struct Package {
+    /// Name for apt.
+    pub(crate) name: &'static str,
+    /// A file of it that we use.
+    pub(crate) file: &'static str,
+}
+
+/// Lists packages by name and file.
+pub(crate) const fn package(name: &'static str, file: &'static str) -> Package {
+    Package { name, file }
+}
+
+/// Root of the workspace.
+pub(crate) fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// Where cargo puts what it builds: `CARGO_TARGET_DIR`, else `target/`.
+pub(crate) fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => workspace().join(dir),
+        None => workspace().join("target"),
+    }
+}
+
+/// The cargo that runs us.
+pub(crate) fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = command(&program, arguments);
+    command.current_dir(workspace());
+    // Set for xtask itself by `cargo run`; a nested cargo would take them for its own.
+    for (name, _) in std::env::vars() {
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Whether we are root.
+pub(crate) fn is_root() -> Result<bool> {
+    let path = Path::new("/proc/self");
+    Ok(path.metadata().map_err(at(path))?.uid() == 0)
+}
+
+/// A program that needs root: through `sudo` when we are not.
+pub(crate) fn as_root<'a>(
+    program: &'a str,
+    arguments: impl IntoIterator<Item = &'a str>,
+) -> Result<Command> {
+    if is_root()? {
+        return Ok(command(program, arguments));
+    }
+    let words = ["--preserve-env", program].into_iter().chain(arguments);
+    Ok(command("sudo", words))
+}
+
+/// Installs the packages that are missing. Says what it does on standard error.
+///
+/// # Errors
+/// When apt is not there or fails; the message names what to install by hand.
+pub(crate) fn install(packages: &[Package]) -> Result<()> {
+    let missing: Vec<&str> = packages
+        .iter()
+        .filter(|package| !Path::new(package.file).exists())
+        .map(|package| package.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !Path::new("/usr/bin/apt-get").exists() {
+        return Err(Failure::Other(format!(
+            "this machine has no apt-get; install by hand what these Debian packages hold: {}",
+            missing.join(" ")
+        )));
+    }
+    eprintln!("installing {}", missing.join(" "));
+    apt(&["update", "-qq"])?;
+    let mut words = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    words.extend(missing);
+    apt(&words)
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    let words = ["DEBIAN_FRONTEND=noninteractive", "apt-get"]
+        .into_iter()
+        .chain(arguments.iter().copied());
+    run::capture(&mut as_root("env", words)?).map(drop)
+}
+
+/// Path of cargo-deny in the pinned version; built into `target/tools` once.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    let root = target().join("tools");
+    let program = root.join("bin/cargo-deny");
+    let text = program.display().to_string();
+    let version = run::capture(&mut command(&text, ["--version"])).unwrap_or_default();
+    if version.split_whitespace().nth(1) == Some(CARGO_DENY) {
+        return Ok(program);
+    }
+    let root = root.display().to_string();
+    let build = format!("{root}/build");
+    // Without optimisation it takes a fifth of the time to build, and two seconds to run.
+    run::run(&mut cargo([
+        "install",
+        "--quiet",
+        "--locked",
+        "--debug",
+        "--force",
+        "--root",
+        &root,
+        "--target-dir",
+        &build,
+        "--version",
+        CARGO_DENY,
+        "cargo-deny",
+    ]))?;
+    std::fs::remove_dir_all(&build).map_err(at(&build))?;
+    Ok(program)
+}
+
+/// Builds the `chalk` command in a profile and returns its path.
+pub(crate) fn build_chalk(profile: &str) -> Result<PathBuf> {
+    run::run(&mut cargo([
+        "build",
+        "--quiet",
+        "--locked",
+        "--package",
+        "chalk",
+        "--profile",
+        profile,
+    ]))?;
+    // Cargo files the profile `dev` under `debug`.
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(target().join(folder).join("chalk"))
+}

@@ -1,0 +1,250 @@
+//! `cargo xtask test`: every check and test of the project, on one machine, from nothing.
+
+use std::time::{Duration, Instant};
+
+use crate::host::{self, Package, cargo, package};
+use crate::run::{self, Failure, Result, command};
+use crate::{base, wasm};
+
+/// What the suites use besides Rust: the peers that they compare with, and plain tools.
+const PACKAGES: [Package; 5] = [
+    package("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
+    package("curl", "/usr/bin/curl"),
+    package("docker.io", "/usr/sbin/dockerd"),
+    package("python3", "/usr/bin/python3"),
+    package("skopeo", "/usr/bin/skopeo"),
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Run only these steps, separated by commas, in their usual order.
+    #[arg(long, value_delimiter = ',', value_parser = names())]
+    only: Vec<String>,
+    /// Print the names of the steps and what they do.
+    #[arg(long)]
+    list: bool,
+    /// Names (or parts of names) of whole-system tests; all by default.
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+/// One row of the table. The function returns a note for the table, often empty.
+struct Step {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Options) -> Result<String>,
+}
+
+const STEPS: [Step; 10] = [
+    Step {
+        name: "packages",
+        about: "Debian packages that the suites use, and the base image",
+        run: packages,
+    },
+    Step {
+        name: "fmt",
+        about: "cargo fmt --check",
+        run: fmt,
+    },
+    Step {
+        name: "clippy",
+        about: "cargo clippy, warnings denied",
+        run: clippy,
+    },
+    Step {
+        name: "deny",
+        about: "licences, sources and bans of dependencies; advisories where reachable",
+        run: deny,
+    },
+    Step {
+        name: "wasm",
+        about: "core builds for WebAssembly",
+        run: |_| wasm::check(),
+    },
+    Step {
+        name: "unit",
+        about: "unit and integration tests of the crates",
+        run: unit,
+    },
+    Step {
+        name: "doc",
+        about: "examples in the documentation, and that it builds without warnings",
+        run: doc,
+    },
+    Step {
+        name: "vectors",
+        about: "the hash vectors, by the independent Python script",
+        run: vectors,
+    },
+    Step {
+        name: "build",
+        about: "the chalk command that the whole-system tests drive",
+        run: |_| host::build_chalk("dev").map(|path| path.display().to_string()),
+    },
+    Step {
+        name: "system",
+        about: "whole-system tests: real base image, pip, apt, docker, skopeo",
+        run: system,
+    },
+];
+
+fn names() -> clap::builder::PossibleValuesParser {
+    STEPS
+        .iter()
+        .map(|step| step.name)
+        .collect::<Vec<_>>()
+        .into()
+}
+
+/// Runs the steps, goes on after a failure, and prints a table at the end.
+///
+/// # Errors
+/// When any step failed, or by an interrupt.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.list {
+        for step in &STEPS {
+            println!("{:10}{}", step.name, step.about);
+        }
+        return Ok(());
+    }
+    let mut rows = Vec::new();
+    let start = Instant::now();
+    for step in &STEPS {
+        if !options.only.is_empty() && !options.only.iter().any(|name| name == step.name) {
+            continue;
+        }
+        eprintln!("\n--- {}: {}", step.name, step.about);
+        let began = Instant::now();
+        let outcome = (step.run)(options);
+        if let Err(Failure::Interrupted) = outcome {
+            return Err(Failure::Interrupted);
+        }
+        if let Err(failure) = &outcome {
+            eprintln!("{failure}");
+        }
+        rows.push((step.name, outcome, began.elapsed()));
+    }
+    println!("\n{:10}{:8}{:>9}  note", "step", "result", "seconds");
+    for (name, outcome, took) in &rows {
+        let (result, note) = match outcome {
+            Ok(note) => ("ok", note.as_str()),
+            Err(_) => ("FAILED", "see above"),
+        };
+        let row = format!("{name:10}{result:8}{:>9.1}  {note}", took.as_secs_f64());
+        println!("{}", row.trim_end());
+    }
+    let failed: Vec<&str> = rows
+        .iter()
+        .filter(|(_, outcome, _)| outcome.is_err())
+        .map(|(name, _, _)| *name)
+        .collect();
+    let took = minutes(start.elapsed());
+    if failed.is_empty() {
+        println!("all {} steps passed in {took}", rows.len());
+        return Ok(());
+    }
+    Err(Failure::Other(format!(
+        "{} of {} steps failed in {took}: {}",
+        failed.len(),
+        rows.len(),
+        failed.join(", ")
+    )))
+}
+
+fn minutes(time: Duration) -> String {
+    format!("{} min {} s", time.as_secs() / 60, time.as_secs() % 60)
+}
+
+fn packages(_: &Options) -> Result<String> {
+    host::install(&PACKAGES)?;
+    base::stand_in().map(|layout| layout.display().to_string())
+}
+
+fn fmt(_: &Options) -> Result<String> {
+    run::run(&mut cargo(["fmt", "--all", "--check"])).map(|()| String::new())
+}
+
+fn clippy(_: &Options) -> Result<String> {
+    run::run(&mut cargo([
+        "clippy",
+        "--quiet",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ]))
+    .map(|()| String::new())
+}
+
+fn deny(_: &Options) -> Result<String> {
+    let program = host::cargo_deny()?.display().to_string();
+    let check = |what: &[&str]| {
+        let words = ["--log-level", "error", "check"];
+        let mut deny = command(&program, words.iter().chain(what));
+        run::run(deny.current_dir(host::workspace()))
+    };
+    check(&["bans", "licenses", "sources"])?;
+    let mut fetch = command(&program, ["fetch", "db"]);
+    if !run::succeeds(fetch.current_dir(host::workspace())) {
+        return Ok("advisories not checked: their database cannot be fetched".to_owned());
+    }
+    check(&["--disable-fetch", "advisories"])?;
+    Ok("with advisories".to_owned())
+}
+
+fn unit(_: &Options) -> Result<String> {
+    let nextest = run::succeeds(&mut cargo(["nextest", "--version"]));
+    let program: &[&str] = if nextest {
+        &["nextest", "run"]
+    } else {
+        &["test"]
+    };
+    // Documentation examples have a step of their own.
+    let targets = ["--lib", "--bins", "--tests"];
+    let mut tests = cargo(program.iter().copied());
+    tests
+        .args(["--locked", "--workspace", "--exclude", "chalk-tests"])
+        .args(targets)
+        .env("CHALK_TEST_BASE", base::stand_in()?);
+    run_tests(&mut tests)?;
+    Ok(if nextest {
+        "by nextest"
+    } else {
+        "by cargo test"
+    }
+    .to_owned())
+}
+
+fn doc(_: &Options) -> Result<String> {
+    run::run(&mut cargo(["test", "--locked", "--workspace", "--doc"]))?;
+    let mut doc = cargo(["doc", "--quiet", "--locked", "--workspace", "--no-deps"]);
+    run::run(doc.env("RUSTDOCFLAGS", "--deny warnings"))?;
+    Ok(String::new())
+}
+
+fn vectors(_: &Options) -> Result<String> {
+    let script = host::workspace().join("tests/vectors/check.py");
+    run::run(&mut command("python3", [script])).map(|()| String::new())
+}
+
+fn system(options: &Options) -> Result<String> {
+    let mut tests = cargo(["test", "--locked", "--package", "chalk-tests", "--"]);
+    tests
+        .args(&options.filter)
+        .env("CHALK_TEST_BASE", base::stand_in()?)
+        .env("CHALK_TEST_BIN", host::build_chalk("dev")?);
+    run_tests(&mut tests).map(|()| String::new())
+}
+
+/// Runs cargo's tests as root: they mount, unshare and chown. Without root, the test programs (not
+/// cargo) run under sudo.
+fn run_tests(tests: &mut std::process::Command) -> Result<()> {
+    if !host::is_root()? {
+        let arch = std::env::consts::ARCH.to_uppercase();
+        let variable = format!("CARGO_TARGET_{arch}_UNKNOWN_LINUX_GNU_RUNNER");
+        tests.env(variable, "sudo --preserve-env");
+    }
+    run::run(tests)
+}
