@@ -6,9 +6,12 @@
 
 pub mod config;
 pub mod digest;
+pub mod glob;
+pub mod ignore;
 pub mod jcs;
 pub mod keys;
 pub mod lower;
+pub mod path;
 pub mod platform;
 pub mod reference;
 pub mod source;
