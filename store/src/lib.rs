@@ -10,6 +10,7 @@
 pub mod blobs;
 #[cfg(unix)]
 pub mod layer;
+pub mod registry;
 pub mod sink;
 pub mod uploads;
 

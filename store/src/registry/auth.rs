@@ -1,0 +1,365 @@
+//! Logins and tokens: which `Authorization` a request carries.
+//!
+//! After the "Token Authentication Specification" of the distribution project: a registry answers
+//! 401 with a challenge; the token service it names is asked for a token for the scopes of the
+//! request, first by `GET`, then by the OAuth2 `POST`; tokens are kept until they expire or are
+//! refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use reqwest::header::HeaderValue;
+use reqwest::{Response, StatusCode, Url};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use super::Client;
+use super::challenge::Challenge;
+use super::credentials::{Credential, Found};
+use super::endpoint::{Endpoint, host_of};
+use super::error::RegistryError;
+use super::transport::{Attempt, excerpt, read_limited};
+
+/// Token services that say nothing mean this (token specification, `expires_in`).
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
+/// A token this close to its end is not used any more.
+const LEEWAY: Duration = Duration::from_secs(10);
+const TOKEN_ANSWER_LIMIT: u64 = 1 << 20;
+
+/// What a request does to which repository, in the words of the token specification.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Scopes(BTreeSet<String>);
+
+impl Scopes {
+    pub(super) fn pull(repository: &str) -> Self {
+        Self([format!("repository:{repository}:pull")].into())
+    }
+
+    pub(super) fn push(repository: &str) -> Self {
+        Self([format!("repository:{repository}:pull,push")].into())
+    }
+
+    pub(super) fn delete(repository: &str) -> Self {
+        Self([format!("repository:{repository}:pull,delete")].into())
+    }
+
+    pub(super) fn mount(repository: &str, from: &str) -> Self {
+        let mut scopes = Self::push(repository);
+        scopes.0.insert(format!("repository:{from}:pull"));
+        scopes
+    }
+
+    fn with(&self, challenged: Option<&str>) -> Self {
+        let mut all = self.0.clone();
+        all.extend(
+            challenged
+                .into_iter()
+                .flat_map(str::split_whitespace)
+                .map(str::to_owned),
+        );
+        Self(all)
+    }
+}
+
+/// Logins of all servers that a client has talked to.
+#[derive(Debug, Default)]
+pub(super) struct Logins {
+    /// By API root. Each has its own lock, which is held while a token is fetched, so that
+    /// parallel blobs ask for one token together.
+    servers: std::sync::Mutex<BTreeMap<String, Arc<Mutex<Login>>>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Login {
+    found: Option<Found>,
+    challenge: Option<Challenge>,
+    tokens: BTreeMap<Scopes, Token>,
+}
+
+#[derive(Clone)]
+struct Token {
+    header: HeaderValue,
+    until: Instant,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(hidden)")
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+impl Logins {
+    fn of(&self, endpoint: &Endpoint) -> Arc<Mutex<Login>> {
+        // A poisoned lock guards a map that is sound all the same.
+        let mut servers = self
+            .servers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        Arc::clone(servers.entry(endpoint.base.to_string()).or_default())
+    }
+}
+
+impl Client {
+    /// `Authorization` for a request, as far as it is known how this server wants it.
+    pub(super) async fn authorization(
+        &self,
+        endpoint: &Endpoint,
+        scopes: &Scopes,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        let login = self.inner.logins.of(endpoint);
+        let mut login = login.lock().await;
+        match login.challenge.clone() {
+            None => Ok(None),
+            Some(challenge) => self.answer(endpoint, &mut login, &challenge, scopes).await,
+        }
+    }
+
+    /// Takes in a 401: drops the `used` header, if it still is the one that is kept, and gives a
+    /// new one to try; none when nothing else can be tried.
+    pub(super) async fn challenged(
+        &self,
+        endpoint: &Endpoint,
+        scopes: &Scopes,
+        used: Option<&HeaderValue>,
+        challenge: Challenge,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        let login = self.inner.logins.of(endpoint);
+        let mut login = login.lock().await;
+        let needed = match &challenge {
+            Challenge::Bearer { scope, .. } => scopes.with(scope.as_deref()),
+            Challenge::Basic => scopes.clone(),
+        };
+        login.challenge = Some(challenge.clone());
+        // Under both names: the request's own scopes, and those the registry asked for.
+        login.tokens.retain(|key, token| {
+            !((key == scopes || *key == needed) && Some(&token.header) == used)
+        });
+        let header = self
+            .answer(endpoint, &mut login, &challenge, &needed)
+            .await?;
+        if needed != *scopes
+            && let Some(token) = login.tokens.get(&needed).cloned()
+        {
+            login.tokens.insert(scopes.clone(), token);
+        }
+        Ok(header.filter(|header| Some(header) != used))
+    }
+
+    /// What to tell the user about the credentials when `endpoint` refuses.
+    pub(super) async fn told(&self, endpoint: &Endpoint) -> String {
+        let login = self.inner.logins.of(endpoint);
+        let mut login = login.lock().await;
+        self.found(endpoint, &mut login).await.told
+    }
+
+    async fn found(&self, endpoint: &Endpoint, login: &mut Login) -> Found {
+        if let Some(found) = &login.found {
+            return found.clone();
+        }
+        let options = &self.inner.options;
+        let found = match options.explicit.get(&endpoint.login) {
+            Some(credential) => Found {
+                credential: Some(credential.clone()),
+                told: "by the credentials of the configuration".to_owned(),
+            },
+            None => options.credentials.look_up(&endpoint.login).await,
+        };
+        login.found.insert(found).clone()
+    }
+
+    async fn answer(
+        &self,
+        endpoint: &Endpoint,
+        login: &mut Login,
+        challenge: &Challenge,
+        scopes: &Scopes,
+    ) -> Result<Option<HeaderValue>, RegistryError> {
+        if let Some(token) = login.tokens.get(scopes)
+            && token.until > Instant::now()
+        {
+            return Ok(Some(token.header.clone()));
+        }
+        let credential = self.found(endpoint, login).await.credential;
+        match (challenge, credential) {
+            (_, Some(Credential::Bearer(token))) => Ok(Some(secret(endpoint, "Bearer", &token)?)),
+            (Challenge::Basic, Some(Credential::Password { user, password })) => {
+                Ok(Some(basic(endpoint, &user, &password)?))
+            }
+            (Challenge::Basic, _) => Ok(None),
+            (Challenge::Bearer { realm, service, .. }, credential) => {
+                let ask = Ask {
+                    realm,
+                    service: service.as_deref(),
+                    scopes,
+                    credential: credential.as_ref(),
+                };
+                let asked = Instant::now();
+                let answer = self.fetch_token(endpoint, &ask).await?;
+                let token = answer.token.or(answer.access_token).unwrap_or_default();
+                let header = secret(endpoint, "Bearer", &token)?;
+                let lifetime = answer
+                    .expires_in
+                    .map_or(DEFAULT_LIFETIME, |s| Duration::from_secs(s.min(86_400)));
+                let token = Token {
+                    header: header.clone(),
+                    until: asked + lifetime.saturating_sub(LEEWAY),
+                };
+                login.tokens.insert(scopes.clone(), token);
+                Ok(Some(header))
+            }
+        }
+    }
+
+    async fn fetch_token(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask<'_>,
+    ) -> Result<TokenAnswer, RegistryError> {
+        let url = ask.url(endpoint)?;
+        let what = format!("token from {}", host_of(&url));
+        // An identity token is good for the OAuth2 form only.
+        if !matches!(ask.credential, Some(Credential::IdentityToken(_))) {
+            let mut get = url.clone();
+            get.query_pairs_mut().extend_pairs(ask.query());
+            let mut attempt = Attempt::get(get);
+            if let Some(Credential::Password { user, password }) = ask.credential {
+                attempt.url.query_pairs_mut().append_pair("account", user);
+                attempt.authorization = Some(basic(endpoint, user, password)?);
+            }
+            let response = self.send_plain(&attempt, &what).await?;
+            let oauth = matches!(
+                response.status(),
+                StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED
+            );
+            if !(oauth && matches!(ask.credential, Some(Credential::Password { .. }))) {
+                return self.token_answer(endpoint, ask, response, &what).await;
+            }
+        }
+        let attempt = Attempt::form(url, &ask.form());
+        let response = self.send_plain(&attempt, &what).await?;
+        self.token_answer(endpoint, ask, response, &what).await
+    }
+
+    async fn token_answer(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask<'_>,
+        response: Response,
+        what: &str,
+    ) -> Result<TokenAnswer, RegistryError> {
+        let status = response.status();
+        let host = host_of(response.url());
+        let bytes = read_limited(response, TOKEN_ANSWER_LIMIT, what, self.idle()).await?;
+        if status == StatusCode::UNAUTHORIZED
+            || status == StatusCode::FORBIDDEN
+            || status == StatusCode::BAD_REQUEST
+        {
+            return Err(RegistryError::Denied {
+                registry: endpoint.login.clone(),
+                what: ask.scopes.0.iter().cloned().collect::<Vec<_>>().join(" "),
+                detail: format!(
+                    "token service {host} answered {status}: {}",
+                    excerpt(&bytes)
+                ),
+                credentials: match ask.credential {
+                    Some(_) => "with the credentials that are configured for it".to_owned(),
+                    None => "without credentials: none are configured for it".to_owned(),
+                },
+            });
+        }
+        let protocol = |detail: String| RegistryError::Protocol {
+            host: host.clone(),
+            what: what.to_owned(),
+            detail,
+        };
+        if !status.is_success() {
+            return Err(protocol(format!("answered {status}: {}", excerpt(&bytes))));
+        }
+        // The answer is never quoted: it may hold a token.
+        let answer: TokenAnswer = serde_json::from_slice(&bytes)
+            .map_err(|_| protocol("the token service's answer is not the expected JSON".into()))?;
+        if answer.token.is_none() && answer.access_token.is_none() {
+            return Err(protocol("the token service's answer has no token".into()));
+        }
+        Ok(answer)
+    }
+}
+
+/// A request to a token service.
+struct Ask<'a> {
+    realm: &'a str,
+    service: Option<&'a str>,
+    scopes: &'a Scopes,
+    credential: Option<&'a Credential>,
+}
+
+impl Ask<'_> {
+    /// The realm, which must not be less protected than the registry itself.
+    fn url(&self, endpoint: &Endpoint) -> Result<Url, RegistryError> {
+        let refuse = |detail: String| RegistryError::Protocol {
+            host: endpoint.host(),
+            what: format!("token service `{}`", self.realm),
+            detail,
+        };
+        let url = Url::parse(self.realm).map_err(|e| refuse(e.to_string()))?;
+        match (url.scheme(), endpoint.base.scheme()) {
+            ("https", _) | ("http", "http") => Ok(url),
+            _ => Err(refuse(
+                "a registry with TLS must not ask for a login without".into(),
+            )),
+        }
+    }
+
+    fn query(&self) -> Vec<(&str, &str)> {
+        let service = self.service.map(|service| ("service", service));
+        let scopes = self.scopes.0.iter().map(|scope| ("scope", scope.as_str()));
+        service.into_iter().chain(scopes).collect()
+    }
+
+    fn form(&self) -> Vec<(String, String)> {
+        let mut form = vec![("client_id".to_owned(), "chalk".to_owned())];
+        let mut add = |name: &str, value: &str| form.push((name.to_owned(), value.to_owned()));
+        add("service", self.service.unwrap_or_default());
+        let scopes: Vec<&str> = self.scopes.0.iter().map(String::as_str).collect();
+        add("scope", &scopes.join(" "));
+        match self.credential {
+            Some(Credential::Password { user, password }) => {
+                add("grant_type", "password");
+                add("username", user);
+                add("password", password);
+            }
+            Some(Credential::IdentityToken(token)) => {
+                add("grant_type", "refresh_token");
+                add("refresh_token", token);
+            }
+            Some(Credential::Bearer(_)) | None => {}
+        }
+        form
+    }
+}
+
+fn basic(endpoint: &Endpoint, user: &str, password: &str) -> Result<HeaderValue, RegistryError> {
+    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    secret(endpoint, "Basic", &pair)
+}
+
+fn secret(endpoint: &Endpoint, scheme: &str, value: &str) -> Result<HeaderValue, RegistryError> {
+    let mut header =
+        HeaderValue::from_str(&format!("{scheme} {value}")).map_err(|_| RegistryError::Denied {
+            registry: endpoint.login.clone(),
+            what: "the registry".to_owned(),
+            detail: "the token has characters that no header can carry".to_owned(),
+            credentials: "token not shown".to_owned(),
+        })?;
+    header.set_sensitive(true);
+    Ok(header)
+}

@@ -1,0 +1,204 @@
+//! The servers that stand behind a registry's name: its mirrors, then itself.
+
+use std::net::IpAddr;
+
+use reqwest::Url;
+
+use super::error::RegistryError;
+use super::options::Options;
+
+/// One server that speaks the distribution API for a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    /// Registry as references name it.
+    pub(super) registry: String,
+    /// API root with a trailing slash: `https://registry-1.docker.io/v2/`.
+    pub(super) base: Url,
+    /// Name under which its credentials are kept: the registry's, or the mirror's own host.
+    pub(super) login: String,
+    /// Whether this is a mirror: asked first, never written to.
+    pub(super) mirror: bool,
+}
+
+impl Endpoint {
+    /// Host and port, for messages.
+    pub(super) fn host(&self) -> String {
+        host_of(&self.base)
+    }
+
+    /// URL below the API root. `path` holds only names that were validated.
+    pub(super) fn url(&self, path: &str) -> Result<Url, RegistryError> {
+        self.base.join(path).map_err(|e| RegistryError::Protocol {
+            host: self.host(),
+            what: path.to_owned(),
+            detail: e.to_string(),
+        })
+    }
+
+    /// Whether `url` lies on this very server, so that its login may be sent along.
+    pub(super) fn owns(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin()
+    }
+}
+
+/// Host and port of a URL, without a default port.
+pub(super) fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// Servers to read `registry` from, in order: its mirrors, then its origin.
+pub(super) fn endpoints(options: &Options, registry: &str) -> Result<Vec<Endpoint>, RegistryError> {
+    let mut all = Vec::new();
+    for text in options.mirrors.get(registry).into_iter().flatten() {
+        all.push(mirror(options, registry, text)?);
+    }
+    all.push(origin(options, registry)?);
+    Ok(all)
+}
+
+/// The registry itself.
+pub(super) fn origin(options: &Options, registry: &str) -> Result<Endpoint, RegistryError> {
+    // Docker Hub's API has a host of its own.
+    let host = if registry == "docker.io" {
+        "registry-1.docker.io"
+    } else {
+        registry
+    };
+    let scheme = scheme(options, host);
+    let base =
+        Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|e| RegistryError::Setting {
+            setting: format!("registry `{registry}`"),
+            detail: e.to_string(),
+        })?;
+    Ok(Endpoint {
+        registry: registry.to_owned(),
+        base,
+        login: registry.to_owned(),
+        mirror: false,
+    })
+}
+
+fn mirror(options: &Options, registry: &str, text: &str) -> Result<Endpoint, RegistryError> {
+    let refuse = |detail: String| RegistryError::Setting {
+        setting: format!("mirror `{text}` of {registry}"),
+        detail,
+    };
+    let full = if text.contains("://") {
+        text.to_owned()
+    } else {
+        let host = text.split('/').next().unwrap_or(text);
+        format!("{}://{text}", scheme(options, host))
+    };
+    let mut base = Url::parse(&full).map_err(|e| {
+        refuse(format!(
+            "{e}; expected a URL such as `https://mirror.example`"
+        ))
+    })?;
+    if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
+        return Err(refuse("expected an http or https URL".to_owned()));
+    }
+    if !base.username().is_empty() || base.password().is_some() {
+        // The text itself is not repeated: it holds a password.
+        return Err(RegistryError::Setting {
+            setting: format!("mirror {} of {registry}", host_of(&base)),
+            detail: "credentials do not belong into the URL: use `docker login`".to_owned(),
+        });
+    }
+    let path = base.path().trim_end_matches('/').to_owned();
+    let path = if path.split('/').any(|part| part == "v2") {
+        format!("{path}/")
+    } else {
+        format!("{path}/v2/")
+    };
+    base.set_path(&path);
+    base.set_query(None);
+    base.set_fragment(None);
+    Ok(Endpoint {
+        registry: registry.to_owned(),
+        login: host_of(&base),
+        base,
+        mirror: true,
+    })
+}
+
+fn scheme(options: &Options, host: &str) -> &'static str {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    if is_loopback(name) || options.insecure.contains(host) || options.insecure.contains(name) {
+        "http"
+    } else {
+        "https"
+    }
+}
+
+/// Whether a host is this machine. Like with Go's clients, no proxy stands before it.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_and_normalises() {
+        let mut options = Options::default();
+        options.insecure.insert("plain.example:5000".into());
+        options.mirrors.insert(
+            "docker.io".into(),
+            vec![
+                "https://m.example".into(),
+                "http://10.0.0.1:5000/".into(),
+                "https://harbor.example/v2/proxy".into(),
+                "https://m.example/hub".into(),
+                "127.0.0.1:5001".into(),
+                "plain.example:5000".into(),
+                "tls.example:5000".into(),
+            ],
+        );
+        let check = |registry: &str, expect: &[&str]| {
+            let got: Vec<String> = endpoints(&options, registry)
+                .unwrap()
+                .iter()
+                .map(|e| e.base.to_string())
+                .collect();
+            assert_eq!(got, expect, "{registry}");
+        };
+        check(
+            "docker.io",
+            &[
+                "https://m.example/v2/",
+                "http://10.0.0.1:5000/v2/",
+                "https://harbor.example/v2/proxy/",
+                "https://m.example/hub/v2/",
+                "http://127.0.0.1:5001/v2/",
+                "http://plain.example:5000/v2/",
+                "https://tls.example:5000/v2/",
+                "https://registry-1.docker.io/v2/",
+            ],
+        );
+        check("ghcr.io", &["https://ghcr.io/v2/"]);
+        check("localhost:5000", &["http://localhost:5000/v2/"]);
+        check("[::1]:5000", &["http://[::1]:5000/v2/"]);
+        check("plain.example:5000", &["http://plain.example:5000/v2/"]);
+        check("plain.example", &["https://plain.example/v2/"]);
+    }
+
+    #[test]
+    fn refuses_bad_mirrors_without_repeating_passwords() {
+        for bad in ["ftp://m.example", "https://", "https://u:geheim@m.example"] {
+            let mut options = Options::default();
+            options.mirrors.insert("docker.io".into(), vec![bad.into()]);
+            let error = endpoints(&options, "docker.io").unwrap_err();
+            assert!(matches!(error, RegistryError::Setting { .. }), "{error:?}");
+            assert!(!error.to_string().contains("geheim"), "{error}");
+        }
+    }
+}
