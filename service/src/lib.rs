@@ -8,6 +8,7 @@
 pub mod bases;
 pub mod engine;
 mod http;
+pub mod regional;
 mod server;
 mod service;
 pub mod settings;
