@@ -12,6 +12,8 @@ pub mod blobs;
 pub mod layer;
 pub mod registry;
 pub mod sink;
+#[cfg(unix)]
+pub mod snapshots;
 pub mod uploads;
 
 pub use blobs::{Blob, BlobError, BlobStore, BlobWriter};

@@ -165,7 +165,7 @@ impl<R: Read> Decompressor<R> {
         self.compression
     }
 
-    fn source(&mut self) -> &mut R {
+    pub(crate) fn source(&mut self) -> &mut R {
         let buffered = match &mut self.inner {
             Inner::None(r) => r,
             Inner::Gzip(r) => r.get_mut(),

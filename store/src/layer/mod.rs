@@ -10,15 +10,23 @@
 //! its reader buffers extension headers without a limit and splits binary extended attributes at
 //! newlines, and a layer is input from strangers.
 
+mod apply;
 mod compress;
 mod format;
 mod pack;
 mod parallel_gzip;
 mod reader;
 mod root;
+mod stream;
+mod unpack;
 
 pub use compress::{Compression, Decompressor, InvalidCompression, decompress};
 pub use pack::{PackOptions, PackedLayer, pack, pack_to};
+pub use unpack::{Devices, Limits, Target, UnpackOptions, Unpacked, inspect, unpack, unpack_blob};
+
+pub(crate) use format::{EntryHeader, Kind, write_end, write_header, write_padding};
+pub(crate) use reader::{LayerReader, TarEntry};
+pub(crate) use root::{file_attr, is_dir, is_whiteout, remove_tree, stat};
 
 use std::io;
 

@@ -1,0 +1,262 @@
+//! Unpacked layers on disk, ready to be stacked by overlayfs.
+//!
+//! A snapshot is a directory `snapshots/<key>/fs`, where the key is what its maker computed from
+//! all that went in (a chain of layers, a step key). It is built in `snapshots/.new-<random>/fs`,
+//! synced and renamed, so a snapshot that has its name is whole. `work` beside `fs` is free for
+//! an overlay mount's own use while the snapshot is built.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::layer::remove_tree;
+
+/// What the snapshot directory can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// A key that is no file name of its own.
+    #[error("`{0}` is no snapshot key: expected 1 to 200 of `a-z`, `0-9`, `-`, `_`")]
+    Key(String),
+    /// The file system failed.
+    #[error("failed to {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A result of the snapshot directory.
+pub type Result<T, E = SnapshotError> = std::result::Result<T, E>;
+
+fn io_error(
+    action: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(io::Error) -> SnapshotError {
+    let path = path.into();
+    move |source| SnapshotError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+const NEW: &str = ".new-";
+const OLD: &str = ".old-";
+
+/// A directory of snapshots. Several processes may use it at once.
+#[derive(Debug, Clone)]
+pub struct Snapshots {
+    root: PathBuf,
+}
+
+impl Snapshots {
+    /// Opens the directory, making it (mode 0700: file owners and setuid bits in there are the
+    /// images', not this host's) when it is not there, and removes unfinished snapshots that
+    /// nobody builds any more.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(io_error("create", dir))?;
+        let root = dir.canonicalize().map_err(io_error("resolve", dir))?;
+        let snapshots = Self { root };
+        snapshots.sweep()?;
+        Ok(snapshots)
+    }
+
+    /// Where the snapshots lie.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of a finished snapshot, to be used as a lower directory.
+    pub fn get(&self, key: &str) -> Result<Option<PathBuf>> {
+        let path = self.path(key)?.join("fs");
+        match fs::symlink_metadata(&path) {
+            Ok(_) => Ok(Some(path)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io_error("inspect", path)(e)),
+        }
+    }
+
+    /// Starts a snapshot.
+    pub fn create(&self) -> Result<NewSnapshot> {
+        loop {
+            let path = self
+                .root
+                .join(format!("{NEW}{:032x}", rand::random::<u128>()));
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&path)
+                .map_err(io_error("create", &path))?;
+            let lock = File::open(&path).map_err(io_error("open", &path))?;
+            lock.lock().map_err(io_error("lock", &path))?;
+            // A sweep may have come between creation and lock.
+            let made = fs::DirBuilder::new().mode(0o755).create(path.join("fs"));
+            match made {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(io_error("create", path)(e)),
+            }
+            let work = path.join("work");
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&work)
+                .map_err(io_error("create", work))?;
+            return Ok(NewSnapshot {
+                snapshots: self.clone(),
+                path: Some(path),
+                lock,
+            });
+        }
+    }
+
+    /// Keys of all finished snapshots, sorted.
+    pub fn list(&self) -> Result<Vec<String>> {
+        let mut keys: Vec<String> = self.names()?.into_iter().filter(|n| is_key(n)).collect();
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    /// Removes a snapshot, whatever modes and flags its files have; `false` when there is none.
+    /// It must not be mounted. The name goes first, so a half removed snapshot is never seen.
+    pub fn remove(&self, key: &str) -> Result<bool> {
+        let path = self.path(key)?;
+        let old = format!("{OLD}{:032x}", rand::random::<u128>());
+        match fs::rename(&path, self.root.join(&old)) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(io_error("remove", path)(e)),
+        }
+        self.remove_name(&old)?;
+        Ok(true)
+    }
+
+    fn path(&self, key: &str) -> Result<PathBuf> {
+        if is_key(key) {
+            Ok(self.root.join(key))
+        } else {
+            Err(SnapshotError::Key(key.escape_debug().to_string()))
+        }
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let entries = fs::read_dir(&self.root).map_err(io_error("list", &self.root))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(io_error("list", &self.root))?;
+            names.extend(entry.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn sweep(&self) -> Result<()> {
+        for name in self.names()? {
+            let path = self.root.join(&name);
+            if name.starts_with(NEW) {
+                // Held while it is built, here or in another process.
+                let free = File::open(&path).is_ok_and(|d| d.try_lock().is_ok());
+                if !free {
+                    continue;
+                }
+            } else if !name.starts_with(OLD) {
+                continue;
+            }
+            self.remove_name(&name)?;
+        }
+        Ok(())
+    }
+
+    fn remove_name(&self, name: &str) -> Result<()> {
+        let dir = File::open(&self.root).map_err(io_error("open", &self.root))?;
+        remove_tree(dir.as_fd(), Path::new(name).as_os_str().as_bytes())
+            .map_err(|e| io_error("remove", self.root.join(name))(e.into()))
+    }
+}
+
+fn is_key(text: &str) -> bool {
+    let sound = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    (1..=200).contains(&text.len()) && text.bytes().all(sound)
+}
+
+/// A snapshot being built. Dropping it removes it.
+#[derive(Debug)]
+pub struct NewSnapshot {
+    snapshots: Snapshots,
+    path: Option<PathBuf>,
+    lock: File,
+}
+
+impl NewSnapshot {
+    /// The directory to fill: unpack a layer into it, or mount it as an overlay's upper directory.
+    pub fn fs(&self) -> PathBuf {
+        self.dir().join("fs")
+    }
+
+    /// An empty directory on the same file system, for an overlay's `workdir`.
+    pub fn work(&self) -> PathBuf {
+        self.dir().join("work")
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.path.clone().unwrap_or_default()
+    }
+
+    /// Syncs the file system and gives the snapshot its name; gives the directory to mount. If
+    /// another builder of the same key was faster, its snapshot stays and this one is removed.
+    /// No overlay may be mounted on it any more.
+    pub fn commit(mut self, key: &str) -> Result<PathBuf> {
+        let target = self.snapshots.path(key)?;
+        let Some(path) = self.path.clone() else {
+            return Ok(target.join("fs"));
+        };
+        let dir = File::open(&path).map_err(io_error("open", &path))?;
+        remove_tree(dir.as_fd(), b"work")
+            .map_err(|e| io_error("remove", path.join("work"))(e.into()))?;
+        rustix::fs::syncfs(&dir).map_err(|e| io_error("sync", &path)(e.into()))?;
+        let renamed = rustix::fs::renameat_with(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::CWD,
+            &target,
+            rustix::fs::RenameFlags::NOREPLACE,
+        );
+        match renamed {
+            Ok(()) => {
+                self.path = None;
+                self.lock.unlock().map_err(io_error("unlock", &target))?;
+                let root = &self.snapshots.root;
+                File::open(root)
+                    .and_then(|d| d.sync_all())
+                    .map_err(io_error("sync", root))?;
+            }
+            Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => {}
+            Err(e) => return Err(io_error("publish", target)(e.into())),
+        }
+        Ok(target.join("fs"))
+    }
+}
+
+impl Drop for NewSnapshot {
+    fn drop(&mut self) {
+        let Some(name) = self.path.as_deref().and_then(Path::file_name) else {
+            return;
+        };
+        if let Some(name) = name.to_str()
+            && let Err(error) = self.snapshots.remove_name(name)
+        {
+            // The next start sweeps it.
+            tracing::warn!(%error, "unfinished snapshot stays for now");
+        }
+    }
+}
