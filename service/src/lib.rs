@@ -9,6 +9,7 @@ pub mod bases;
 pub mod engine;
 mod http;
 pub mod regional;
+pub mod registry;
 mod server;
 mod service;
 pub mod settings;

@@ -1,0 +1,230 @@
+//! Files of the registry: small, durable, and readable without any database.
+//!
+//! ```text
+//! repositories/<repository>/_manifests/sha256/<hex>           media type of the manifest
+//! repositories/<repository>/_tags/<tag>                       digest
+//! repositories/<repository>/_layers/sha256/<hex>              empty
+//! repositories/<repository>/_referrers/sha256/<subject>/<hex> descriptor of the referrer
+//! tmp/                                                        files on their way
+//! ```
+//!
+//! No part of a repository's name starts with `_`, so repositories nest without clashes. The bytes
+//! themselves are in the blob store.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use chalk_core::Digest;
+use chalk_core::reference::{is_repository, is_tag};
+
+use super::error::EmbeddedError;
+
+type Result<T> = std::result::Result<T, EmbeddedError>;
+
+/// Files here are links and descriptors; more than this is none of ours.
+const FILE_LIMIT: u64 = 4 << 20;
+
+/// Root directory of the registry's files.
+#[derive(Debug)]
+pub(super) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn open(root: &Path) -> Result<Self> {
+        for sub in ["repositories", "tmp"] {
+            let dir = root.join(sub);
+            fs::create_dir_all(&dir).map_err(EmbeddedError::io("create", &dir))?;
+        }
+        // Only a process that died leaves anything here.
+        let tmp = root.join("tmp");
+        let entries = fs::read_dir(&tmp).map_err(EmbeddedError::io("list", &tmp))?;
+        for entry in entries {
+            let path = entry.map_err(EmbeddedError::io("list", &tmp))?.path();
+            fs::remove_file(&path).map_err(EmbeddedError::io("remove", &path))?;
+        }
+        sync_dir(root)?;
+        Ok(Self {
+            root: root.to_owned(),
+        })
+    }
+
+    /// Directory of a repository whose name was checked just here: nothing else makes paths.
+    pub(super) fn repository(&self, name: &str) -> Result<PathBuf> {
+        if !is_repository(name) {
+            return Err(EmbeddedError::NameInvalid(name.to_owned()));
+        }
+        Ok(self.root.join("repositories").join(name))
+    }
+
+    pub(super) fn manifest(&self, repository: &str, digest: &Digest) -> Result<PathBuf> {
+        let dir = self.manifests(repository)?;
+        Ok(dir.join(digest.hex()))
+    }
+
+    pub(super) fn manifests(&self, repository: &str) -> Result<PathBuf> {
+        Ok(self.repository(repository)?.join("_manifests/sha256"))
+    }
+
+    pub(super) fn tag(&self, repository: &str, tag: &str) -> Result<PathBuf> {
+        if !is_tag(tag) {
+            return Err(EmbeddedError::TagInvalid(tag.to_owned()));
+        }
+        Ok(self.tags(repository)?.join(tag))
+    }
+
+    pub(super) fn tags(&self, repository: &str) -> Result<PathBuf> {
+        Ok(self.repository(repository)?.join("_tags"))
+    }
+
+    pub(super) fn layer(&self, repository: &str, digest: &Digest) -> Result<PathBuf> {
+        Ok(self.layers(repository)?.join(digest.hex()))
+    }
+
+    pub(super) fn layers(&self, repository: &str) -> Result<PathBuf> {
+        Ok(self.repository(repository)?.join("_layers/sha256"))
+    }
+
+    pub(super) fn referrers(&self, repository: &str, subject: &Digest) -> Result<PathBuf> {
+        let dir = self.repository(repository)?.join("_referrers/sha256");
+        Ok(dir.join(subject.hex()))
+    }
+
+    /// Whether a repository was ever written to.
+    pub(super) fn exists(&self, repository: &str) -> Result<bool> {
+        let dir = self.repository(repository)?;
+        Ok(dir.join("_manifests").is_dir() || dir.join("_layers").is_dir())
+    }
+
+    /// Puts a whole file in its place, durably: written aside, synced, renamed, directory synced.
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.make_parent(path)?;
+        let mut file = tempfile::NamedTempFile::new_in(self.root.join("tmp"))
+            .map_err(EmbeddedError::io("create a file for", path))?;
+        file.write_all(bytes)
+            .and_then(|()| file.as_file().sync_all())
+            .map_err(EmbeddedError::io("write", path))?;
+        file.persist(path)
+            .map_err(|e| EmbeddedError::io("publish", path)(e.error))?;
+        sync_parent(path)
+    }
+
+    /// Puts an empty file in its place, durably; nothing when it is there.
+    pub(super) fn touch(&self, path: &Path) -> Result<()> {
+        if path.exists() {
+            return Ok(());
+        }
+        self.make_parent(path)?;
+        File::create(path).map_err(EmbeddedError::io("create", path))?;
+        sync_parent(path)
+    }
+
+    fn make_parent(&self, path: &Path) -> Result<()> {
+        let Some(parent) = path.parent() else {
+            return Ok(());
+        };
+        // From the first directory that is missing on, each is made durable in the one above.
+        let missing: Vec<&Path> = parent.ancestors().take_while(|dir| !dir.is_dir()).collect();
+        for dir in missing.into_iter().rev() {
+            match fs::create_dir(dir) {
+                Ok(()) => sync_parent(dir)?,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(EmbeddedError::io("create", dir)(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// All repositories that have a manifest or a layer, sorted.
+    pub(super) fn all(&self) -> Result<Vec<String>> {
+        let root = self.root.join("repositories");
+        let mut found = Vec::new();
+        let mut open = vec![String::new()];
+        while let Some(name) = open.pop() {
+            for entry in names(&root.join(&name))? {
+                if entry == "_manifests" || entry == "_layers" {
+                    found.push(name.clone());
+                } else if !entry.starts_with('_') {
+                    let child = match name.as_str() {
+                        "" => entry,
+                        above => format!("{above}/{entry}"),
+                    };
+                    if is_repository(&child) {
+                        open.push(child);
+                    }
+                }
+            }
+        }
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+}
+
+/// Contents of a small file; `None` when it is not there.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if is_absent(&e) => return Ok(None),
+        Err(e) => return Err(EmbeddedError::io("open", path)(e)),
+    };
+    let mut bytes = Vec::new();
+    let read = file.take(FILE_LIMIT).read_to_end(&mut bytes);
+    read.map_err(EmbeddedError::io("read", path))?;
+    Ok(Some(bytes))
+}
+
+/// Removes a file, durably; `false` when it was not there.
+pub(super) fn remove(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => {
+            sync_parent(path)?;
+            Ok(true)
+        }
+        Err(e) if is_absent(&e) => Ok(false),
+        Err(e) => Err(EmbeddedError::io("remove", path)(e)),
+    }
+}
+
+/// Names in a directory, sorted; none when it is not there.
+pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if is_absent(&e) => return Ok(Vec::new()),
+        Err(e) => return Err(EmbeddedError::io("list", dir)(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(EmbeddedError::io("list", dir))?.file_name();
+        // Names of ours are ASCII.
+        names.extend(name.into_string());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Digests that files in a directory are named by.
+pub(super) fn digests(dir: &Path) -> Result<Vec<Digest>> {
+    let names = names(dir)?;
+    Ok(names
+        .iter()
+        .filter_map(|hex| format!("sha256:{hex}").parse().ok())
+        .collect())
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+fn sync_parent(path: &Path) -> Result<()> {
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+fn sync_dir(dir: &Path) -> Result<()> {
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(EmbeddedError::io("sync", dir))
+}

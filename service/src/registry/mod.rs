@@ -1,0 +1,17 @@
+//! The embedded OCI registry, and the interface to the regional registry.
+//!
+//! [`Registry`] keeps repositories as plain files that link into the shared
+//! [`BlobStore`](chalk_store::BlobStore): it is the truth, from which every database can be
+//! rebuilt. [`router`] puts the OCI distribution specification 1.1 in front of it. [`Regional`] is
+//! what the builder sees: the embedded registry by direct calls, or an [`External`] one by the
+//! client.
+
+mod content;
+mod error;
+mod layout;
+mod regional;
+mod store;
+
+pub use error::EmbeddedError;
+pub use regional::{External, Regional, RegionalError};
+pub use store::Registry;

@@ -1,0 +1,379 @@
+//! The registry that holds built images: embedded or external, behind one interface.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chalk_core::reference::is_repository;
+use chalk_core::{Digest, Reference};
+use chalk_store::registry::{
+    Client, Manifest, ManifestHead, Options, Progress, Published, Pushed, Referrer, RegistryError,
+};
+use chalk_store::{Blob, BlobError, BlobStore};
+
+use super::error::EmbeddedError;
+use super::store::Registry;
+
+/// Failure of the regional registry.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegionalError {
+    /// The embedded registry failed.
+    #[error("embedded registry: {0}")]
+    Embedded(#[from] EmbeddedError),
+    /// The external registry failed.
+    #[error(transparent)]
+    External(#[from] RegistryError),
+    /// A repository or tag that no reference can hold.
+    #[error("`{text}` cannot be used in the regional registry: {detail}")]
+    Name {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+impl From<BlobError> for RegionalError {
+    fn from(error: BlobError) -> Self {
+        Self::Embedded(error.into())
+    }
+}
+
+type Result<T, E = RegionalError> = std::result::Result<T, E>;
+
+/// The regional registry, as builder and warmer see it. `repository` never has the external
+/// registry's path prefix; `name` is a tag or a digest.
+#[async_trait]
+pub trait Regional: Send + Sync + fmt::Debug {
+    /// Digest, type and size of a manifest; `None` when there is none.
+    async fn head_manifest(&self, repository: &str, name: &str) -> Result<Option<ManifestHead>>;
+
+    /// A manifest, verified; `None` when there is none.
+    async fn manifest(&self, repository: &str, name: &str) -> Result<Option<Manifest>>;
+
+    /// Whether the repository has a blob.
+    async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool>;
+
+    /// Makes a blob of `store` part of the repository.
+    async fn push_blob(
+        &self,
+        repository: &str,
+        blob: &Blob,
+        store: &BlobStore,
+        progress: &Progress,
+    ) -> Result<Pushed>;
+
+    /// Brings a blob of the repository into `store`, verified.
+    async fn pull_blob(
+        &self,
+        repository: &str,
+        blob: &Blob,
+        store: &BlobStore,
+        progress: &Progress,
+    ) -> Result<()>;
+
+    /// Publishes a manifest, whose blobs must be there, under a tag or its digest.
+    async fn put_manifest(
+        &self,
+        repository: &str,
+        name: &str,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<Published>;
+
+    /// Tags of a repository; none when there is no such repository.
+    async fn tags(&self, repository: &str) -> Result<Vec<String>>;
+
+    /// Manifests that have `subject` as their subject.
+    async fn referrers(
+        &self,
+        repository: &str,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Referrer>>;
+
+    /// Removes a tag, or a manifest by digest; `false` when there was none.
+    async fn delete(&self, repository: &str, name: &str) -> Result<bool>;
+}
+
+#[async_trait]
+impl Regional for Registry {
+    async fn head_manifest(&self, repository: &str, name: &str) -> Result<Option<ManifestHead>> {
+        let (repository, name) = (repository.to_owned(), name.to_owned());
+        self.off_runtime(move |registry| registry.head(&repository, &name))
+            .await
+    }
+
+    async fn manifest(&self, repository: &str, name: &str) -> Result<Option<Manifest>> {
+        let (repository, name) = (repository.to_owned(), name.to_owned());
+        self.off_runtime(move |registry| Registry::manifest(registry, &repository, &name))
+            .await
+    }
+
+    async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool> {
+        let (repository, digest) = (repository.to_owned(), *digest);
+        let size = self
+            .off_runtime(move |registry| registry.blob(&repository, &digest))
+            .await?;
+        Ok(size.is_some())
+    }
+
+    async fn push_blob(
+        &self,
+        repository: &str,
+        blob: &Blob,
+        store: &BlobStore,
+        _: &Progress,
+    ) -> Result<Pushed> {
+        let (repository, blob) = (repository.to_owned(), *blob);
+        let store = store.clone();
+        self.off_runtime(move |registry| {
+            if registry.blob(&repository, &blob.digest)?.is_some() {
+                return Ok(Pushed::Present);
+            }
+            let copied = copy(&store, registry.blobs(), &blob)?;
+            registry.link_blob(&repository, &blob.digest)?;
+            Ok(if copied {
+                Pushed::Uploaded
+            } else {
+                Pushed::Mounted
+            })
+        })
+        .await
+    }
+
+    async fn pull_blob(
+        &self,
+        repository: &str,
+        blob: &Blob,
+        store: &BlobStore,
+        _: &Progress,
+    ) -> Result<()> {
+        let (repository, blob) = (repository.to_owned(), *blob);
+        let store = store.clone();
+        self.off_runtime(move |registry| {
+            if registry.blob(&repository, &blob.digest)?.is_none() {
+                return Err(EmbeddedError::BlobUnknown(blob.digest));
+            }
+            copy(registry.blobs(), &store, &blob)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn put_manifest(
+        &self,
+        repository: &str,
+        name: &str,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<Published> {
+        let (repository, name) = (repository.to_owned(), name.to_owned());
+        let media_type = media_type.to_owned();
+        self.off_runtime(move |registry| {
+            Registry::put_manifest(registry, &repository, &name, &media_type, &bytes)
+        })
+        .await
+    }
+
+    async fn tags(&self, repository: &str) -> Result<Vec<String>> {
+        let repository = repository.to_owned();
+        self.off_runtime(
+            move |registry| match Registry::tags(registry, &repository) {
+                Err(EmbeddedError::NameUnknown(_)) => Ok(Vec::new()),
+                other => other,
+            },
+        )
+        .await
+    }
+
+    async fn referrers(
+        &self,
+        repository: &str,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Referrer>> {
+        let (repository, subject) = (repository.to_owned(), *subject);
+        let kind = artifact_type.map(str::to_owned);
+        self.off_runtime(move |registry| {
+            Registry::referrers(registry, &repository, &subject, kind.as_deref())
+        })
+        .await
+    }
+
+    async fn delete(&self, repository: &str, name: &str) -> Result<bool> {
+        let (repository, name) = (repository.to_owned(), name.to_owned());
+        self.off_runtime(move |registry| registry.delete_manifest(&repository, &name))
+            .await
+    }
+}
+
+impl Registry {
+    /// Runs blocking work on tokio's blocking threads.
+    async fn off_runtime<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, EmbeddedError> + Send + 'static,
+    ) -> Result<T> {
+        let registry = self.clone();
+        let done = self.blobs().run(move |_| work(&registry)).await;
+        done.map_err(RegionalError::Embedded)
+    }
+}
+
+/// Brings a blob from one store to the other, verified; `false` when it was there.
+fn copy(from: &BlobStore, to: &BlobStore, blob: &Blob) -> Result<bool, EmbeddedError> {
+    if to.contains(&blob.digest)? {
+        return Ok(false);
+    }
+    to.put_reader(from.open_verified(&blob.digest)?, Some(blob.digest))?;
+    Ok(true)
+}
+
+/// A registry elsewhere that takes the embedded one's place.
+#[derive(Debug, Clone)]
+pub struct External {
+    client: Client,
+    registry: String,
+    prefix: String,
+}
+
+impl External {
+    /// Uses the registry at `url` (`registry.example:5000`, or with a scheme) with `prefix` before
+    /// every repository (`team/chalk`, may be empty). `http://` allows plain HTTP.
+    ///
+    /// # Errors
+    /// [`RegionalError::Name`] for a bad address or prefix, and what [`Client::new`] gives.
+    pub fn new(url: &str, prefix: &str, mut options: Options) -> Result<Self> {
+        let bad = |detail: &str| RegionalError::Name {
+            text: url.to_owned(),
+            detail: detail.to_owned(),
+        };
+        let (plain, rest) = match url.split_once("://") {
+            Some(("http", rest)) => (true, rest),
+            Some(("https", rest)) => (false, rest),
+            Some(_) => return Err(bad("expected `host[:port]`, or http or https before it")),
+            None => (false, url),
+        };
+        let registry = rest.trim_end_matches('/');
+        if registry.contains(['/', '@', '?', '#']) {
+            return Err(bad(
+                "expected `host[:port]`; the path belongs into the prefix",
+            ));
+        }
+        let prefix = prefix.trim_matches('/');
+        if !prefix.is_empty() && !is_repository(prefix) {
+            return Err(RegionalError::Name {
+                text: prefix.to_owned(),
+                detail: "the prefix is no repository path".to_owned(),
+            });
+        }
+        if plain {
+            options.insecure.insert(registry.to_owned());
+        }
+        let external = Self {
+            client: Client::new(options)?,
+            registry: registry.to_owned(),
+            prefix: prefix.to_owned(),
+        };
+        // Says now what every later call would say.
+        external.reference("chalk", None)?;
+        Ok(external)
+    }
+
+    /// The pullable reference of a manifest.
+    ///
+    /// # Errors
+    /// [`RegionalError::Name`].
+    pub fn reference(&self, repository: &str, name: Option<&str>) -> Result<Reference> {
+        let path = match self.prefix.as_str() {
+            "" => repository.to_owned(),
+            prefix => format!("{prefix}/{repository}"),
+        };
+        let refuse = |detail: String| RegionalError::Name {
+            text: format!("{}/{path}", self.registry),
+            detail,
+        };
+        let digest = match name.filter(|name| name.contains(':')) {
+            Some(text) => Some(text.parse::<Digest>().map_err(|e| refuse(e.to_string()))?),
+            None => None,
+        };
+        let tag = name.filter(|_| digest.is_none());
+        let reference = Reference::new(&self.registry, &path, tag, digest);
+        reference.map_err(|e| refuse(e.to_string()))
+    }
+}
+
+#[async_trait]
+impl Regional for External {
+    async fn head_manifest(&self, repository: &str, name: &str) -> Result<Option<ManifestHead>> {
+        let at = self.reference(repository, Some(name))?;
+        Ok(self.client.head_manifest(&at).await?)
+    }
+
+    async fn manifest(&self, repository: &str, name: &str) -> Result<Option<Manifest>> {
+        let at = self.reference(repository, Some(name))?;
+        Ok(self.client.manifest(&at).await?)
+    }
+
+    async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool> {
+        let at = self.reference(repository, None)?;
+        Ok(self.client.has_blob(&at, digest).await?)
+    }
+
+    async fn push_blob(
+        &self,
+        repository: &str,
+        blob: &Blob,
+        store: &BlobStore,
+        progress: &Progress,
+    ) -> Result<Pushed> {
+        let at = self.reference(repository, None)?;
+        Ok(self
+            .client
+            .push_blob(&at, blob, store, None, progress)
+            .await?)
+    }
+
+    async fn pull_blob(
+        &self,
+        repository: &str,
+        blob: &Blob,
+        store: &BlobStore,
+        progress: &Progress,
+    ) -> Result<()> {
+        let at = self.reference(repository, None)?;
+        Ok(self.client.pull_blob(&at, blob, store, progress).await?)
+    }
+
+    async fn put_manifest(
+        &self,
+        repository: &str,
+        name: &str,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<Published> {
+        let at = self.reference(repository, Some(name))?;
+        Ok(self.client.put_manifest(&at, media_type, bytes).await?)
+    }
+
+    async fn tags(&self, repository: &str) -> Result<Vec<String>> {
+        let at = self.reference(repository, None)?;
+        Ok(self.client.tags(&at).await?)
+    }
+
+    async fn referrers(
+        &self,
+        repository: &str,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Referrer>> {
+        let at = self.reference(repository, None)?;
+        Ok(self.client.referrers(&at, subject, artifact_type).await?)
+    }
+
+    async fn delete(&self, repository: &str, name: &str) -> Result<bool> {
+        let at = self.reference(repository, Some(name))?;
+        Ok(self.client.delete_manifest(&at).await?)
+    }
+}
