@@ -6,9 +6,12 @@
 //! that a service works in, and how others find it there.
 
 pub mod bases;
+mod builds;
+pub mod catalog;
 pub mod engine;
 mod http;
-pub mod regional;
+pub mod index;
+pub mod places;
 pub mod registry;
 mod server;
 mod service;

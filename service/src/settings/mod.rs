@@ -84,6 +84,9 @@ pub struct Build {
     pub log_limit: ByteSize,
     /// Finished builds whose records and logs are kept.
     pub keep: usize,
+    /// How long a build that is to end with its clients waits for one to come back.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub disconnect_grace: Duration,
 }
 
 /// `build.proxies.*`: set for the time of a step, never part of a layer or hash.
@@ -220,6 +223,7 @@ impl Default for Build {
             step_timeout: Duration::from_secs(3600),
             log_limit: ByteSize::mib(64),
             keep: 1000,
+            disconnect_grace: Duration::from_secs(10),
         }
     }
 }

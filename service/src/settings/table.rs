@@ -179,6 +179,11 @@ pub const TABLE: &[Setting] = &[
         "Finished builds whose records and logs are kept.",
     ),
     setting(
+        "build.disconnect_grace",
+        Kind::Time,
+        "How long a build that is to end with its clients waits for one to come back.",
+    ),
+    setting(
         "registry.url",
         Kind::Text,
         "host[:port] of an external registry for built images; unset, the embedded one.",

@@ -1,0 +1,227 @@
+//! A build that waits or runs.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chalk_core::Digest;
+use chalk_core::wire::{Build, EventKind};
+use tokio_util::sync::CancellationToken;
+
+use super::log::EventLog;
+use super::{Wanted, record};
+use crate::engine::{EventSink, Job};
+use crate::places::Name;
+
+/// A build that waits or runs.
+#[derive(Debug)]
+pub(crate) struct Live {
+    id: String,
+    hash: Digest,
+    force: bool,
+    grace: Duration,
+    log: Arc<EventLog>,
+    cancel: CancellationToken,
+    /// Some request wants the build whether it is followed or not.
+    detached: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    record: Build,
+    /// Names to give to the image.
+    names: Vec<Name>,
+    job: Option<Job>,
+    why_cancelled: Option<String>,
+    followers: usize,
+    /// Counts followers that came.
+    epoch: u64,
+    /// Closing: nobody may share it any more.
+    closing: bool,
+}
+
+impl Live {
+    pub(super) fn new(record: Build, log: EventLog, wanted: &Wanted, grace: Duration) -> Self {
+        Self {
+            id: record.id.clone(),
+            hash: wanted.image_hash,
+            force: wanted.force,
+            grace,
+            log: Arc::new(log),
+            cancel: CancellationToken::new(),
+            detached: AtomicBool::new(!wanted.cancel_on_disconnect),
+            state: Mutex::new(State {
+                record,
+                names: wanted.name.iter().cloned().collect(),
+                job: None,
+                why_cancelled: None,
+                followers: 0,
+                epoch: 0,
+                closing: false,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change is one assignment: a panic elsewhere leaves the state sound.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn hash(&self) -> Digest {
+        self.hash
+    }
+
+    pub(super) fn forced(&self) -> bool {
+        self.force
+    }
+
+    pub(super) fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    pub(super) fn log(&self) -> Arc<EventLog> {
+        self.log.clone()
+    }
+
+    pub(super) fn cancelled(&self) -> &CancellationToken {
+        &self.cancel
+    }
+
+    /// The build as it is now.
+    pub(crate) fn snapshot(&self) -> Build {
+        let mut build = self.state().record.clone();
+        if !build.status.is_final() {
+            build.seconds = record::seconds_since(&build.created);
+        }
+        build
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut Build)) {
+        change(&mut self.state().record);
+    }
+
+    /// Whether another request may share it.
+    pub(super) fn open(&self) -> bool {
+        !self.cancel.is_cancelled() && !self.state().closing
+    }
+
+    /// Takes one more request in. Call under the queue's lock, when [`open`](Self::open).
+    pub(super) fn join(&self, wanted: &Wanted) {
+        if !wanted.cancel_on_disconnect {
+            self.detached.store(true, Ordering::Relaxed);
+        }
+        let mut state = self.state();
+        if let Some(name) = &wanted.name
+            && !state.names.contains(name)
+        {
+            state.names.push(name.clone());
+            if state.record.name.is_none() {
+                state.record.name = Some(name.to_string());
+            }
+        }
+    }
+
+    /// Closes it for further requests and gives the names that were asked for.
+    pub(super) fn close(&self) -> Vec<Name> {
+        let mut state = self.state();
+        state.closing = true;
+        std::mem::take(&mut state.names)
+    }
+
+    pub(super) fn set_job(&self, wanted: Wanted) {
+        let job = Job {
+            id: self.id.clone(),
+            spec: wanted.spec,
+            image_hash: wanted.image_hash,
+            secrets: wanted.secrets,
+            force: wanted.force,
+            compression: wanted.compression,
+        };
+        self.state().job = Some(job);
+    }
+
+    /// What the engine is to do; the secrets are in nobody else's hands after this.
+    pub(super) fn take_job(&self) -> Option<Job> {
+        self.state().job.take()
+    }
+
+    /// Makes it end; the first reason counts.
+    pub(super) fn cancel(&self, why: &str) {
+        let mut state = self.state();
+        if state.why_cancelled.is_none() {
+            tracing::info!(id = self.id, why, "build is cancelled");
+            state.why_cancelled = Some(why.to_owned());
+        }
+        drop(state);
+        self.cancel.cancel();
+    }
+
+    pub(super) fn why_cancelled(&self) -> Option<String> {
+        self.state().why_cancelled.clone()
+    }
+
+    pub(super) fn cancels_when_left(&self) -> bool {
+        !self.detached.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.state().epoch
+    }
+
+    /// Whether nobody follows it now, nobody came since `epoch`, and nobody wants it all the same.
+    pub(super) fn left_since(&self, epoch: u64) -> bool {
+        let state = self.state();
+        self.cancels_when_left() && state.followers == 0 && state.epoch == epoch
+    }
+}
+
+impl EventSink for Live {
+    fn emit(&self, event: EventKind) {
+        let mut state = self.state();
+        if !matches!(event, EventKind::Log { .. }) {
+            record::apply(&mut state.record, &event);
+        }
+        // Under the lock, so that record and log agree on the order.
+        self.log.append(event);
+        drop(state);
+        if let Some(fault) = self.log.fault() {
+            self.cancel(&fault);
+        }
+    }
+}
+
+/// One client that follows a build. When the last one goes, `left` is called.
+pub(crate) struct FollowGuard {
+    live: Arc<Live>,
+    left: Box<dyn Fn(&Arc<Live>) + Send + Sync>,
+}
+
+impl FollowGuard {
+    pub(super) fn new(live: Arc<Live>, left: impl Fn(&Arc<Live>) + Send + Sync + 'static) -> Self {
+        let mut state = live.state();
+        state.followers += 1;
+        state.epoch += 1;
+        drop(state);
+        Self {
+            live,
+            left: Box::new(left),
+        }
+    }
+}
+
+impl Drop for FollowGuard {
+    fn drop(&mut self) {
+        let mut state = self.live.state();
+        state.followers -= 1;
+        let last = state.followers == 0;
+        drop(state);
+        if last && self.live.cancels_when_left() {
+            (self.left)(&self.live);
+        }
+    }
+}

@@ -1,0 +1,517 @@
+//! The queue of builds: single flight by image hash, a limit on what runs and what waits,
+//! cancellation, and the record and events of every build.
+//!
+//! - Requests for one hash share one build while it is queued or runs. A request with `force`
+//!   shares only with others that have it, since a plain build may take its layers from the cache;
+//!   a plain request is content with a forced build. Secrets and compression of the first request
+//!   count.
+//! - A build ends early when it is cancelled by [`Builds::cancel`], when its last follower is gone
+//!   (only if every request for it asked so), and when the service stops.
+//! - A build's directory `builds/<id>/` holds `build.json`, its record, and `events.jsonl`
+//!   ([`log`]). The index holds the record, too, to list it.
+
+pub(crate) mod live;
+mod log;
+pub(crate) mod record;
+mod recovery;
+mod run;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chalk_core::wire::{Build, BuildStatus, EventKind};
+use chalk_core::{Digest, Spec};
+use tokio_util::task::TaskTracker;
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::engine::{Compression, Engine, EventSink, Secret};
+use crate::index::{Index, IndexError};
+use crate::places::Name;
+use crate::settings;
+
+pub(crate) use live::{FollowGuard, Live};
+pub(crate) use log::{Follower, Line};
+
+/// Reused builds that are remembered, so that a client can ask for them by id.
+const REUSED: usize = 256;
+
+/// Why a build is not taken, or not found.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildsError {
+    /// The service stops.
+    #[error("the service stops and takes no more builds")]
+    Stopping,
+    /// Too many wait.
+    #[error("{0} builds wait already (setting `build.queue_limit`)")]
+    Full(usize),
+    /// No such build.
+    #[error("there is no build `{0}`")]
+    Unknown(String),
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// A name cannot be given.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The directory of the build cannot be used.
+    #[error("failed to {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A build that is asked for.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// Spec with every base pinned.
+    pub(crate) spec: Spec,
+    pub(crate) image_hash: Digest,
+    pub(crate) recipe_hash: Digest,
+    pub(crate) name: Option<Name>,
+    pub(crate) force: bool,
+    pub(crate) secrets: BTreeMap<String, Secret>,
+    pub(crate) cancel_on_disconnect: bool,
+    pub(crate) compression: Option<Compression>,
+}
+
+/// All builds.
+pub(crate) struct Builds {
+    dir: PathBuf,
+    settings: settings::Build,
+    engine: Arc<dyn Engine>,
+    catalog: Arc<Catalog>,
+    index: Arc<Index>,
+    queue: Mutex<Queue>,
+    tasks: TaskTracker,
+    last_id: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Builds that wait or run, by id.
+    live: BTreeMap<String, Arc<Live>>,
+    waiting: VecDeque<Arc<Live>>,
+    running: usize,
+    reused: VecDeque<Build>,
+    stopping: bool,
+}
+
+impl Builds {
+    pub(crate) fn new(
+        dir: PathBuf,
+        settings: settings::Build,
+        engine: Arc<dyn Engine>,
+        catalog: Arc<Catalog>,
+        index: Arc<Index>,
+    ) -> Self {
+        Self {
+            dir,
+            settings,
+            engine,
+            catalog,
+            index,
+            queue: Mutex::default(),
+            tasks: TaskTracker::new(),
+            last_id: AtomicU64::new(0),
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // The queue is changed by short pieces of code that do not panic.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn build_dir(&self, id: &str) -> PathBuf {
+        self.dir.join(id)
+    }
+
+    fn events_path(&self, id: &str) -> PathBuf {
+        self.build_dir(id).join("events.jsonl")
+    }
+
+    /// A new identifier: milliseconds since 1970 and random bits in hex, so that text order is
+    /// order in time.
+    fn new_id(&self) -> String {
+        let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+        let next = |last: u64| Some(now.max(last + 1));
+        let ms = match self
+            .last_id
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+        {
+            Ok(last) | Err(last) => now.max(last + 1),
+        };
+        format!("{ms:012x}-{:08x}", rand::random::<u32>())
+    }
+
+    /// A fresh record.
+    fn record(&self, id: String, wanted: &Wanted) -> Build {
+        Build {
+            id,
+            status: BuildStatus::Queued,
+            image_hash: wanted.image_hash,
+            recipe_hash: wanted.recipe_hash,
+            name: wanted.name.as_ref().map(ToString::to_string),
+            image: None,
+            digest: None,
+            created: jiff::Timestamp::now().to_string(),
+            finished: None,
+            seconds: 0.0,
+            steps: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// A build that found its image finished: nothing runs, nothing is written.
+    pub(crate) fn reused(&self, wanted: &Wanted, digest: Digest) -> Build {
+        let mut build = self.record(self.new_id(), wanted);
+        build.status = BuildStatus::Reused;
+        build.image = Some(self.catalog.pullable(&wanted.image_hash));
+        build.digest = Some(digest);
+        build.finished = Some(build.created.clone());
+        build.steps = record::all_cached(&wanted.spec);
+        let mut queue = self.queue();
+        queue.reused.push_back(build.clone());
+        if queue.reused.len() > REUSED {
+            queue.reused.pop_front();
+        }
+        build
+    }
+
+    /// The build that a request may share, if there is one.
+    pub(crate) fn join(&self, wanted: &Wanted) -> Option<Build> {
+        self.joinable(&self.queue(), wanted)
+    }
+
+    fn joinable(&self, queue: &Queue, wanted: &Wanted) -> Option<Build> {
+        let shared = queue.live.values().find(|live| {
+            live.hash() == wanted.image_hash && (live.forced() || !wanted.force) && live.open()
+        })?;
+        shared.join(wanted);
+        tracing::info!(id = shared.id(), hash = %wanted.image_hash, "build is shared");
+        Some(shared.snapshot())
+    }
+
+    /// Queues a build, or shares one.
+    ///
+    /// # Errors
+    /// When the service stops, the queue is full, or the build's directory cannot be made.
+    pub(crate) async fn start(self: &Arc<Self>, wanted: Wanted) -> Result<Build, BuildsError> {
+        self.admit(&self.queue())?;
+        let record = self.record(self.new_id(), &wanted);
+        let this = self.clone();
+        let kept = record.clone();
+        let log = blocking(move || {
+            let log = this.make_dir(&kept)?;
+            this.index.put_build(&kept)?;
+            Ok(log)
+        })
+        .await?;
+        let live = Arc::new(Live::new(
+            record,
+            log,
+            &wanted,
+            self.settings.disconnect_grace,
+        ));
+        let (taken, answer) = self.enqueue(&live, wanted);
+        if !taken {
+            let (this, id) = (self.clone(), live.id().to_owned());
+            let forget = blocking(move || this.forget(&[id])).await;
+            if let Err(error) = forget {
+                tracing::warn!(%error, "an unused build stays behind");
+            }
+        }
+        answer
+    }
+
+    /// Puts a build in its place, unless things changed while its directory was made.
+    fn enqueue(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        wanted: Wanted,
+    ) -> (bool, Result<Build, BuildsError>) {
+        let mut queue = self.queue();
+        if let Some(shared) = self.joinable(&queue, &wanted) {
+            return (false, Ok(shared));
+        }
+        if let Err(refused) = self.admit(&queue) {
+            return (false, Err(refused));
+        }
+        tracing::info!(id = live.id(), hash = %live.hash(), force = live.forced(), "build is queued");
+        queue.live.insert(live.id().to_owned(), live.clone());
+        live.set_job(wanted);
+        if queue.running < self.settings.parallel {
+            queue.running += 1;
+            self.tasks.spawn(run::run(self.clone(), live.clone()));
+        } else {
+            queue.waiting.push_back(live.clone());
+            live.emit(EventKind::Queued {
+                ahead: queue.running + queue.waiting.len() - 1,
+            });
+        }
+        if live.cancels_when_left() {
+            self.watch_left(live);
+        }
+        (true, Ok(live.snapshot()))
+    }
+
+    fn admit(&self, queue: &Queue) -> Result<(), BuildsError> {
+        if queue.stopping {
+            return Err(BuildsError::Stopping);
+        }
+        let waits = queue.running >= self.settings.parallel;
+        if waits && queue.waiting.len() >= self.settings.queue_limit {
+            return Err(BuildsError::Full(queue.waiting.len()));
+        }
+        Ok(())
+    }
+
+    fn make_dir(&self, record: &Build) -> Result<log::EventLog, BuildsError> {
+        let dir = self.build_dir(&record.id);
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| BuildsError::Io {
+                action,
+                path,
+                source,
+            }
+        };
+        std::fs::create_dir(&dir).map_err(io("make", &dir))?;
+        let path = dir.join("build.json");
+        let json = serde_json::to_vec(record).unwrap_or_default();
+        std::fs::write(&path, json).map_err(io("write", &path))?;
+        let path = self.events_path(&record.id);
+        let limit = self.settings.log_limit.as_u64();
+        log::EventLog::create(path.clone(), limit).map_err(io("make", &path))
+    }
+
+    /// A place is free: the build that has waited longest takes it.
+    fn next(self: &Arc<Self>) {
+        let mut queue = self.queue();
+        queue.running -= 1;
+        while queue.running < self.settings.parallel
+            && let Some(live) = queue.waiting.pop_front()
+        {
+            queue.running += 1;
+            self.tasks.spawn(run::run(self.clone(), live));
+        }
+        for (position, live) in queue.waiting.iter().enumerate() {
+            live.emit(EventKind::Queued {
+                ahead: queue.running + position,
+            });
+        }
+    }
+
+    /// Cancels a build and gives it as it is then; one that has ended stays as it is. The events
+    /// tell when it has really ended.
+    ///
+    /// # Errors
+    /// When there is no such build, or the index fails.
+    pub(crate) async fn cancel(self: &Arc<Self>, id: &str) -> Result<Build, BuildsError> {
+        let live = self.queue().live.get(id).cloned();
+        match live {
+            Some(live) => {
+                self.end(&live, "it was cancelled by a client");
+                Ok(live.snapshot())
+            }
+            None => self.get(id).await,
+        }
+    }
+
+    /// Makes a build end. One that waits ends at once, without a place.
+    fn end(self: &Arc<Self>, live: &Arc<Live>, why: &str) {
+        live.cancel(why);
+        let mut queue = self.queue();
+        let waiting = queue.waiting.len();
+        queue.waiting.retain(|other| !Arc::ptr_eq(other, live));
+        if queue.waiting.len() < waiting {
+            self.tasks
+                .spawn(run::drop_waiting(self.clone(), live.clone()));
+        }
+    }
+
+    /// Cancels a build if nobody follows it for a while.
+    fn watch_left(self: &Arc<Self>, live: &Arc<Live>) {
+        let (this, live) = (Arc::downgrade(self), live.clone());
+        let epoch = live.epoch();
+        tokio::spawn(async move {
+            tokio::time::sleep(live.grace()).await;
+            if let Some(this) = this.upgrade()
+                && live.left_since(epoch)
+            {
+                this.end(&live, "its last client is gone");
+            }
+        });
+    }
+
+    /// The build of that id.
+    ///
+    /// # Errors
+    /// When there is none, or the index fails.
+    pub(crate) async fn get(self: &Arc<Self>, id: &str) -> Result<Build, BuildsError> {
+        {
+            let queue = self.queue();
+            if let Some(live) = queue.live.get(id) {
+                return Ok(live.snapshot());
+            }
+            if let Some(build) = queue.reused.iter().find(|build| build.id == id) {
+                return Ok(build.clone());
+            }
+        }
+        let (this, wanted) = (self.clone(), id.to_owned());
+        let found = blocking(move || Ok(this.index.build(&wanted)?)).await?;
+        found.ok_or_else(|| BuildsError::Unknown(id.to_owned()))
+    }
+
+    /// Builds, newest first: of a name, and of an image whose hash begins with the hex digits of
+    /// `hash`.
+    ///
+    /// # Errors
+    /// When the index fails.
+    pub(crate) async fn list(
+        self: &Arc<Self>,
+        limit: usize,
+        name: Option<String>,
+        hash: Option<String>,
+    ) -> Result<Vec<Build>, BuildsError> {
+        let live: BTreeMap<String, Build> = {
+            let queue = self.queue();
+            let live = queue.live.iter();
+            live.map(|(id, live)| (id.clone(), live.snapshot()))
+                .collect()
+        };
+        let this = self.clone();
+        blocking(move || {
+            let wanted = |kept: Build| {
+                let build = live.get(&kept.id).cloned().unwrap_or(kept);
+                let of_name = name.is_none() || build.name == name;
+                let of_hash = hash
+                    .as_ref()
+                    .is_none_or(|hex| build.image_hash.hex().starts_with(hex.as_str()));
+                (of_name && of_hash).then_some(build)
+            };
+            Ok(this.index.builds(limit, wanted)?)
+        })
+        .await
+    }
+
+    /// The events of a build after number `after`.
+    ///
+    /// # Errors
+    /// When there is no such build, or its events cannot be read.
+    pub(crate) async fn follow(
+        self: &Arc<Self>,
+        id: &str,
+        after: u64,
+    ) -> Result<Events, BuildsError> {
+        let live = self.queue().live.get(id).cloned();
+        let guard = live.as_ref().map(|live| {
+            let this = Arc::downgrade(self);
+            FollowGuard::new(live.clone(), move |live| {
+                if let Some(this) = this.upgrade() {
+                    this.watch_left(live);
+                }
+            })
+        });
+        if live.is_none() {
+            let build = self.get(id).await?;
+            if build.status == BuildStatus::Reused {
+                return Ok(Events::Reused(Some(build)));
+            }
+        }
+        let path = self.events_path(id);
+        let log = live.map(|live| live.log());
+        let opened = blocking({
+            let path = path.clone();
+            move || Ok(Follower::open(&path, after, log))
+        });
+        match opened.await? {
+            Ok(follower) => Ok(Events::Kept(follower, guard)),
+            Err(source) => Err(BuildsError::Io {
+                action: "open",
+                path,
+                source,
+            }),
+        }
+    }
+
+    /// Forgets builds: their directories and their rows.
+    fn forget(&self, ids: &[String]) -> Result<(), BuildsError> {
+        for id in ids {
+            let dir = self.build_dir(id);
+            match std::fs::remove_dir_all(&dir) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(BuildsError::Io {
+                        action: "remove",
+                        path: dir,
+                        source,
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(self.index.remove_builds(ids)?)
+    }
+
+    /// Forgets the oldest finished builds beyond the setting `build.keep`.
+    fn prune(&self) -> Result<(), BuildsError> {
+        let mut ids = self.index.build_ids()?;
+        let too_many = ids.len().saturating_sub(self.settings.keep);
+        ids.truncate(too_many);
+        {
+            let queue = self.queue();
+            ids.retain(|id| !queue.live.contains_key(id));
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.forget(&ids)
+    }
+
+    /// Takes no more builds, cancels what waits and runs, and waits for its end at most `limit`.
+    /// The layers of finished steps are kept, so the next build goes on from there.
+    pub(crate) async fn stop(self: &Arc<Self>, limit: Duration) {
+        let live: Vec<Arc<Live>> = {
+            let mut queue = self.queue();
+            queue.stopping = true;
+            queue.live.values().cloned().collect()
+        };
+        for live in &live {
+            self.end(live, "the service stopped");
+        }
+        self.tasks.close();
+        if tokio::time::timeout(limit, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("builds did not end in time and were left");
+        }
+    }
+}
+
+/// Where the events of a build are.
+pub(crate) enum Events {
+    /// In its log.
+    Kept(Follower, Option<FollowGuard>),
+    /// Nowhere: the build ended as soon as it was asked for.
+    Reused(Option<Build>),
+}
+
+/// Runs file and database work on a blocking thread.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BuildsError> + Send + 'static,
+) -> Result<T, BuildsError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(_) => Err(BuildsError::Stopping),
+    }
+}

@@ -1,0 +1,135 @@
+//! One build from its place in the queue to its end.
+
+use std::sync::Arc;
+
+use chalk_core::wire::{Build, BuildStatus, Problem, StepState, problem};
+use futures_util::FutureExt;
+
+use super::{Builds, Live, blocking};
+use crate::engine::{EngineError, Outcome};
+use crate::index::Known;
+
+/// Runs a build that has a place, and gives the place to the next.
+pub(super) async fn run(builds: Arc<Builds>, live: Arc<Live>) {
+    tracing::info!(id = live.id(), "build runs");
+    live.change(|build| build.status = BuildStatus::Running);
+    let result = carry_out(&builds, &live).await;
+    finish(&builds, &live, result).await;
+    builds.next();
+}
+
+/// Ends a build that was cancelled while it waited.
+pub(super) async fn drop_waiting(builds: Arc<Builds>, live: Arc<Live>) {
+    live.take_job();
+    finish(&builds, &live, Err(cancelled(&live))).await;
+}
+
+async fn carry_out(builds: &Arc<Builds>, live: &Arc<Live>) -> Result<Outcome, Problem> {
+    let Some(job) = live.take_job() else {
+        return Err(fault("the build has nothing to do".to_owned()));
+    };
+    if live.cancelled().is_cancelled() {
+        return Err(cancelled(live));
+    }
+    let building = builds.engine.build(&job, live.as_ref(), live.cancelled());
+    // A panic of the engine must not take the place in the queue along.
+    let built = std::panic::AssertUnwindSafe(building).catch_unwind().await;
+    let outcome = match built {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(EngineError::Cancelled)) => return Err(cancelled(live)),
+        Ok(Err(error)) => return Err(error.problem()),
+        Err(_) => {
+            return Err(fault(
+                "the engine panicked; see the service's log".to_owned(),
+            ));
+        }
+    };
+    let known = Known {
+        digest: outcome.manifest,
+        platform: job.spec.platform.clone(),
+        size: outcome.size,
+        layers: outcome.layers,
+        created: jiff::Timestamp::now().to_string(),
+    };
+    let kept = builds.catalog.put(&job.image_hash, &known).await;
+    kept.map_err(|e| fault(e.to_string()))?;
+    Ok(outcome)
+}
+
+async fn finish(builds: &Arc<Builds>, live: &Arc<Live>, result: Result<Outcome, Problem>) {
+    let mut result = result;
+    // From here on nobody can join, so no name is forgotten.
+    for name in live.close() {
+        if result.is_ok()
+            && let Err(error) = builds.catalog.name(&live.hash(), &name).await
+        {
+            result = Err(fault(format!(
+                "the image was built but cannot be named {name}: {error}"
+            )));
+        }
+    }
+    live.change(|build| end(build, result, builds.catalog.pullable(&build.image_hash)));
+    let build = live.snapshot();
+    match &build.error {
+        Some(error) => tracing::warn!(id = build.id, detail = error.detail, "build failed"),
+        None => tracing::info!(id = build.id, seconds = build.seconds, "build ended"),
+    }
+    let (this, log) = (builds.clone(), live.log());
+    let kept = blocking(move || {
+        log.close(build.clone());
+        this.index.put_build(&build)?;
+        this.prune()
+    })
+    .await;
+    if let Err(error) = kept {
+        tracing::error!(id = live.id(), %error, "the end of a build cannot be kept");
+    }
+    builds.queue().live.remove(live.id());
+}
+
+/// Writes the end of a build into its record.
+pub(super) fn end(build: &mut Build, result: Result<Outcome, Problem>, image: String) {
+    build.finished = Some(jiff::Timestamp::now().to_string());
+    build.seconds = super::record::seconds_since(&build.created);
+    match result {
+        Ok(outcome) => {
+            build.status = BuildStatus::Built;
+            build.image = Some(image);
+            build.digest = Some(outcome.manifest);
+            build.steps = outcome.steps;
+        }
+        Err(error) => {
+            build.status = match error.kind.as_str() {
+                problem::CANCELLED => BuildStatus::Cancelled,
+                _ => BuildStatus::Failed,
+            };
+            for step in &mut build.steps {
+                if step.state == StepState::Running {
+                    step.state = StepState::Failed;
+                }
+            }
+            build.error = Some(error);
+        }
+    }
+}
+
+fn cancelled(live: &Live) -> Problem {
+    let why = live.why_cancelled().unwrap_or_default();
+    Problem {
+        kind: problem::CANCELLED.to_owned(),
+        title: "build cancelled".to_owned(),
+        status: 503,
+        detail: why,
+        hint: String::new(),
+    }
+}
+
+fn fault(detail: String) -> Problem {
+    Problem {
+        kind: problem::INTERNAL.to_owned(),
+        title: "a fault of the service".to_owned(),
+        status: 500,
+        detail,
+        hint: "see the service's log".to_owned(),
+    }
+}

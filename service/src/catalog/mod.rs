@@ -1,0 +1,382 @@
+//! Images in the regional registry, with the index in front: look up, name, delete, describe.
+//!
+//! The registry is the truth. The index answers what is asked often; whatever it says of one
+//! image is checked against the registry's tag before somebody relies on it.
+
+mod manifest;
+mod names;
+mod reindex;
+
+use std::sync::Arc;
+
+use chalk_core::config::ImageConfig;
+use chalk_core::wire::{Image, ImageDetail, ImageStep, Layer};
+use chalk_core::{Digest, Spec};
+use chalk_store::registry::{MANIFEST_LIMIT, Manifest, Progress};
+use chalk_store::{Blob, BlobError, BlobStore};
+
+use crate::index::{Index, IndexError, Known};
+use crate::places::{IMAGES, Name, SPEC_TYPE, pullable};
+use crate::registry::{Regional, RegionalError};
+
+pub use reindex::Reindexed;
+
+/// What can go wrong with images of the regional registry.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// No image fits.
+    #[error("{0}")]
+    NotFound(String),
+    /// A prefix fits several images.
+    #[error("`{0}` fits several images: give more digits")]
+    Ambiguous(String),
+    /// The regional registry failed.
+    #[error("the regional registry failed: {0}")]
+    Registry(#[from] RegionalError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] BlobError),
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// What the registry holds is not what we put there.
+    #[error("{what} in the regional registry is damaged: {detail}")]
+    Damaged {
+        /// Which document.
+        what: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The runtime is stopping.
+    #[error("the service stops")]
+    Stopping,
+}
+
+type Result<T, E = CatalogError> = std::result::Result<T, E>;
+
+/// Which image is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Id {
+    /// By its hash.
+    Hash(Digest),
+    /// By one of its names.
+    Name(Name, Digest),
+}
+
+impl Id {
+    pub(crate) fn hash(&self) -> Digest {
+        match self {
+            Self::Hash(hash) | Self::Name(_, hash) => *hash,
+        }
+    }
+}
+
+/// Images of the regional registry.
+#[derive(Debug)]
+pub struct Catalog {
+    regional: Arc<dyn Regional>,
+    /// `host[:port][/prefix]` under which others pull.
+    public: String,
+    index: Arc<Index>,
+    blobs: BlobStore,
+}
+
+impl Catalog {
+    /// Images of `regional`, which others pull from `public`, indexed in `index`; `blobs` is where
+    /// bytes pass through.
+    pub fn new(
+        regional: Arc<dyn Regional>,
+        public: String,
+        index: Arc<Index>,
+        blobs: BlobStore,
+    ) -> Self {
+        Self {
+            regional,
+            public,
+            index,
+            blobs,
+        }
+    }
+
+    /// The registry behind it.
+    pub(crate) fn regional(&self) -> &Arc<dyn Regional> {
+        &self.regional
+    }
+
+    /// `host[:port][/prefix]` under which others pull.
+    pub(crate) fn public(&self) -> &str {
+        &self.public
+    }
+
+    /// What others pull the image of that hash by.
+    pub(crate) fn pullable(&self, hash: &Digest) -> String {
+        pullable(&self.public, hash)
+    }
+
+    /// The image of that hash, if the registry has it: one request when the index knows it.
+    ///
+    /// # Errors
+    /// When the registry or the index fails.
+    pub(crate) async fn find(&self, hash: &Digest) -> Result<Option<Known>> {
+        let Some(head) = self.regional.head_manifest(IMAGES, &hash.hex()).await? else {
+            if self.index.image(hash).is_some() {
+                tracing::info!(%hash, "image is gone from the registry");
+                let hash = *hash;
+                self.indexed(move |index| index.remove_image(&hash)).await?;
+            }
+            return Ok(None);
+        };
+        match self.index.image(hash) {
+            Some(known) if known.digest == head.digest => Ok(Some(known)),
+            _ => {
+                let Some(known) = self.read(hash).await? else {
+                    return Ok(None);
+                };
+                self.put(hash, &known).await?;
+                Ok(Some(known))
+            }
+        }
+    }
+
+    /// Takes a freshly published image into the index.
+    ///
+    /// # Errors
+    /// When the index fails.
+    pub(crate) async fn put(&self, hash: &Digest, known: &Known) -> Result<()> {
+        let (hash, known) = (*hash, known.clone());
+        self.indexed(move |index| index.put_image(&hash, &known))
+            .await
+    }
+
+    /// Which image a text means: at least 8 hex digits of a hash (with or without `sha256:`), or a
+    /// name.
+    ///
+    /// # Errors
+    /// When nothing or several images fit.
+    pub(crate) async fn resolve(&self, text: &str) -> Result<Id> {
+        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        let is_hex = (8..=64).contains(&hex.len())
+            && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if is_hex {
+            match self.index.with_prefix(hex).as_slice() {
+                [hash] => return Ok(Id::Hash(*hash)),
+                [_, _, ..] => return Err(CatalogError::Ambiguous(text.to_owned())),
+                [] => {
+                    // Another service may have built it into the same registry.
+                    if let Ok(hash) = format!("sha256:{hex}").parse()
+                        && self.find(&hash).await?.is_some()
+                    {
+                        return Ok(Id::Hash(hash));
+                    }
+                }
+            }
+        }
+        // A name may look like hex digits, too.
+        let absent = || CatalogError::NotFound(format!("there is no image `{text}`"));
+        let name: Name = text.parse().map_err(|_| absent())?;
+        match self.by_name(&name).await? {
+            Some(hash) => Ok(Id::Name(name, hash)),
+            None => Err(absent()),
+        }
+    }
+
+    /// All images with a name that fits `name` (a repository, or repository and tag), or all;
+    /// newest first.
+    pub(crate) fn list(&self, name: Option<&str>) -> Vec<Image> {
+        let fits = |image: &Image| {
+            name.is_none_or(|wanted| {
+                let repository = |n: &String| n.split(':').next() == Some(wanted);
+                image.names.iter().any(|n| n == wanted || repository(n))
+            })
+        };
+        let images = self.index.images().into_iter();
+        let mut images: Vec<Image> = images
+            .map(|(hash, known)| self.shown(hash, known))
+            .filter(fits)
+            .collect();
+        images.sort_by(|a, b| b.created.cmp(&a.created));
+        images
+    }
+
+    /// The image of that hash as clients see it.
+    ///
+    /// # Errors
+    /// When there is none, or the registry fails.
+    pub(crate) async fn show(&self, hash: &Digest) -> Result<Image> {
+        match self.find(hash).await? {
+            Some(known) => Ok(self.shown(*hash, known)),
+            None => Err(CatalogError::NotFound(format!("there is no image {hash}"))),
+        }
+    }
+
+    fn shown(&self, hash: Digest, known: Known) -> Image {
+        Image {
+            names: self.index.names_of(&hash),
+            image: self.pullable(&hash),
+            image_hash: hash,
+            digest: known.digest,
+            platform: known.platform,
+            size: known.size,
+            layers: known.layers,
+            created: known.created,
+        }
+    }
+
+    /// Everything that is known of an image.
+    ///
+    /// # Errors
+    /// When it, its config or its spec is not there, or the registry fails.
+    pub(crate) async fn detail(&self, hash: &Digest) -> Result<ImageDetail> {
+        let image = self.show(hash).await?;
+        let manifest = self.manifest(&hash.hex()).await?;
+        let parsed = manifest::parse(&manifest)?;
+        let config = self.config(&parsed).await?;
+        let spec = self.spec(hash, &image.digest).await?;
+        let steps = spec.steps_with_keys().into_iter().map(|step| ImageStep {
+            kind: step.kind.to_owned(),
+            key: step.key,
+            title: step.title,
+        });
+        let layers = parsed.layers.iter().zip(config.layer_origins());
+        Ok(ImageDetail {
+            steps: steps.collect(),
+            layer_list: layers
+                .map(|(layer, created_by)| Layer {
+                    digest: layer.digest,
+                    size: layer.size,
+                    media_type: layer.media_type.clone(),
+                    created_by,
+                })
+                .collect(),
+            config: config.config.unwrap_or_else(ImageConfig::default),
+            spec,
+            image,
+        })
+    }
+
+    /// The spec that an image was built from: the referrer of its manifest.
+    ///
+    /// # Errors
+    /// When it is not there or damaged, or the registry fails.
+    pub(crate) async fn spec(&self, hash: &Digest, digest: &Digest) -> Result<Spec> {
+        let referrers = self
+            .regional
+            .referrers(IMAGES, digest, Some(SPEC_TYPE))
+            .await?;
+        // Images of equal bytes may come from several specs.
+        for referrer in &referrers {
+            let manifest = self.manifest(&referrer.digest.to_string()).await?;
+            for layer in &manifest::parse(&manifest)?.layers {
+                let json = self.small_blob(layer).await?;
+                let Ok(spec) = serde_json::from_slice::<Spec>(&json) else {
+                    continue;
+                };
+                if spec.image_hash() == Some(*hash) {
+                    return Ok(spec);
+                }
+            }
+        }
+        let detail = match referrers.len() {
+            0 => "no spec is attached to it".to_owned(),
+            n => format!("none of the {n} specs attached to it has its hash"),
+        };
+        let what = format!("image {hash}");
+        Err(CatalogError::Damaged { what, detail })
+    }
+
+    /// Deletes an image: its names, the specs attached to it, and its manifest. Blobs stay until
+    /// the registry collects what nothing names.
+    ///
+    /// # Errors
+    /// When the registry or the index fails. What is done by then stays done.
+    pub(crate) async fn delete(&self, hash: &Digest) -> Result<()> {
+        for name in self.index.names_of(hash) {
+            if let Ok(name) = name.parse() {
+                self.remove_name(&name).await?;
+            }
+        }
+        let tag = hash.hex();
+        let head = self.regional.head_manifest(IMAGES, &tag).await?;
+        let shared = self.index.images().into_iter().any(|(other, known)| {
+            other != *hash && head.as_ref().is_some_and(|h| h.digest == known.digest)
+        });
+        if let (Some(head), false) = (&head, shared) {
+            for referrer in self.regional.referrers(IMAGES, &head.digest, None).await? {
+                let name = referrer.digest.to_string();
+                self.regional.delete(IMAGES, &name).await?;
+            }
+            let name = head.digest.to_string();
+            self.regional.delete(IMAGES, &name).await?;
+        }
+        // Some registries drop the tag with its manifest, some do not.
+        if self.regional.head_manifest(IMAGES, &tag).await?.is_some() {
+            self.regional.delete(IMAGES, &tag).await?;
+        }
+        let hash = *hash;
+        self.indexed(move |index| index.remove_image(&hash)).await
+    }
+
+    /// What manifest and config say of an image; `None` when there is none.
+    async fn read(&self, hash: &Digest) -> Result<Option<Known>> {
+        let Some(manifest) = self.regional.manifest(IMAGES, &hash.hex()).await? else {
+            return Ok(None);
+        };
+        let parsed = manifest::parse(&manifest)?;
+        let config = self.config(&parsed).await?;
+        Ok(Some(Known {
+            digest: manifest.digest,
+            platform: config.platform(),
+            size: parsed.layers.iter().map(|layer| layer.size).sum(),
+            layers: parsed.layers.len(),
+            created: config.created.unwrap_or_default(),
+        }))
+    }
+
+    async fn manifest(&self, name: &str) -> Result<Manifest> {
+        let found = self.regional.manifest(IMAGES, name).await?;
+        found.ok_or_else(|| CatalogError::NotFound(format!("there is no manifest {name}")))
+    }
+
+    async fn config(&self, manifest: &manifest::ImageManifest) -> Result<manifest::Config> {
+        let json = self.small_blob(&manifest.config).await?;
+        manifest::parse_config(&manifest.config.digest, &json)
+    }
+
+    /// A blob of the images' repository that fits into memory, verified.
+    async fn small_blob(&self, descriptor: &manifest::Descriptor) -> Result<Vec<u8>> {
+        let digest = descriptor.digest;
+        if descriptor.size > MANIFEST_LIMIT {
+            return Err(CatalogError::Damaged {
+                what: format!("blob {digest}"),
+                detail: format!(
+                    "it has {} bytes, which no config or spec has",
+                    descriptor.size
+                ),
+            });
+        }
+        let blob = Blob {
+            digest,
+            size: descriptor.size,
+        };
+        let progress = Progress::none();
+        self.regional
+            .pull_blob(IMAGES, &blob, &self.blobs, &progress)
+            .await?;
+        let read = self
+            .blobs
+            .run(move |store| store.read_small(&digest, MANIFEST_LIMIT));
+        Ok(read.await?)
+    }
+
+    /// Runs blocking work on the index.
+    async fn indexed<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Index) -> std::result::Result<T, IndexError> + Send + 'static,
+    ) -> Result<T> {
+        let index = self.index.clone();
+        match tokio::task::spawn_blocking(move || work(&index)).await {
+            Ok(done) => Ok(done?),
+            Err(_) => Err(CatalogError::Stopping),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Names of images. A name `team/app:v1` is the tag `v1` of repository `team/app` in the regional
+//! registry, so that everybody can pull by it.
+//!
+//! A registry cannot be asked which repositories it has. So each name is also filed as a small
+//! manifest in [`NAMES`], which only serves to find the names again when the index is made
+//! anew; where a name points is always read from its tag.
+
+use bytes::Bytes;
+use chalk_core::Digest;
+use chalk_core::wire::Image;
+use chalk_store::Blob;
+use chalk_store::registry::{Progress, RegistryError};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::json;
+
+use super::{Catalog, CatalogError, Result, manifest};
+use crate::places::{IMAGES, NAMES, Name};
+use crate::registry::RegionalError;
+
+/// Artifact type of an entry.
+const ENTRY_TYPE: &str = "application/vnd.chalk.name.v1+json";
+/// Annotation of an entry that holds the name.
+pub(super) const ENTRY_NAME: &str = "chalk.name";
+const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Blobs that are linked into a repository at once.
+const PARALLEL: usize = 6;
+
+impl Catalog {
+    /// The image that a name points to; `None` when it points nowhere, or to an image that is not
+    /// ours.
+    pub(crate) async fn by_name(&self, name: &Name) -> Result<Option<Digest>> {
+        let text = name.to_string();
+        let indexed = self.index.named(&text);
+        let head = self
+            .regional
+            .head_manifest(&name.repository, &name.tag)
+            .await?;
+        let digest = head.map(|head| head.digest);
+        let fits = |hash: &Digest| {
+            let known = self.index.image(hash);
+            digest.is_some() && known.map(|known| known.digest) == digest
+        };
+        if let Some(hash) = indexed.filter(fits) {
+            return Ok(Some(hash));
+        }
+        // Somebody pushed to or deleted the tag.
+        let images = self.index.images();
+        let found = images.into_iter().map(|(hash, _)| hash).find(fits);
+        if found != indexed {
+            self.indexed(move |index| index.put_name(&text, found.as_ref()))
+                .await?;
+        }
+        Ok(found)
+    }
+
+    /// Gives a name to an image, taking it from the one that had it.
+    ///
+    /// # Errors
+    /// When there is no such image, or the registry or the index fails.
+    pub(crate) async fn name(&self, hash: &Digest, name: &Name) -> Result<Image> {
+        let Some(manifest) = self.regional.manifest(IMAGES, &hash.hex()).await? else {
+            return Err(CatalogError::NotFound(format!("there is no image {hash}")));
+        };
+        let Name { repository, tag } = name;
+        let already = self.regional.head_manifest(repository, tag).await?;
+        if already.is_none_or(|head| head.digest != manifest.digest) {
+            let parsed = manifest::parse(&manifest)?;
+            let blobs = parsed.layers.iter().chain([&parsed.config]);
+            let blobs: Vec<Blob> = blobs
+                .map(|d| Blob {
+                    digest: d.digest,
+                    size: d.size,
+                })
+                .collect();
+            stream::iter(blobs)
+                .map(|blob| self.link(blob, repository))
+                .buffer_unordered(PARALLEL)
+                .try_collect::<()>()
+                .await?;
+            self.regional
+                .put_manifest(repository, tag, &manifest.media_type, manifest.bytes)
+                .await?;
+        }
+        if self.index.named(&name.to_string()).is_none() {
+            self.file(name).await?;
+        }
+        let (text, owner) = (name.to_string(), *hash);
+        self.indexed(move |index| index.put_name(&text, Some(&owner)))
+            .await?;
+        self.show(hash).await
+    }
+
+    /// Takes a name away.
+    ///
+    /// # Errors
+    /// When the registry or the index fails.
+    pub(crate) async fn remove_name(&self, name: &Name) -> Result<()> {
+        match self.regional.delete(&name.repository, &name.tag).await {
+            Ok(_) => {}
+            // Older registries delete by digest alone, which takes every tag of it along.
+            Err(error @ RegionalError::External(RegistryError::Protocol { .. })) => {
+                self.delete_untagged(name, error).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        match self.regional.delete(NAMES, &entry_tag(name)).await {
+            // An entry of a name that points nowhere does no harm.
+            Ok(_) | Err(RegionalError::External(RegistryError::Protocol { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let text = name.to_string();
+        self.indexed(move |index| index.put_name(&text, None)).await
+    }
+
+    async fn delete_untagged(&self, name: &Name, error: RegionalError) -> Result<()> {
+        let Name { repository, tag } = name;
+        let Some(head) = self.regional.head_manifest(repository, tag).await? else {
+            return Ok(());
+        };
+        for other in self.regional.tags(repository).await? {
+            if other != *tag
+                && let Some(other) = self.regional.head_manifest(repository, &other).await?
+                && other.digest == head.digest
+            {
+                return Err(error.into());
+            }
+        }
+        let digest = head.digest.to_string();
+        self.regional.delete(repository, &digest).await?;
+        Ok(())
+    }
+
+    /// Makes a blob of the images' repository known to another.
+    async fn link(&self, blob: Blob, repository: &str) -> Result<()> {
+        if self.regional.has_blob(repository, &blob.digest).await? {
+            return Ok(());
+        }
+        let progress = Progress::none();
+        self.regional
+            .pull_blob(IMAGES, &blob, &self.blobs, &progress)
+            .await?;
+        self.regional
+            .push_blob(repository, &blob, &self.blobs, &progress)
+            .await?;
+        Ok(())
+    }
+
+    /// Files a name in the directory: an artifact manifest without contents (OCI image
+    /// specification, `manifest.md`, "Guidelines for Artifact Usage").
+    async fn file(&self, name: &Name) -> Result<()> {
+        let empty = self.blobs.run(|store| store.put(b"{}")).await?;
+        self.regional
+            .push_blob(NAMES, &empty, &self.blobs, &Progress::none())
+            .await?;
+        let descriptor = json!({
+            "mediaType": "application/vnd.oci.empty.v1+json",
+            "digest": empty.digest,
+            "size": empty.size,
+        });
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "artifactType": ENTRY_TYPE,
+            "config": descriptor,
+            "layers": [descriptor],
+            "annotations": { ENTRY_NAME: name.to_string() },
+        });
+        let bytes = Bytes::from(manifest.to_string());
+        self.regional
+            .put_manifest(NAMES, &entry_tag(name), MANIFEST_TYPE, bytes)
+            .await?;
+        Ok(())
+    }
+}
+
+fn entry_tag(name: &Name) -> String {
+    Digest::of(name.to_string().as_bytes()).hex()
+}

@@ -1,0 +1,519 @@
+//! The index of builds, images and names: a redb database in the state directory, with images and
+//! names in memory in front of it.
+//!
+//! Nothing is known here alone. Images and names can be read back from the regional registry
+//! ([`crate::catalog`]), builds from their directories ([`crate::builds`]); so a database that is
+//! missing or damaged is set aside and made anew.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use chalk_core::wire::Build;
+use chalk_core::{Digest, Platform};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+/// Version of the tables; another one is made anew.
+const VERSION: u64 = 1;
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const BUILDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("builds");
+const IMAGES: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("images");
+const NAMES: TableDefinition<'_, &str, &[u8; 32]> = TableDefinition::new("names");
+
+/// What the database can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// The database failed.
+    #[error("the index {} failed", path.display())]
+    Database {
+        /// File of the database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// A damaged database cannot be set aside.
+    #[error("failed to set the damaged index {} aside", path.display())]
+    Aside {
+        /// File of the database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What the index knows of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// Platform.
+    pub platform: Platform,
+    /// Bytes of its layers as stored.
+    pub size: u64,
+    /// Number of layers.
+    pub layers: usize,
+    /// When it was built.
+    pub created: String,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    images: BTreeMap<Digest, Known>,
+    names: BTreeMap<String, Digest>,
+}
+
+/// The index.
+#[derive(Debug)]
+pub struct Index {
+    path: PathBuf,
+    database: Database,
+    memory: RwLock<Memory>,
+}
+
+/// How the index was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Whole.
+    Whole,
+    /// Not there; an empty one was made.
+    Missing,
+    /// Damaged, or of another version; set aside, and an empty one was made.
+    Damaged,
+}
+
+type Fallible<T> = Result<T, redb::Error>;
+
+impl Index {
+    /// Opens the database file, or makes an empty one when there is none that can be used.
+    ///
+    /// # Errors
+    /// When no database can be made either.
+    pub fn open(path: &Path) -> Result<(Self, Found), IndexError> {
+        let mut found = Found::Missing;
+        if path.exists() {
+            // A damaged file may also make the database code panic.
+            let loaded = std::panic::catch_unwind(AssertUnwindSafe(|| Self::load(path)));
+            let why = match loaded {
+                Ok(Ok(Some(index))) => return Ok((index, Found::Whole)),
+                Ok(Ok(None)) => "it is of another version".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "its structure is broken".to_owned(),
+            };
+            let aside = path.with_extension("redb.damaged");
+            tracing::warn!(why, aside = %aside.display(), "the index cannot be used and is made anew");
+            std::fs::rename(path, &aside).map_err(|source| IndexError::Aside {
+                path: path.to_owned(),
+                source,
+            })?;
+            found = Found::Damaged;
+        }
+        let made = Self::create(path).map_err(|e| failed(path, e))?;
+        Ok((made, found))
+    }
+
+    fn create(path: &Path) -> Fallible<Self> {
+        let database = Database::create(path)?;
+        let write = database.begin_write()?;
+        write.open_table(META)?.insert("version", VERSION)?;
+        write.open_table(BUILDS)?;
+        write.open_table(IMAGES)?;
+        write.open_table(NAMES)?;
+        write.commit()?;
+        Ok(Self {
+            path: path.to_owned(),
+            database,
+            memory: RwLock::default(),
+        })
+    }
+
+    fn load(path: &Path) -> Fallible<Option<Self>> {
+        let database = Database::open(path)?;
+        let mut memory = Memory::default();
+        let read = database.begin_read()?;
+        let version = read.open_table(META)?.get("version")?.map(|v| v.value());
+        if version != Some(VERSION) {
+            return Ok(None);
+        }
+        for row in read.open_table(IMAGES)?.iter()? {
+            let (hash, known) = row?;
+            let Ok(known) = serde_json::from_slice(known.value()) else {
+                return Ok(None);
+            };
+            let hash = Digest::from_bytes(*hash.value());
+            memory.images.insert(hash, known);
+        }
+        for row in read.open_table(NAMES)?.iter()? {
+            let (name, hash) = row?;
+            let hash = Digest::from_bytes(*hash.value());
+            memory.names.insert(name.value().to_owned(), hash);
+        }
+        read.open_table(BUILDS)?;
+        drop(read);
+        Ok(Some(Self {
+            path: path.to_owned(),
+            database,
+            memory: RwLock::new(memory),
+        }))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Memory> {
+        // Each change is one insert or remove: a panic elsewhere leaves the maps sound.
+        self.memory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn memory(&self) -> RwLockWriteGuard<'_, Memory> {
+        self.memory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wrap<T>(&self, result: Fallible<T>) -> Result<T, IndexError> {
+        result.map_err(|e| failed(&self.path, e))
+    }
+
+    /// What is known of the image of that hash.
+    pub fn image(&self, hash: &Digest) -> Option<Known> {
+        self.read().images.get(hash).cloned()
+    }
+
+    /// All images.
+    pub fn images(&self) -> Vec<(Digest, Known)> {
+        let memory = self.read();
+        memory.images.iter().map(|(h, k)| (*h, k.clone())).collect()
+    }
+
+    /// Hashes of the images whose hex digits begin with `prefix`, at most two.
+    pub fn with_prefix(&self, prefix: &str) -> Vec<Digest> {
+        let start = format!("{prefix:0<64}");
+        let Ok(start) = format!("sha256:{start}").parse::<Digest>() else {
+            return Vec::new();
+        };
+        let memory = self.read();
+        let from = memory
+            .images
+            .range((Bound::Included(start), Bound::Unbounded));
+        from.map(|(hash, _)| *hash)
+            .take_while(|hash| hash.hex().starts_with(prefix))
+            .take(2)
+            .collect()
+    }
+
+    /// The image that has that name.
+    pub fn named(&self, name: &str) -> Option<Digest> {
+        self.read().names.get(name).copied()
+    }
+
+    /// Names of an image, sorted.
+    pub fn names_of(&self, hash: &Digest) -> Vec<String> {
+        let memory = self.read();
+        let mine = memory.names.iter().filter(|(_, other)| *other == hash);
+        mine.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// All names with their images.
+    pub fn names(&self) -> BTreeMap<String, Digest> {
+        self.read().names.clone()
+    }
+
+    /// Keeps an image. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn put_image(&self, hash: &Digest, known: &Known) -> Result<(), IndexError> {
+        if self.read().images.get(hash) == Some(known) {
+            return Ok(());
+        }
+        let json = serde_json::to_vec(known).unwrap_or_default();
+        self.write(Durability::Immediate, |write| {
+            let mut table = write.open_table(IMAGES)?;
+            table.insert(hash.as_bytes(), json.as_slice())?;
+            Ok(())
+        })?;
+        self.memory().images.insert(*hash, known.clone());
+        Ok(())
+    }
+
+    /// Forgets an image and its names. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn remove_image(&self, hash: &Digest) -> Result<(), IndexError> {
+        let names = self.names_of(hash);
+        self.write(Durability::Immediate, |write| {
+            write.open_table(IMAGES)?.remove(hash.as_bytes())?;
+            let mut table = write.open_table(NAMES)?;
+            for name in &names {
+                table.remove(name.as_str())?;
+            }
+            Ok(())
+        })?;
+        let mut memory = self.memory();
+        memory.images.remove(hash);
+        memory.names.retain(|_, other| other != hash);
+        Ok(())
+    }
+
+    /// Gives a name to an image, or takes it away from all. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn put_name(&self, name: &str, hash: Option<&Digest>) -> Result<(), IndexError> {
+        if self.named(name).as_ref() == hash {
+            return Ok(());
+        }
+        self.write(Durability::Immediate, |write| {
+            let mut table = write.open_table(NAMES)?;
+            match hash {
+                Some(hash) => table.insert(name, hash.as_bytes())?,
+                None => table.remove(name)?,
+            };
+            Ok(())
+        })?;
+        let mut memory = self.memory();
+        match hash {
+            Some(hash) => memory.names.insert(name.to_owned(), *hash),
+            None => memory.names.remove(name),
+        };
+        Ok(())
+    }
+
+    /// Puts other images and names in the place of all. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn replace_images(
+        &self,
+        images: BTreeMap<Digest, Known>,
+        names: BTreeMap<String, Digest>,
+    ) -> Result<(), IndexError> {
+        self.write(Durability::Immediate, |write| {
+            write.delete_table(IMAGES)?;
+            write.delete_table(NAMES)?;
+            let mut table = write.open_table(IMAGES)?;
+            for (hash, known) in &images {
+                let json = serde_json::to_vec(known).unwrap_or_default();
+                table.insert(hash.as_bytes(), json.as_slice())?;
+            }
+            let mut table = write.open_table(NAMES)?;
+            for (name, hash) in &names {
+                table.insert(name.as_str(), hash.as_bytes())?;
+            }
+            Ok(())
+        })?;
+        *self.memory() = Memory { images, names };
+        Ok(())
+    }
+
+    /// Keeps a build. One that is not final need not survive a crash of the machine: it is read
+    /// back from its directory then. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn put_build(&self, build: &Build) -> Result<(), IndexError> {
+        let json = serde_json::to_vec(build).unwrap_or_default();
+        let durability = if build.status.is_final() {
+            Durability::Immediate
+        } else {
+            Durability::None
+        };
+        self.write(durability, |write| {
+            let mut table = write.open_table(BUILDS)?;
+            table.insert(build.id.as_str(), json.as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// Forgets builds. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn remove_builds(&self, ids: &[String]) -> Result<(), IndexError> {
+        self.write(Durability::Immediate, |write| {
+            let mut table = write.open_table(BUILDS)?;
+            for id in ids {
+                table.remove(id.as_str())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The build of that id. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn build(&self, id: &str) -> Result<Option<Build>, IndexError> {
+        let row = || -> Fallible<_> {
+            let table = self.database.begin_read()?.open_table(BUILDS)?;
+            let row = table.get(id)?;
+            Ok(row.and_then(|json| serde_json::from_slice(json.value()).ok()))
+        };
+        self.wrap(row())
+    }
+
+    /// Ids of all builds, oldest first. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn build_ids(&self) -> Result<Vec<String>, IndexError> {
+        let ids = || -> Fallible<_> {
+            let table = self.database.begin_read()?.open_table(BUILDS)?;
+            let ids = table.iter()?.map(|row| Ok(row?.0.value().to_owned()));
+            ids.collect()
+        };
+        self.wrap(ids())
+    }
+
+    /// Builds that `wanted` keeps, newest first, at most `limit`. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn builds(
+        &self,
+        limit: usize,
+        wanted: impl Fn(Build) -> Option<Build>,
+    ) -> Result<Vec<Build>, IndexError> {
+        let builds = || -> Fallible<_> {
+            let table = self.database.begin_read()?.open_table(BUILDS)?;
+            let mut builds = Vec::new();
+            for row in table.iter()?.rev() {
+                let (_, json) = row?;
+                let build = serde_json::from_slice(json.value()).ok();
+                builds.extend(build.and_then(&wanted));
+                if builds.len() >= limit {
+                    break;
+                }
+            }
+            Ok(builds)
+        };
+        self.wrap(builds())
+    }
+
+    fn write(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&redb::WriteTransaction) -> Fallible<()>,
+    ) -> Result<(), IndexError> {
+        let written = || -> Fallible<()> {
+            let mut write = self.database.begin_write()?;
+            write.set_durability(durability)?;
+            change(&write)?;
+            write.commit()?;
+            Ok(())
+        };
+        self.wrap(written())
+    }
+}
+
+fn failed(path: &Path, source: redb::Error) -> IndexError {
+    IndexError::Database {
+        path: path.to_owned(),
+        source: Box::new(source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chalk_core::wire::BuildStatus;
+
+    use super::*;
+    use crate::builds::record::tests::build;
+
+    fn known(text: &str) -> Known {
+        Known {
+            digest: Digest::of(text.as_bytes()),
+            platform: Platform::default(),
+            size: 1,
+            layers: 2,
+            created: "2026-01-01T00:00:00Z".into(),
+        }
+    }
+
+    #[test]
+    fn everything_is_there_again_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("chalk.redb");
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        {
+            let (index, found) = Index::open(&path).unwrap();
+            assert_eq!(found, Found::Missing);
+            index.put_image(&a, &known("a")).unwrap();
+            index.put_image(&b, &known("b")).unwrap();
+            index.put_name("app:v1", Some(&a)).unwrap();
+            index.put_name("app:v2", Some(&a)).unwrap();
+            index.put_name("app:v2", Some(&b)).unwrap();
+            index.put_name("gone:x", Some(&b)).unwrap();
+            index.put_name("gone:x", None).unwrap();
+            for id in ["1", "3", "2"] {
+                index.put_build(&build(id)).unwrap();
+            }
+            let done = Build {
+                status: BuildStatus::Built,
+                ..build("3")
+            };
+            index.put_build(&done).unwrap();
+        }
+        let (index, found) = Index::open(&path).unwrap();
+        assert_eq!(found, Found::Whole);
+        assert_eq!(index.image(&a), Some(known("a")));
+        assert_eq!(index.names_of(&a), ["app:v1"]);
+        assert_eq!(index.named("app:v2"), Some(b));
+        assert_eq!(index.named("gone:x"), None);
+        let ids = |builds: Vec<Build>| builds.into_iter().map(|b| b.id).collect::<Vec<_>>();
+        assert_eq!(ids(index.builds(2, Some).unwrap()), ["3", "2"]);
+        let queued = |b: Build| (b.status == BuildStatus::Queued).then_some(b);
+        assert_eq!(ids(index.builds(9, queued).unwrap()), ["2", "1"]);
+        index.remove_builds(&["1".into()]).unwrap();
+        assert_eq!(index.build_ids().unwrap(), ["2", "3"]);
+        index.remove_image(&b).unwrap();
+        assert_eq!((index.named("app:v2"), index.images().len()), (None, 1));
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("chalk.redb");
+        let check = |damage: &dyn Fn(&mut Vec<u8>)| {
+            let _ = std::fs::remove_file(&path);
+            let (index, _) = Index::open(&path).unwrap();
+            index.put_image(&Digest::of(b"a"), &known("a")).unwrap();
+            drop(index);
+            let mut bytes = std::fs::read(&path).unwrap();
+            damage(&mut bytes);
+            std::fs::write(&path, bytes).unwrap();
+            let (index, found) = Index::open(&path).unwrap();
+            assert_eq!(found, Found::Damaged);
+            assert!(index.images().is_empty());
+            index.put_image(&Digest::of(b"b"), &known("b")).unwrap();
+            assert!(path.with_extension("redb.damaged").exists());
+        };
+        check(&|bytes| bytes.clear());
+        check(&|bytes| bytes.truncate(100));
+        check(&|bytes| bytes.fill(0x5a));
+        check(&|bytes| {
+            let half = bytes.len() / 2;
+            bytes.truncate(half);
+        });
+    }
+
+    #[test]
+    fn prefixes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (index, _) = Index::open(&dir.path().join("chalk.redb")).unwrap();
+        let hash = |hex: &str| format!("sha256:{hex:0<64}").parse::<Digest>().unwrap();
+        for hex in ["aaaa0000aa", "aaaa0000bb", "cc"] {
+            index.put_image(&hash(hex), &known(hex)).unwrap();
+        }
+        let check = |prefix: &str, expect: &[Digest]| {
+            assert_eq!(index.with_prefix(prefix), expect, "{prefix}");
+        };
+        check("aaaa0000", &[hash("aaaa0000aa"), hash("aaaa0000bb")]);
+        check("aaaa0000b", &[hash("aaaa0000bb")]);
+        check("cc000000", &[hash("cc")]);
+        check("dddddddd", &[]);
+        check("zz", &[]);
+        check(&"a".repeat(65), &[]);
+    }
+}

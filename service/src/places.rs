@@ -1,0 +1,143 @@
+//! Where things are in the regional registry ([`crate::registry::Regional`]).
+//!
+//! | repository | tag | what |
+//! |---|---|---|
+//! | [`IMAGES`] | hex of the image hash | a built image; its spec is a referrer of type [`SPEC_TYPE`] |
+//! | [`STEPS`] | hex of the step key | layers up to and including a step |
+//! | [`NAMES`] | hex of the SHA-256 of a name | that the name was given ([`crate::catalog`]) |
+//! | `imports/<registry>/<repository>` | tag | a base that was imported under that reference |
+//! | any other | any | a built image by the name that somebody gave it |
+
+use chalk_core::reference::{is_repository, is_tag};
+use chalk_core::{Digest, Reference};
+use chalk_store::registry::{CredentialSource, Options};
+
+use crate::settings;
+
+/// Repository of built images.
+pub const IMAGES: &str = "chalk/images";
+/// Repository of cached steps.
+pub const STEPS: &str = "chalk/steps";
+/// Repository of the directory of names.
+pub const NAMES: &str = "chalk/names";
+/// First words of repositories that names may not have.
+pub const RESERVED: [&str; 2] = ["chalk", "imports"];
+/// Artifact type of the referrer that carries the spec of an image: a manifest whose one layer,
+/// of this media type too, is the pinned spec as JSON.
+pub const SPEC_TYPE: &str = "application/vnd.chalk.spec.v1+json";
+
+/// The name of an image: `repository[:tag]`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name {
+    /// Repository.
+    pub repository: String,
+    /// Tag.
+    pub tag: String,
+}
+
+/// A text that cannot name an image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// It is not `repository[:tag]`.
+    #[error(
+        "`{0}` is not a name: expected `repository[:tag]`, lower-case words joined by `.`, `_`, `-` and `/`, without a registry"
+    )]
+    Syntax(String),
+    /// It begins with a word that is ours.
+    #[error("`{0}` cannot be a name: `chalk/…` and `imports/…` are the service's own")]
+    Reserved(String),
+}
+
+impl std::str::FromStr for Name {
+    type Err = InvalidName;
+
+    /// Parses `repository[:tag]`; the tag is `latest` when absent.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (repository, tag) = text.split_once(':').unwrap_or((text, "latest"));
+        if !is_repository(repository) || !is_tag(tag) {
+            return Err(InvalidName::Syntax(text.to_owned()));
+        }
+        let first = repository.split('/').next().unwrap_or_default();
+        if RESERVED.contains(&first) {
+            return Err(InvalidName::Reserved(text.to_owned()));
+        }
+        Ok(Self {
+            repository: repository.to_owned(),
+            tag: tag.to_owned(),
+        })
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.repository, self.tag)
+    }
+}
+
+/// Repository and tag of an image that was imported as `base`: `imports/docker.io/library/python`
+/// and `3.12`. The colon before a port becomes `_`.
+pub fn import(base: &Reference) -> (String, String) {
+    let host = base.registry().to_lowercase().replace([':', '[', ']'], "_");
+    let host = host.trim_matches('_');
+    let repository = format!("imports/{host}/{}", base.repository());
+    (repository, base.tag().unwrap_or("latest").to_owned())
+}
+
+/// What clients pull the image of that hash by; `public` is `host[:port][/prefix]` of the regional
+/// registry.
+pub fn pullable(public: &str, hash: &Digest) -> String {
+    format!("{public}/{IMAGES}:{}", hash.hex())
+}
+
+/// How the settings say that base images are fetched.
+pub fn upstream_options(settings: &settings::Registry) -> Options {
+    Options {
+        mirrors: settings.mirrors.clone(),
+        ca_bundle: settings.ca_bundle.clone(),
+        insecure: settings.insecure.iter().cloned().collect(),
+        credentials: match &settings.credentials {
+            Some(file) => CredentialSource::DockerConfig(file.clone()),
+            None => CredentialSource::Docker,
+        },
+        ..Options::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        let check = |text: &str, expect: Result<&str, fn(String) -> InvalidName>| {
+            let got = text.parse::<Name>().map(|name| name.to_string());
+            let expect = expect
+                .map(str::to_owned)
+                .map_err(|kind| kind(text.to_owned()));
+            assert_eq!(got, expect);
+        };
+        check("app", Ok("app:latest"));
+        check("team/app:v1.2", Ok("team/app:v1.2"));
+        check("chalkboard/x", Ok("chalkboard/x:latest"));
+        check("chalk/images:x", Err(InvalidName::Reserved));
+        check("imports", Err(InvalidName::Reserved));
+        for bad in [
+            "", "App", "a b", "a:", ":b", "a//b", "../a", "h:1/a:b", "a:b:c", "a@b",
+        ] {
+            check(bad, Err(InvalidName::Syntax));
+        }
+    }
+
+    #[test]
+    fn imports() {
+        let check = |base: &str, repository: &str, tag: &str| {
+            let place = import(&base.parse().unwrap());
+            assert_eq!(place, (repository.to_owned(), tag.to_owned()));
+            assert!(is_repository(repository), "{repository}");
+        };
+        check("python:3", "imports/docker.io/library/python", "3");
+        check("h.example:5000/a/b", "imports/h.example_5000/a/b", "latest");
+        check("LOCALHOST/a:v1", "imports/localhost/a", "v1");
+        check("[::1]:5000/a", "imports/1__5000/a", "latest");
+    }
+}
