@@ -5,15 +5,21 @@
 //! same hash. What it needs from outside (file contents, listings, base digests) is handed in.
 
 pub mod config;
+pub mod declaration;
 pub mod digest;
+pub mod error;
 pub mod glob;
 pub mod ignore;
+pub mod image;
+mod input;
 pub mod jcs;
 pub mod keys;
+pub mod lock;
 pub mod lower;
 pub mod path;
 pub mod platform;
 pub mod reference;
+mod requirement;
 pub mod source;
 pub mod spec;
 pub mod tree;
@@ -21,6 +27,7 @@ pub mod upload;
 pub mod wire;
 
 pub use digest::Digest;
+pub use image::Image;
 pub use platform::Platform;
 pub use reference::Reference;
 pub use spec::Spec;

@@ -5,6 +5,10 @@
 
 use crate::Digest;
 
+mod memory;
+
+pub use memory::MemoryFiles;
+
 /// Facts about a file's contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileFacts {

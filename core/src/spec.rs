@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
 use crate::jcs::Json;
 use crate::{Digest, Platform, Reference};
 
+pub mod check;
 pub(crate) mod document;
+pub(crate) mod read;
+mod warnings;
 
 use document::Form;
 
@@ -18,7 +19,7 @@ use document::Form;
 pub const SCHEMA: &str = "chalk.image/v1";
 
 /// A whole declaration. See `docs/hash-v1.md` for its JSON form.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
     /// Platform of the image; `linux/amd64` unless set.
     pub platform: Platform,
@@ -47,7 +48,7 @@ pub struct Spec {
 }
 
 /// What an image starts from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Base {
     /// The empty base, `"scratch"`.
     Scratch,
@@ -58,7 +59,7 @@ pub enum Base {
 }
 
 /// An image in a registry, pinned or not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseImage {
     /// Normalised reference without a digest.
     pub reference: Reference,
@@ -66,19 +67,18 @@ pub struct BaseImage {
     pub digest: Option<Digest>,
     /// Platform to take from the image index when it is not the spec's (`FROM --platform=…`). Only
     /// Dockerfiles set it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
 }
 
 /// A Dockerfile by its meaning: the stages that the result needs, in order; the last is the result.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dockerfile {
     /// Needed stages. An instruction refers to an earlier stage as `--from=<index in this list>`.
     pub stages: Vec<Stage>,
 }
 
 /// One stage of a Dockerfile.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
     /// What `FROM` names.
     pub base: StageBase,
@@ -87,7 +87,7 @@ pub struct Stage {
 }
 
 /// What a stage starts from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(
     clippy::large_enum_variant,
     reason = "a Dockerfile has few stages, and a box would be in the way of every match"
@@ -102,7 +102,7 @@ pub enum StageBase {
 }
 
 /// One Dockerfile instruction in canonical form.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Instruction {
     /// Keyword in capitals, continuations joined, heredoc bodies kept byte for byte; `ARG` with the
     /// value it has; `--from=<n>` for a stage and `--from=@<n>` (and `from=@<n>` in a `--mount`)
@@ -115,7 +115,7 @@ pub struct Instruction {
 }
 
 /// One build step with its options.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// What the step does.
     pub kind: StepKind,
@@ -128,7 +128,7 @@ pub struct Step {
 }
 
 /// What a step does. In JSON the word of the variant stands as `"kind"`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepKind {
     /// `pip_install`: requirement specifiers or lines of a requirements file, normalised.
     PipInstall {
@@ -171,7 +171,7 @@ pub enum StepKind {
 }
 
 /// A file or directory that is mounted when a sandbox starts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// Path on the declaring machine, as written.
     pub src: String,

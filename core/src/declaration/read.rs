@@ -1,0 +1,297 @@
+//! Reading `image.toml`: the calls of [`Image`] as tables. Values are checked by the calls' own
+//! code, so a file and a chain accept the same things.
+
+use crate::Image;
+use crate::error::{ErrorCode, Fault, SpecError};
+use crate::image::calls::{Call, Installer, local_path};
+use crate::image::{DockerfileOptions, LocalOptions, Place, StepOptions, Strategy};
+use crate::input::{Fields, Node, nearest};
+use crate::spec::check;
+
+/// Keys of a `[[step]]` that say what it does.
+const KINDS: [&str; 9] = [
+    "pip_install",
+    "pip_install_from_requirements",
+    "uv_pip_install",
+    "uv_pip_install_from_requirements",
+    "apt_install",
+    "run_commands",
+    "dockerfile_commands",
+    "add_local_file",
+    "add_local_dir",
+];
+
+/// Keys of a `[[step]]` that say how it is done.
+const OPTIONS: [&str; 4] = ["env", "secrets", "force", "context"];
+
+impl Image {
+    /// Reads an `image.toml`.
+    ///
+    /// # Errors
+    /// When the text is no TOML or no sound declaration; the error names field, line and column.
+    pub fn from_toml(text: &str) -> Result<Self, SpecError> {
+        let root = Node::from_toml(text)?;
+        Reader { root: &root, text }
+            .image()
+            .map_err(|fault| root.locate(fault, text))
+    }
+}
+
+struct Reader<'t> {
+    root: &'t Node,
+    text: &'t str,
+}
+
+impl Reader<'_> {
+    fn image(&self) -> Result<Image, Fault> {
+        let fields = self.root.fields(&["image", "step"])?;
+        let image = fields.need("image", |node| self.facts(node))?;
+        let with_steps = fields.read("step", |node| {
+            let mut image = image.clone();
+            for (i, node) in node.list()?.iter().enumerate() {
+                image = self
+                    .step(&image, i, node)
+                    .map_err(|fault| fault.at_index(i))?;
+            }
+            Ok(image)
+        })?;
+        Ok(with_steps.unwrap_or(image))
+    }
+
+    /// Where a field stands, for errors that come to light when local files are read. The path is
+    /// given as that of a fault.
+    fn place(&self, path: impl FnOnce(Fault) -> Fault) -> Place {
+        let error = self
+            .root
+            .locate(path(Fault::new(ErrorCode::File, "")), self.text);
+        Place {
+            position: error.position,
+            path: error.path,
+        }
+    }
+
+    /// The `[image]` table.
+    fn facts(&self, node: &Node) -> Result<Image, Fault> {
+        const BASES: [&str; 3] = ["debian_slim", "base", "dockerfile"];
+        let fields = node.fields(&[
+            "debian_slim",
+            "base",
+            "dockerfile",
+            "platform",
+            "workdir",
+            "env",
+            "runtime_env",
+            "user",
+            "labels",
+            "entrypoint",
+            "cmd",
+            "name",
+        ])?;
+        let mut bases = fields.names().filter(|name| BASES.contains(name));
+        let Some(base) = bases.next() else {
+            let message = "what the image starts from is missing";
+            let hint = "write one of `debian_slim = \"3.12\"`, `base = \"…\"` and \
+                        `dockerfile = \"Dockerfile\"`";
+            return Err(Fault::new(ErrorCode::Missing, message).hint(hint));
+        };
+        if let Some(second) = bases.next() {
+            let message = format!("cannot stand beside `{base}`");
+            let fault = Fault::new(ErrorCode::Conflict, message);
+            return Err(fault.hint("keep one of them").in_field(second));
+        }
+        let call = fields.need(base, |node| match base {
+            "debian_slim" => debian_slim(node),
+            "base" => Call::base(node.text()?),
+            _ => dockerfile(node),
+        })?;
+        let place = |name: &str| self.place(|fault| fault.in_field(name).in_field("image"));
+        let word = if base == "base" {
+            "base"
+        } else {
+            "debian_slim"
+        };
+        let word = if base == "dockerfile" {
+            "from_dockerfile"
+        } else {
+            word
+        };
+        let mut image = Image::begin(word, Ok(call)).read_at(place(base));
+        type ReadFact = fn(&Node) -> Result<Call, Fault>;
+        let facts: [(&'static str, ReadFact); 9] = [
+            ("platform", |node| Call::platform(node.text()?)),
+            ("workdir", |node| Call::workdir(node.text()?)),
+            ("env", |node| Call::env(node.text_map()?)),
+            ("runtime_env", |node| Call::runtime_env(node.text_map()?)),
+            ("user", |node| Call::user(node.text()?)),
+            ("labels", |node| Call::labels(node.text_map()?)),
+            ("entrypoint", |node| Call::entrypoint(node.texts()?)),
+            ("cmd", |node| Call::cmd(node.texts()?)),
+            ("name", |node| Call::name(node.text()?)),
+        ];
+        for (name, read) in facts {
+            if let Some(call) = fields.read(name, read)? {
+                image = image.push(name, Ok(call)).read_at(place(name));
+            }
+        }
+        Ok(image)
+    }
+
+    /// A `[[step]]` table.
+    fn step(&self, image: &Image, index: usize, node: &Node) -> Result<Image, Fault> {
+        let fields = node.fields(&[&KINDS[..], &OPTIONS[..]].concat())?;
+        let mut kinds = KINDS.into_iter().filter(|kind| fields.has(kind));
+        let Some(kind) = kinds.next() else {
+            let fault = Fault::new(ErrorCode::Missing, "says nothing to do");
+            return Err(fault.hint(format!("add one of {}", KINDS.join(", "))));
+        };
+        if let Some(second) = kinds.next() {
+            let message = format!("a second kind of step beside `{kind}`");
+            let fault = Fault::new(ErrorCode::Conflict, message);
+            return Err(fault.hint("begin another [[step]]").in_field(second));
+        }
+        let is_copy = matches!(kind, "add_local_file" | "add_local_dir");
+        let unused = fields.names().find(|name| match *name {
+            "context" => kind != "dockerfile_commands",
+            name => is_copy && OPTIONS.contains(&name),
+        });
+        if let Some(name) = unused {
+            let message = format!("`{kind}` has no use for `{name}`");
+            return Err(Fault::new(ErrorCode::Conflict, message)
+                .hint("remove it")
+                .in_field(name));
+        }
+        let options = options(&fields)?;
+        let call = fields.need(kind, |node| match kind {
+            "pip_install" => Call::install(Installer::Pip, texts(node)?, options),
+            "uv_pip_install" => Call::install(Installer::Uv, texts(node)?, options),
+            "apt_install" => Call::install(Installer::Apt, texts(node)?, options),
+            "pip_install_from_requirements" => {
+                Call::requirements(Installer::Pip, node.text()?, options)
+            }
+            "uv_pip_install_from_requirements" => {
+                Call::requirements(Installer::Uv, node.text()?, options)
+            }
+            "run_commands" => Call::run(texts(node)?, options),
+            "dockerfile_commands" => Call::instructions(texts(node)?, None, options),
+            "add_local_file" => local(node, false),
+            _ => local(node, true),
+        })?;
+        let call = match (call, context(&fields)?) {
+            (Call::Instructions(texts, _, options), context) => {
+                Call::Instructions(texts, context, options)
+            }
+            (call, _) => call,
+        };
+        let place = self.place(|fault| fault.in_field(kind).at_index(index).in_field("step"));
+        Ok(image.push(kind, Ok(call)).read_at(place))
+    }
+}
+
+/// `debian_slim = "3.12"`, or `true` for the default version.
+fn debian_slim(node: &Node) -> Result<Call, Fault> {
+    match node.boolean() {
+        Ok(true) => Call::debian_slim(None),
+        Ok(false) => {
+            let fault = Fault::new(ErrorCode::Value, "expected a version or true");
+            Err(fault.hint("remove the line, or write `debian_slim = \"3.12\"`"))
+        }
+        Err(_) => Call::debian_slim(Some(node.text().map_err(|fault| {
+            fault.hint("write the version in quotes: `debian_slim = \"3.12\"`")
+        })?)),
+    }
+}
+
+/// `dockerfile = "path"`, or a table with options.
+fn dockerfile(node: &Node) -> Result<Call, Fault> {
+    if let Some(path) = node.as_text() {
+        return Call::dockerfile_path(path, DockerfileOptions::new());
+    }
+    let fields = node.fields(&["path", "text", "context", "args", "target"])?;
+    let text = fields.read("text", Node::text)?;
+    let path = fields.read("path", Node::text)?;
+    let options = DockerfileOptions {
+        context: context(&fields)?,
+        args: env(&fields, "args")?,
+        target: fields.read("target", |node| node.text().map(str::to_owned))?,
+    };
+    match (path, text) {
+        (Some(path), None) => Call::dockerfile_path(path, options),
+        (None, Some(text)) => Call::dockerfile_text(text, options),
+        (Some(_), Some(_)) => {
+            let fault = Fault::new(ErrorCode::Conflict, "cannot stand beside `path`");
+            Err(fault.hint("keep one of them").in_field("text"))
+        }
+        (None, None) => {
+            let fault = Fault::new(ErrorCode::Missing, "`path` is missing");
+            Err(fault.hint("write `path = \"Dockerfile\"`"))
+        }
+    }
+}
+
+fn context(fields: &Fields<'_>) -> Result<Option<String>, Fault> {
+    fields.read("context", |node| local_path(node.text()?))
+}
+
+fn env(
+    fields: &Fields<'_>,
+    name: &str,
+) -> Result<std::collections::BTreeMap<String, String>, Fault> {
+    let map = fields.read(name, |node| {
+        let pairs = node.text_map()?;
+        pairs
+            .iter()
+            .try_for_each(|(name, value)| check::env(name, value))?;
+        Ok(pairs.into_iter().collect())
+    })?;
+    Ok(map.unwrap_or_default())
+}
+
+fn options(fields: &Fields<'_>) -> Result<StepOptions, Fault> {
+    Ok(StepOptions {
+        env: env(fields, "env")?,
+        secrets: fields
+            .read("secrets", crate::spec::read::secrets)?
+            .unwrap_or_default(),
+        force: fields.read("force", Node::boolean)?.unwrap_or_default(),
+    })
+}
+
+/// A list of texts; one text alone is refused with the list that was meant.
+fn texts(node: &Node) -> Result<Vec<String>, Fault> {
+    node.texts().map_err(|fault| match node.as_text() {
+        Some(text) => fault.hint(format!("write [{}]", toml::Value::from(text))),
+        None => fault,
+    })
+}
+
+fn local(node: &Node, dir: bool) -> Result<Call, Fault> {
+    let fields = node.fields(&["src", "dest", "strategy", "mode", "exclude"])?;
+    let options = LocalOptions {
+        strategy: fields.read("strategy", strategy)?.unwrap_or_default(),
+        mode: fields.read("mode", |node| check::mode(node.text()?))?,
+        exclude: fields.read("exclude", Node::texts)?.unwrap_or_default(),
+    };
+    let src = fields.need("src", Node::text)?;
+    let dest = fields.need("dest", Node::text)?;
+    if dir {
+        Call::add_dir(src, dest, options)
+    } else {
+        Call::add_file(src, dest, options)
+    }
+}
+
+fn strategy(node: &Node) -> Result<Strategy, Fault> {
+    match node.text()? {
+        "mount" | "volume" => Ok(Strategy::Mount),
+        "copy" => Ok(Strategy::Copy),
+        other => {
+            let fault = Fault::new(ErrorCode::Value, format!("`{other}` is no strategy"));
+            Err(
+                fault.hint(match nearest(other, &["mount", "copy", "volume"]) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "write `mount` or `copy`".to_owned(),
+                }),
+            )
+        }
+    }
+}

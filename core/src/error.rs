@@ -1,0 +1,236 @@
+//! What can be wrong with a declaration, and where.
+
+use std::fmt;
+
+/// Something wrong with a declaration: what, where, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecError {
+    /// Stable word for programs.
+    pub code: ErrorCode,
+    /// File that was read, when one was.
+    pub file: Option<String>,
+    /// Place in that file, when it was read as text.
+    pub position: Option<Position>,
+    /// Field: `steps[2].dest` in a document, `call 3: add_local_file.dest` in a chain of calls.
+    pub path: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+    /// What to do; may be empty.
+    pub hint: String,
+}
+
+/// A place in a text, both counted from 1; columns count characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Line.
+    pub line: u32,
+    /// Column.
+    pub column: u32,
+}
+
+/// Kinds of [`SpecError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ErrorCode {
+    /// The text is no TOML or no JSON.
+    Syntax,
+    /// A field that does not exist.
+    UnknownField,
+    /// A text where a list was expected, and the like.
+    WrongType,
+    /// A field that has to be there.
+    Missing,
+    /// Fields that exclude each other.
+    Conflict,
+    /// A text or list that must not be empty.
+    Empty,
+    /// A Python requirement.
+    Requirement,
+    /// A Debian package name.
+    Package,
+    /// A path in the image.
+    Path,
+    /// The name of an environment variable, a label or a secret.
+    Name,
+    /// A value that cannot stand where it stands.
+    Value,
+    /// An image reference or the name of an image.
+    Reference,
+    /// A digest.
+    Digest,
+    /// Too many or too long.
+    Limit,
+    /// A local file: absent, unreadable, not of the right kind.
+    File,
+    /// A Dockerfile or one of its instructions.
+    Dockerfile,
+}
+
+impl ErrorCode {
+    /// The word that programs compare.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::UnknownField => "unknown-field",
+            Self::WrongType => "wrong-type",
+            Self::Missing => "missing",
+            Self::Conflict => "conflict",
+            Self::Empty => "empty",
+            Self::Requirement => "requirement",
+            Self::Package => "package",
+            Self::Path => "path",
+            Self::Name => "name",
+            Self::Value => "value",
+            Self::Reference => "reference",
+            Self::Digest => "digest",
+            Self::Limit => "limit",
+            Self::File => "file",
+            Self::Dockerfile => "dockerfile",
+        }
+    }
+}
+
+impl fmt::Display for SpecError {
+    /// `image.toml:3:7: step[0].run_commands: expected …; write …`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{file}:")?;
+        }
+        if let Some(Position { line, column }) = self.position {
+            write!(f, "{line}:{column}:")?;
+        }
+        if self.file.is_some() || self.position.is_some() {
+            write!(f, " ")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        write!(f, "{}", self.message)?;
+        if !self.hint.is_empty() {
+            write!(f, "; {}", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for SpecError {}
+
+/// Everything that is wrong with a chain of calls, in the order of the calls; never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecErrors(pub Vec<SpecError>);
+
+impl fmt::Display for SpecErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, error) in self.0.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for SpecErrors {}
+
+impl From<SpecError> for SpecErrors {
+    fn from(error: SpecError) -> Self {
+        Self(vec![error])
+    }
+}
+
+/// Something that is allowed and probably not meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Field of the spec, such as `steps[2]`.
+    pub path: String,
+    /// What is odd.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.path, self.message, self.hint)
+    }
+}
+
+/// One step from a document's root to the place of a fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Segment {
+    Field(String),
+    Index(usize),
+}
+
+/// A [`SpecError`] in the making: where it lies is added on the way up from the value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) code: ErrorCode,
+    pub(crate) message: String,
+    pub(crate) hint: String,
+    /// From the value up to the root.
+    reversed_path: Vec<Segment>,
+}
+
+impl Fault {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            hint: String::new(),
+            reversed_path: Vec::new(),
+        }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    pub(crate) fn in_field(mut self, name: &str) -> Self {
+        self.reversed_path.push(Segment::Field(name.to_owned()));
+        self
+    }
+
+    pub(crate) fn at_index(mut self, index: usize) -> Self {
+        self.reversed_path.push(Segment::Index(index));
+        self
+    }
+
+    /// From the root to the value.
+    pub(crate) fn path(&self) -> impl Iterator<Item = &Segment> {
+        self.reversed_path.iter().rev()
+    }
+
+    pub(crate) fn into_error(self) -> SpecError {
+        let mut path = String::new();
+        for segment in self.path() {
+            match segment {
+                Segment::Index(index) => path.push_str(&format!("[{index}]")),
+                Segment::Field(name) => {
+                    if !path.is_empty() {
+                        path.push('.');
+                    }
+                    path.push_str(name);
+                }
+            }
+        }
+        SpecError {
+            code: self.code,
+            file: None,
+            position: None,
+            path,
+            message: self.message,
+            hint: self.hint,
+        }
+    }
+}
+
+/// Runs `read` on every item and says in which one a fault lies.
+pub(crate) fn each<T, R>(
+    items: impl IntoIterator<Item = T>,
+    mut read: impl FnMut(T) -> Result<R, Fault>,
+) -> Result<Vec<R>, Fault> {
+    let item = |(i, item)| read(item).map_err(|fault| fault.at_index(i));
+    items.into_iter().enumerate().map(item).collect()
+}

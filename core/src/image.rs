@@ -1,0 +1,408 @@
+//! Declaring an image by chained calls.
+//!
+//! ```
+//! use chalk_core::{Image, source::MemoryFiles};
+//!
+//! let image = Image::debian_slim("3.12")
+//!     .pip_install(["requests", "pandas>=2.0"])
+//!     .run_commands("apt-get update && apt-get install -y git curl")
+//!     .workdir("/app")
+//!     .env([("PROJECT_ROOT", "/app")]);
+//!
+//! let spec = image.resolve(&MemoryFiles::new())?.spec;
+//! println!("{}", spec.recipe_hash());
+//! # assert_eq!(
+//! #     spec.recipe_hash().to_string(),
+//! #     "sha256:913a151e52559d4b4ceb6d49c82bc207b3add19de3891688a60fe74d9c54deed"
+//! # );
+//! # Ok::<(), chalk_core::error::SpecErrors>(())
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::Spec;
+use crate::error::{Fault, Position, SpecError, SpecErrors, Warning};
+use crate::source::Source;
+use crate::upload::Upload;
+
+pub(crate) mod calls;
+mod requirements;
+mod resolve;
+
+use calls::{Call, Installer};
+pub use calls::{DockerfileOptions, LocalOptions, StepOptions, Strategy, Texts};
+
+/// A declared image. Every method gives a new image and leaves its receiver as it was; an image and
+/// those made from it share structure, so a call costs the same however long the chain is.
+///
+/// No call fails: what is wrong is remembered with the number of the call and comes out of
+/// [`Image::resolve`], all of it at once.
+#[derive(Clone)]
+pub struct Image {
+    last: Arc<Link>,
+}
+
+/// One call and all before it.
+pub(crate) struct Link {
+    previous: Option<Arc<Link>>,
+    /// Number of the call, the constructor being 1.
+    number: usize,
+    /// Name of the method.
+    word: &'static str,
+    call: Result<Call, Fault>,
+    place: Option<Place>,
+}
+
+/// Where a call stands in the file that it was read from.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) position: Option<Position>,
+    /// Field, such as `step[2].run_commands`.
+    pub(crate) path: String,
+}
+
+/// An image with every local file read: what is hashed and sent, and what goes up with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The spec.
+    pub spec: Spec,
+    /// Contents that the spec names by digest, each once.
+    pub uploads: Vec<Upload>,
+    /// Things that are probably not meant.
+    pub warnings: Vec<Warning>,
+}
+
+impl Image {
+    pub(crate) fn begin(word: &'static str, call: Result<Call, Fault>) -> Self {
+        let link = Link {
+            previous: None,
+            number: 1,
+            word,
+            call,
+            place: None,
+        };
+        Self {
+            last: Arc::new(link),
+        }
+    }
+
+    pub(crate) fn push(&self, word: &'static str, call: Result<Call, Fault>) -> Self {
+        let link = Link {
+            previous: Some(self.last.clone()),
+            number: self.last.number + 1,
+            word,
+            call,
+            place: None,
+        };
+        Self {
+            last: Arc::new(link),
+        }
+    }
+
+    /// The same image, its last call having been read from `place`.
+    pub(crate) fn read_at(mut self, place: Place) -> Self {
+        if let Some(link) = Arc::get_mut(&mut self.last) {
+            link.place = Some(place);
+        }
+        self
+    }
+
+    /// The links in the order of the calls.
+    fn links(&self) -> Vec<&Link> {
+        let mut links = Vec::with_capacity(self.last.number);
+        let mut next = Some(&self.last);
+        while let Some(link) = next {
+            links.push(&**link);
+            next = link.previous.as_ref();
+        }
+        links.reverse();
+        links
+    }
+
+    /// The calls in order, or everything that is wrong with them.
+    pub(crate) fn calls(&self) -> Result<Vec<(&Link, &Call)>, SpecErrors> {
+        let mut errors = Vec::new();
+        let mut calls = Vec::with_capacity(self.last.number);
+        for link in self.links() {
+            match &link.call {
+                Ok(call) => calls.push((link, call)),
+                Err(fault) => errors.push(link.error(fault.clone())),
+            }
+        }
+        if errors.is_empty() {
+            Ok(calls)
+        } else {
+            Err(SpecErrors(errors))
+        }
+    }
+
+    /// Reads the local files that the image names and gives the spec.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the calls, or with the files they name.
+    pub fn resolve(&self, source: &dyn Source) -> Result<Resolved, SpecErrors> {
+        resolve::resolve(self, source)
+    }
+}
+
+/// Where an image starts.
+impl Image {
+    /// `python:<version>-slim-bookworm`; `None` means Python 3.12.
+    pub fn debian_slim<'a>(version: impl Into<Option<&'a str>>) -> Self {
+        Self::begin("debian_slim", Call::debian_slim(version.into()))
+    }
+
+    /// Any image of an OCI registry, by tag or digest: `node:22-slim`, `ghcr.io/org/image:tag`.
+    /// `scratch` is the empty base.
+    pub fn base(reference: &str) -> Self {
+        Self::begin("base", Call::base(reference))
+    }
+
+    /// The empty base.
+    pub fn scratch() -> Self {
+        Self::base("scratch")
+    }
+
+    /// A whole Dockerfile by its text, with the directory that its `COPY` and `ADD` read from.
+    pub fn from_dockerfile<'a>(text: &str, context: impl Into<Option<&'a str>>) -> Self {
+        let mut options = DockerfileOptions::new();
+        options.context = context.into().map(str::to_owned);
+        Self::from_dockerfile_with(text, options)
+    }
+
+    /// [`Image::from_dockerfile`] with build arguments and target.
+    pub fn from_dockerfile_with(text: &str, options: DockerfileOptions) -> Self {
+        Self::begin("from_dockerfile", Call::dockerfile_text(text, options))
+    }
+
+    /// A Dockerfile that is read when the image is resolved. Its context is the directory that it
+    /// lies in unless `options` name another.
+    pub fn from_dockerfile_path(path: &str, options: DockerfileOptions) -> Self {
+        Self::begin("from_dockerfile", Call::dockerfile_path(path, options))
+    }
+}
+
+/// Build steps.
+impl Image {
+    /// Installs Python packages, given as requirement specifiers or pip options.
+    #[must_use]
+    pub fn pip_install(&self, packages: impl Texts) -> Self {
+        self.pip_install_with(packages, StepOptions::new())
+    }
+
+    /// [`Image::pip_install`] with options of the step.
+    #[must_use]
+    pub fn pip_install_with(&self, packages: impl Texts, options: StepOptions) -> Self {
+        self.push(
+            "pip_install",
+            Call::install(Installer::Pip, packages.into_texts(), options),
+        )
+    }
+
+    /// Installs what a requirements file lists; its lines count, not its path.
+    #[must_use]
+    pub fn pip_install_from_requirements(&self, path: &str) -> Self {
+        self.pip_install_from_requirements_with(path, StepOptions::new())
+    }
+
+    /// [`Image::pip_install_from_requirements`] with options of the step.
+    #[must_use]
+    pub fn pip_install_from_requirements_with(&self, path: &str, options: StepOptions) -> Self {
+        let call = Call::requirements(Installer::Pip, path, options);
+        self.push("pip_install_from_requirements", call)
+    }
+
+    /// Installs Python packages by uv, whatever the service would choose.
+    #[must_use]
+    pub fn uv_pip_install(&self, packages: impl Texts) -> Self {
+        self.uv_pip_install_with(packages, StepOptions::new())
+    }
+
+    /// [`Image::uv_pip_install`] with options of the step.
+    #[must_use]
+    pub fn uv_pip_install_with(&self, packages: impl Texts, options: StepOptions) -> Self {
+        self.push(
+            "uv_pip_install",
+            Call::install(Installer::Uv, packages.into_texts(), options),
+        )
+    }
+
+    /// Installs what a requirements file lists, by uv.
+    #[must_use]
+    pub fn uv_pip_install_from_requirements(&self, path: &str) -> Self {
+        self.uv_pip_install_from_requirements_with(path, StepOptions::new())
+    }
+
+    /// [`Image::uv_pip_install_from_requirements`] with options of the step.
+    #[must_use]
+    pub fn uv_pip_install_from_requirements_with(&self, path: &str, options: StepOptions) -> Self {
+        let call = Call::requirements(Installer::Uv, path, options);
+        self.push("uv_pip_install_from_requirements", call)
+    }
+
+    /// Installs Debian packages, `name` or `name=version` each.
+    #[must_use]
+    pub fn apt_install(&self, packages: impl Texts) -> Self {
+        self.apt_install_with(packages, StepOptions::new())
+    }
+
+    /// [`Image::apt_install`] with options of the step.
+    #[must_use]
+    pub fn apt_install_with(&self, packages: impl Texts, options: StepOptions) -> Self {
+        self.push(
+            "apt_install",
+            Call::install(Installer::Apt, packages.into_texts(), options),
+        )
+    }
+
+    /// Runs shell commands, each a step of its own.
+    #[must_use]
+    pub fn run_commands(&self, commands: impl Texts) -> Self {
+        self.run_commands_with(commands, StepOptions::new())
+    }
+
+    /// [`Image::run_commands`] with options of each step.
+    #[must_use]
+    pub fn run_commands_with(&self, commands: impl Texts, options: StepOptions) -> Self {
+        self.push("run_commands", Call::run(commands.into_texts(), options))
+    }
+
+    /// Carries out Dockerfile instructions, each a step of its own. `COPY` and `ADD` of local files
+    /// need a context: see [`Image::dockerfile_commands_with`].
+    #[must_use]
+    pub fn dockerfile_commands(&self, instructions: impl Texts) -> Self {
+        self.dockerfile_commands_with(instructions, None, StepOptions::new())
+    }
+
+    /// [`Image::dockerfile_commands`] with the directory that `COPY` and `ADD` read from, and options
+    /// of each step.
+    #[must_use]
+    pub fn dockerfile_commands_with<'a>(
+        &self,
+        instructions: impl Texts,
+        context: impl Into<Option<&'a str>>,
+        options: StepOptions,
+    ) -> Self {
+        let call = Call::instructions(instructions.into_texts(), context.into(), options);
+        self.push("dockerfile_commands", call)
+    }
+
+    /// Puts a local file at the absolute path `dest` (below it, by its own name, when `dest` ends
+    /// with a slash): mounted when a sandbox starts, or with [`Strategy::Copy`] part of the image.
+    #[must_use]
+    pub fn add_local_file(&self, src: &str, dest: &str, options: impl Into<LocalOptions>) -> Self {
+        self.push("add_local_file", Call::add_file(src, dest, options.into()))
+    }
+
+    /// Puts the contents of a local directory into the directory `dest`, as
+    /// [`Image::add_local_file`] does. What `.gitignore` and `.chalkignore` name is left out, and
+    /// `.git` always.
+    #[must_use]
+    pub fn add_local_dir(&self, src: &str, dest: &str, options: impl Into<LocalOptions>) -> Self {
+        self.push("add_local_dir", Call::add_dir(src, dest, options.into()))
+    }
+}
+
+/// Facts of the whole image, wherever they stand in the chain; later calls win.
+impl Image {
+    /// Working directory of every step and of the image.
+    #[must_use]
+    pub fn workdir(&self, path: &str) -> Self {
+        self.push("workdir", Call::workdir(path))
+    }
+
+    /// Environment that every step and the image see.
+    #[must_use]
+    pub fn env<N: Into<String>, V: Into<String>>(
+        &self,
+        env: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        let pairs = env.into_iter().map(|(n, v)| (n.into(), v.into())).collect();
+        self.push("env", Call::env(pairs))
+    }
+
+    /// Environment of the image that no step sees, so that changing it rebuilds nothing.
+    #[must_use]
+    pub fn runtime_env<N: Into<String>, V: Into<String>>(
+        &self,
+        env: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        let pairs = env.into_iter().map(|(n, v)| (n.into(), v.into())).collect();
+        self.push("runtime_env", Call::runtime_env(pairs))
+    }
+
+    /// User of every step and of the image, `user[:group]`.
+    #[must_use]
+    pub fn user(&self, user: &str) -> Self {
+        self.push("user", Call::user(user))
+    }
+
+    /// A label of the image.
+    #[must_use]
+    pub fn label(&self, name: &str, value: &str) -> Self {
+        self.push(
+            "label",
+            Call::labels(vec![(name.to_owned(), value.to_owned())]),
+        )
+    }
+
+    /// Entrypoint of the image.
+    #[must_use]
+    pub fn entrypoint(&self, arguments: impl Texts) -> Self {
+        self.push("entrypoint", Call::entrypoint(arguments.into_texts()))
+    }
+
+    /// Command of the image.
+    #[must_use]
+    pub fn cmd(&self, arguments: impl Texts) -> Self {
+        self.push("cmd", Call::cmd(arguments.into_texts()))
+    }
+
+    /// Platform of the image, `linux/amd64` unless set.
+    #[must_use]
+    pub fn platform(&self, platform: &str) -> Self {
+        self.push("platform", Call::platform(platform))
+    }
+
+    /// Name to file the image under, `repository[:tag]`. Does not count in the hash.
+    #[must_use]
+    pub fn name(&self, name: &str) -> Self {
+        self.push("name", Call::name(name))
+    }
+}
+
+impl Link {
+    /// The error of a fault in this call.
+    fn error(&self, fault: Fault) -> SpecError {
+        let mut error = fault.into_error();
+        let (place, position) = match &self.place {
+            Some(place) => (place.path.clone(), place.position),
+            None => (format!("call {}: {}", self.number, self.word), None),
+        };
+        error.path = match error.path.as_str() {
+            "" => place,
+            field if field.starts_with('[') => format!("{place}{field}"),
+            field => format!("{place}.{field}"),
+        };
+        error.position = error.position.or(position);
+        error
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let calls = self.links().into_iter().map(|link| (link.word, &link.call));
+        f.debug_list().entries(calls).finish()
+    }
+}
+
+impl Drop for Link {
+    /// Frees a long chain link by link: the compiler's own way would recurse once per call.
+    fn drop(&mut self) {
+        let mut next = self.previous.take();
+        while let Some(mut link) = next.and_then(Arc::into_inner) {
+            next = link.previous.take();
+        }
+    }
+}

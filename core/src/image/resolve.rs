@@ -1,0 +1,249 @@
+//! From calls to a spec: local files are read, everything else was checked when it was called.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::calls::{Call, Installer, Local, StepOptions, Strategy};
+use super::{Image, Link, Resolved, requirements};
+use crate::error::{ErrorCode, Fault, SpecError, SpecErrors, Warning};
+use crate::requirement::normalise_list;
+use crate::source::{FileFacts, Source, SourceError};
+use crate::spec::read::{check_count, check_size};
+use crate::spec::{Base, Mount, Spec, Step, StepKind};
+use crate::upload::{Contents, Upload};
+
+pub(super) fn resolve(image: &Image, source: &dyn Source) -> Result<Resolved, SpecErrors> {
+    let calls = image.calls()?;
+    let facts = read_files(&calls, source)?;
+    let mut resolving = Resolving {
+        source,
+        facts,
+        spec: Spec::new(Base::Scratch),
+        uploads: Uploads::default(),
+        warnings: Vec::new(),
+    };
+    // What holds for the whole image first: a Dockerfile may ask for the platform.
+    for (_, call) in &calls {
+        resolving.fact(call);
+    }
+    let mut errors = Vec::new();
+    for (link, call) in &calls {
+        if let Err(error) = resolving.step(link, call) {
+            errors.push(error);
+        }
+    }
+    if !errors.is_empty() {
+        return Err(SpecErrors(errors));
+    }
+    let Resolving {
+        spec,
+        uploads,
+        mut warnings,
+        ..
+    } = resolving;
+    let limits = check_count(spec.steps.len())
+        .map_err(|fault| fault.in_field("steps"))
+        .and_then(|()| check_count(spec.mounts.len()).map_err(|fault| fault.in_field("mounts")))
+        .and_then(|()| check_size(&spec));
+    limits.map_err(Fault::into_error)?;
+    warnings.extend(spec.warnings());
+    Ok(Resolved {
+        spec,
+        uploads: uploads.list,
+        warnings,
+    })
+}
+
+/// Reads all copied files at once, so that a source may hash them in parallel.
+fn read_files(
+    calls: &[(&Link, &Call)],
+    source: &dyn Source,
+) -> Result<BTreeMap<String, FileFacts>, SpecErrors> {
+    let mut paths = BTreeSet::new();
+    for (_, call) in calls {
+        if let Call::AddFile(local) = call
+            && local.options.strategy == Strategy::Copy
+        {
+            paths.insert(local.src.clone());
+        }
+    }
+    let paths: Vec<String> = paths.into_iter().collect();
+    let facts = source.facts(&paths).map_err(|error| {
+        let caller = calls
+            .iter()
+            .find(|(_, call)| matches!(call, Call::AddFile(local) if local.src == error.path));
+        match caller {
+            Some((link, _)) => link.error(unreadable(&error).in_field("src")),
+            None => unreadable(&error).into_error(),
+        }
+    })?;
+    Ok(paths.into_iter().zip(facts).collect())
+}
+
+fn unreadable(error: &SourceError) -> Fault {
+    let fault = Fault::new(ErrorCode::File, error.to_string());
+    fault.hint("paths are relative to the declaring file")
+}
+
+#[derive(Default)]
+struct Uploads {
+    list: Vec<Upload>,
+    seen: BTreeSet<crate::Digest>,
+}
+
+impl Uploads {
+    fn add(&mut self, upload: Upload) {
+        if self.seen.insert(upload.digest) {
+            self.list.push(upload);
+        }
+    }
+}
+
+struct Resolving<'s> {
+    source: &'s dyn Source,
+    facts: BTreeMap<String, FileFacts>,
+    spec: Spec,
+    uploads: Uploads,
+    warnings: Vec<Warning>,
+}
+
+impl Resolving<'_> {
+    /// Takes over a call that says something about the whole image.
+    fn fact(&mut self, call: &Call) {
+        let spec = &mut self.spec;
+        match call {
+            Call::Base(base) => spec.base = base.clone(),
+            Call::Workdir(path) => spec.workdir = Some(path.clone()),
+            Call::Env(pairs) => spec.env.extend(pairs.iter().cloned()),
+            Call::RuntimeEnv(pairs) => spec.runtime_env.extend(pairs.iter().cloned()),
+            Call::User(user) => spec.user = Some(user.clone()),
+            Call::Labels(pairs) => spec.labels.extend(pairs.iter().cloned()),
+            Call::Entrypoint(arguments) => spec.entrypoint = Some(arguments.clone()),
+            Call::Cmd(arguments) => spec.cmd = Some(arguments.clone()),
+            Call::Platform(platform) => spec.platform = platform.clone(),
+            Call::Name(name) => spec.name = Some(name.clone()),
+            Call::Dockerfile(..)
+            | Call::Install(..)
+            | Call::Requirements(..)
+            | Call::Run(..)
+            | Call::Instructions(..)
+            | Call::AddFile(_)
+            | Call::AddDir(_) => {}
+        }
+    }
+
+    /// Takes over a call that makes steps or reads files.
+    fn step(&mut self, link: &Link, call: &Call) -> Result<(), SpecError> {
+        match call {
+            Call::Install(installer, packages, options) => {
+                self.push(install(*installer, packages.clone()), options);
+            }
+            Call::Requirements(installer, path, options) => {
+                let packages =
+                    requirements::read(self.source, path).map_err(|error| SpecError {
+                        path: link.error(Fault::new(error.code, "")).path,
+                        ..error
+                    })?;
+                if packages.is_empty() {
+                    self.warnings.push(Warning {
+                        path: link.error(Fault::new(ErrorCode::Empty, "")).path,
+                        message: format!("{path} lists nothing"),
+                        hint: "the step is left out".into(),
+                    });
+                    return Ok(());
+                }
+                let packages = normalise_list(packages).map_err(|fault| link.error(fault))?;
+                self.push(install(*installer, packages), options);
+            }
+            Call::Run(commands, options) => {
+                for command in commands {
+                    let command = command.clone();
+                    self.push(StepKind::Run { command }, options);
+                }
+            }
+            Call::AddFile(local) => self.add_file(link, local)?,
+            Call::AddDir(local) => self.add_dir(link, local)?,
+            Call::Dockerfile(..) | Call::Instructions(..) => return Err(pending(link)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, kind: StepKind, options: &StepOptions) {
+        self.spec.steps.push(Step {
+            kind,
+            env: options.env.clone(),
+            secrets: options.secrets.clone(),
+            force: options.force,
+        });
+    }
+
+    fn mount(&mut self, local: &Local, dir: bool) {
+        self.spec.mounts.push(Mount {
+            src: local.src.clone(),
+            dest: local.dest.clone(),
+            dir,
+            exclude: local.options.exclude.clone(),
+            after: self.spec.steps.len(),
+        });
+    }
+
+    fn add_file(&mut self, link: &Link, local: &Local) -> Result<(), SpecError> {
+        if local.options.strategy == Strategy::Mount {
+            self.mount(local, false);
+            return Ok(());
+        }
+        let Some(facts) = self.facts.get(&local.src).copied() else {
+            let fault = Fault::new(ErrorCode::File, format!("{}: was not read", local.src));
+            return Err(link.error(fault.in_field("src")));
+        };
+        self.uploads.add(Upload {
+            digest: facts.digest,
+            size: facts.size,
+            contents: Contents::File(local.src.clone()),
+        });
+        let own_mode = if facts.executable { 0o755 } else { 0o644 };
+        let kind = StepKind::AddFile {
+            dest: local.dest.clone(),
+            digest: facts.digest,
+            mode: local.options.mode.unwrap_or(own_mode),
+        };
+        self.push(kind, &StepOptions::new());
+        Ok(())
+    }
+
+    fn add_dir(&mut self, link: &Link, local: &Local) -> Result<(), SpecError> {
+        if local.options.strategy == Strategy::Mount {
+            self.mount(local, true);
+            return Ok(());
+        }
+        let fail = |error: SourceError| link.error(unreadable(&error).in_field("src"));
+        let listed =
+            crate::ignore::select(self.source, &local.src, &local.options.exclude).map_err(fail)?;
+        let (tree, uploads) =
+            crate::tree::Tree::read(self.source, &local.src, &listed).map_err(fail)?;
+        uploads
+            .into_iter()
+            .for_each(|upload| self.uploads.add(upload));
+        let kind = StepKind::AddDir {
+            dest: local.dest.clone(),
+            digest: tree.digest(),
+        };
+        self.push(kind, &StepOptions::new());
+        Ok(())
+    }
+}
+
+fn pending(link: &Link) -> SpecError {
+    link.error(Fault::new(
+        ErrorCode::Dockerfile,
+        "Dockerfiles are not read yet",
+    ))
+}
+
+fn install(installer: Installer, packages: Vec<String>) -> StepKind {
+    match installer {
+        Installer::Pip => StepKind::PipInstall { packages },
+        Installer::Uv => StepKind::UvPipInstall { packages },
+        Installer::Apt => StepKind::AptInstall { packages },
+    }
+}

@@ -1,0 +1,527 @@
+//! Documents from outside as trees that remember where everything stood, so that an error can name
+//! field, line and column. TOML and JSON are read into the same tree, and specs, declarations and
+//! lock files are read from it.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::error::{ErrorCode, Fault, Position, Segment, SpecError};
+use crate::jcs::Json;
+
+/// Longest text that is read, in bytes.
+pub(crate) const TEXT_LIMIT: usize = 32 << 20;
+
+/// Deepest nesting; a spec needs 8.
+const DEPTH_LIMIT: usize = 32;
+
+/// A value and where it stood.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// Offset in the text in bytes; `None` when it came from no text.
+    at: Option<usize>,
+    value: Value,
+}
+
+#[derive(Debug)]
+enum Value {
+    Text(String),
+    Bool(bool),
+    Number(Option<u32>),
+    List(Vec<Node>),
+    Map(Vec<Field>),
+    /// Anything else, by its name for people.
+    Other(&'static str),
+}
+
+#[derive(Debug)]
+struct Field {
+    name: String,
+    /// Offset of the name.
+    at: Option<usize>,
+    node: Node,
+}
+
+/// The fields of a map, all of them known.
+pub(crate) struct Fields<'n>(&'n [Field]);
+
+impl Node {
+    /// Reads a JSON text.
+    pub(crate) fn from_json(text: &str) -> Result<Self, SpecError> {
+        check_size(text)?;
+        let syntax = |error: &serde_json::Error| SpecError {
+            position: Some(Position {
+                line: small(error.line()),
+                column: small(error.column()),
+            }),
+            ..Fault::new(ErrorCode::Syntax, format!("not JSON: {}", reason(error))).into_error()
+        };
+        let raw: &RawValue = serde_json::from_str(text).map_err(|e| syntax(&e))?;
+        Self::from_raw(text, raw, 0)
+    }
+
+    fn from_raw(text: &str, raw: &RawValue, depth: usize) -> Result<Self, SpecError> {
+        let raw = raw.get();
+        // `raw` borrows from `text`, so the difference of the addresses is its offset.
+        let at = raw.as_ptr().addr() - text.as_ptr().addr();
+        let fail = |message: String| SpecError {
+            position: Some(position(text, at)),
+            ..Fault::new(ErrorCode::Syntax, message).into_error()
+        };
+        let bad = |error: serde_json::Error| fail(format!("not JSON: {}", reason(&error)));
+        if depth > DEPTH_LIMIT {
+            return Err(fail(format!("nested deeper than {DEPTH_LIMIT}")));
+        }
+        let value = match raw.as_bytes().first() {
+            Some(b'"') => Value::Text(serde_json::from_str(raw).map_err(bad)?),
+            Some(b't') => Value::Bool(true),
+            Some(b'f') => Value::Bool(false),
+            Some(b'n') => Value::Other("null"),
+            Some(b'[') => {
+                let items: Vec<&RawValue> = serde_json::from_str(raw).map_err(bad)?;
+                let read = |item| Self::from_raw(text, item, depth + 1);
+                Value::List(items.into_iter().map(read).collect::<Result<_, _>>()?)
+            }
+            Some(b'{') => {
+                let pairs: RawMap<'_> = serde_json::from_str(raw).map_err(bad)?;
+                let mut fields = Vec::with_capacity(pairs.0.len());
+                for (name, value) in pairs.0 {
+                    let node = Self::from_raw(text, value, depth + 1)?;
+                    let at = node.at.map(|at| name_offset(text, at, &name));
+                    fields.push(Field { name, at, node });
+                }
+                Value::Map(fields)
+            }
+            _ => Value::Number(raw.parse().ok()),
+        };
+        Ok(Self {
+            at: Some(at),
+            value,
+        })
+    }
+
+    /// Reads a TOML text.
+    pub(crate) fn from_toml(text: &str) -> Result<Self, SpecError> {
+        check_size(text)?;
+        let table = toml::de::DeTable::parse(text).map_err(|error| SpecError {
+            position: error.span().map(|span| position(text, span.start)),
+            ..Fault::new(ErrorCode::Syntax, format!("not TOML: {}", error.message())).into_error()
+        })?;
+        let at = table.span().start;
+        Ok(Self::from_toml_table(table.into_inner(), at))
+    }
+
+    fn from_toml_table(table: toml::de::DeTable<'_>, at: usize) -> Self {
+        let field = |(name, value): (toml::Spanned<Cow<'_, str>>, toml::Spanned<_>)| Field {
+            at: Some(name.span().start),
+            name: name.into_inner().into_owned(),
+            node: Self::from_toml_value(value),
+        };
+        let mut fields: Vec<Field> = table.into_iter().map(field).collect();
+        fields.sort_by_key(|field| field.at);
+        Self {
+            at: Some(at),
+            value: Value::Map(fields),
+        }
+    }
+
+    fn from_toml_value(value: toml::Spanned<toml::de::DeValue<'_>>) -> Self {
+        use toml::de::DeValue;
+        let at = value.span().start;
+        let value = match value.into_inner() {
+            DeValue::String(text) => Value::Text(text.into_owned()),
+            DeValue::Boolean(value) => Value::Bool(value),
+            DeValue::Integer(number) => {
+                Value::Number(u32::from_str_radix(number.as_str(), number.radix()).ok())
+            }
+            DeValue::Float(_) => Value::Number(None),
+            DeValue::Datetime(_) => Value::Other("a date"),
+            DeValue::Array(items) => {
+                Value::List(items.into_iter().map(Self::from_toml_value).collect())
+            }
+            DeValue::Table(table) => return Self::from_toml_table(table, at),
+        };
+        Self {
+            at: Some(at),
+            value,
+        }
+    }
+
+    /// The error of a fault that lies in this tree, which is the root of `text`.
+    pub(crate) fn locate(&self, fault: Fault, text: &str) -> SpecError {
+        let mut node = self;
+        let mut at = self.at;
+        for segment in fault.path() {
+            let next = match (segment, &node.value) {
+                (Segment::Field(name), Value::Map(fields)) => fields
+                    .iter()
+                    // A repeated name is at fault in its last place.
+                    .rfind(|field| field.name == *name)
+                    .map(|field| (field.at, &field.node)),
+                (Segment::Index(index), Value::List(items)) => {
+                    items.get(*index).map(|item| (item.at, item))
+                }
+                _ => None,
+            };
+            let Some((place, child)) = next else { break };
+            at = place;
+            node = child;
+        }
+        SpecError {
+            position: at.map(|at| position(text, at)),
+            ..fault.into_error()
+        }
+    }
+
+    /// The fields of a map, each of which must be among `known`.
+    pub(crate) fn fields(&self, known: &[&str]) -> Result<Fields<'_>, Fault> {
+        let Value::Map(fields) = &self.value else {
+            return Err(self.wrong_type("a map"));
+        };
+        for (i, field) in fields.iter().enumerate() {
+            let name = field.name.as_str();
+            if !known.contains(&name) {
+                let fault = Fault::new(ErrorCode::UnknownField, format!("no such field: `{name}`"));
+                let hint = match nearest(name, known) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("known here: {}", known.join(", ")),
+                };
+                return Err(fault.hint(hint).in_field(name));
+            }
+            if fields[..i].iter().any(|other| other.name == name) {
+                let fault = Fault::new(ErrorCode::Conflict, "stands twice");
+                return Err(fault.hint("keep one of them").in_field(name));
+            }
+        }
+        Ok(Fields(fields))
+    }
+
+    /// A text.
+    pub(crate) fn text(&self) -> Result<&str, Fault> {
+        match &self.value {
+            Value::Text(text) => Ok(text),
+            _ => Err(self.wrong_type("a text")),
+        }
+    }
+
+    /// The text, if it is one.
+    pub(crate) fn as_text(&self) -> Option<&str> {
+        self.text().ok()
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn boolean(&self) -> Result<bool, Fault> {
+        match self.value {
+            Value::Bool(value) => Ok(value),
+            _ => Err(self.wrong_type("true or false")),
+        }
+    }
+
+    /// A whole number.
+    pub(crate) fn number(&self) -> Result<usize, Fault> {
+        match self.value {
+            Value::Number(Some(value)) => Ok(value as usize),
+            _ => Err(self.wrong_type("a whole number from 0 to 4294967295")),
+        }
+    }
+
+    /// The items of a list.
+    pub(crate) fn list(&self) -> Result<&[Node], Fault> {
+        match &self.value {
+            Value::List(items) => Ok(items),
+            _ => Err(self.wrong_type("a list")),
+        }
+    }
+
+    /// A list of texts.
+    pub(crate) fn texts(&self) -> Result<Vec<String>, Fault> {
+        match &self.value {
+            Value::List(items) => crate::error::each(items, |item| item.text().map(str::to_owned)),
+            _ => Err(self.wrong_type("a list of texts")),
+        }
+    }
+
+    /// A map of texts by any name, in order.
+    pub(crate) fn text_map(&self) -> Result<Vec<(String, String)>, Fault> {
+        let Value::Map(fields) = &self.value else {
+            return Err(self.wrong_type("a map of texts"));
+        };
+        let mut pairs: Vec<(String, String)> = Vec::with_capacity(fields.len());
+        let mut seen = std::collections::BTreeSet::new();
+        for field in fields {
+            let fail = |fault: Fault| fault.in_field(&field.name);
+            if !seen.insert(field.name.as_str()) {
+                return Err(fail(Fault::new(ErrorCode::Conflict, "stands twice")));
+            }
+            let value = field.node.text().map_err(fail)?;
+            pairs.push((field.name.clone(), value.to_owned()));
+        }
+        Ok(pairs)
+    }
+
+    fn wrong_type(&self, expected: &str) -> Fault {
+        let found = match &self.value {
+            Value::Text(_) => "a text",
+            Value::Bool(_) => "true or false",
+            Value::Number(_) => "a number",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a map",
+            Value::Other("null") => {
+                let fault = Fault::new(
+                    ErrorCode::WrongType,
+                    format!("expected {expected}, found null"),
+                );
+                return fault.hint("leave the field out");
+            }
+            Value::Other(word) => word,
+        };
+        Fault::new(
+            ErrorCode::WrongType,
+            format!("expected {expected}, found {found}"),
+        )
+    }
+}
+
+impl<'n> Fields<'n> {
+    /// The field of that name.
+    pub(crate) fn get(&self, name: &str) -> Option<&'n Node> {
+        self.0
+            .iter()
+            .find(|field| field.name == name)
+            .map(|field| &field.node)
+    }
+
+    /// Whether the field is there.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Names of the fields, in order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'n str> {
+        self.0.iter().map(|field| field.name.as_str())
+    }
+
+    /// Reads the field if it is there.
+    pub(crate) fn read<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&'n Node) -> Result<T, Fault>,
+    ) -> Result<Option<T>, Fault> {
+        let Some(node) = self.get(name) else {
+            return Ok(None);
+        };
+        read(node).map(Some).map_err(|fault| fault.in_field(name))
+    }
+
+    /// Reads a field that has to be there.
+    pub(crate) fn need<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&'n Node) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        self.read(name, read)?
+            .ok_or_else(|| Fault::new(ErrorCode::Missing, format!("`{name}` is missing")))
+    }
+}
+
+fn check_size(text: &str) -> Result<(), SpecError> {
+    if text.len() > TEXT_LIMIT {
+        let message = format!("longer than {} MiB", TEXT_LIMIT >> 20);
+        return Err(Fault::new(ErrorCode::Limit, message).into_error());
+    }
+    Ok(())
+}
+
+/// The words of a serde_json error without its place, which is relative to a part of the text.
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line ") {
+        Some((reason, _)) => reason.to_owned(),
+        None => text,
+    }
+}
+
+/// Where the name of the field whose value begins at `value` begins; the value's own place when
+/// the name is written with escapes.
+fn name_offset(text: &str, value: usize, name: &str) -> usize {
+    let before = text[..value].trim_end().trim_end_matches(':').trim_end();
+    match before
+        .strip_suffix('"')
+        .and_then(|rest| rest.strip_suffix(name))
+    {
+        Some(rest) if rest.ends_with('"') => rest.len() - 1,
+        _ => value,
+    }
+}
+
+/// Line and column of a byte offset.
+pub(crate) fn position(text: &str, at: usize) -> Position {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    Position {
+        line: small(before.matches('\n').count() + 1),
+        column: small(before[line_start..].chars().count() + 1),
+    }
+}
+
+/// Texts are limited to far less than 2^32 bytes.
+fn small(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// The known word that `word` was probably meant to be.
+pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let folded = |text: &str| text.to_ascii_lowercase().replace('-', "_");
+    let word = folded(word);
+    let limit = word.chars().count().div_ceil(3).min(3);
+    known
+        .iter()
+        .map(|known| (distance(&word, &folded(known)), *known))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let cost = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl From<Json<'_>> for Node {
+    fn from(json: Json<'_>) -> Self {
+        let value = match json {
+            Json::Bool(value) => Value::Bool(value),
+            Json::Number(number) => Value::Number(Some(number)),
+            Json::Text(text) => Value::Text(text.into_owned()),
+            Json::List(items) => Value::List(items.into_iter().map(Self::from).collect()),
+            Json::Map(fields) => {
+                let field = |(name, value): (&str, Json<'_>)| Field {
+                    name: name.to_owned(),
+                    at: None,
+                    node: value.into(),
+                };
+                Value::Map(fields.into_iter().map(field).collect())
+            }
+        };
+        Self { at: None, value }
+    }
+}
+
+/// A JSON map in order, with repeated names.
+struct RawMap<'t>(Vec<(String, &'t RawValue)>);
+
+impl<'de> Deserialize<'de> for RawMap<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = RawMap<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(RawMap(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+/// Reading without places, for documents inside other documents.
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl NodeVisitor {
+    fn node<E>(value: Value) -> Result<Node, E> {
+        Ok(Node { at: None, value })
+    }
+}
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a spec")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+        Self::node(Value::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+        Self::node(Value::Number(value.try_into().ok()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+        Self::node(Value::Number(value.try_into().ok()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+        // A browser has no other numbers than these.
+        let whole = value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value);
+        Self::node(Value::Number(whole.then_some(value as u32)))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
+        Self::node(Value::Text(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Node, E> {
+        Self::node(Value::Text(value))
+    }
+
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Self::node(Value::Other("null"))
+    }
+
+    fn visit_none<E>(self) -> Result<Node, E> {
+        Self::node(Value::Other("null"))
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Self::node(Value::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut fields = Vec::new();
+        while let Some((name, node)) = map.next_entry()? {
+            fields.push(Field {
+                name,
+                at: None,
+                node,
+            });
+        }
+        Self::node(Value::Map(fields))
+    }
+}
