@@ -8,10 +8,12 @@
 
 mod content;
 mod error;
+mod http;
 mod layout;
 mod regional;
 mod store;
 
 pub use error::EmbeddedError;
+pub use http::{RegistryLimits, router};
 pub use regional::{External, Regional, RegionalError};
 pub use store::Registry;

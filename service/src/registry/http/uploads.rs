@@ -1,0 +1,424 @@
+//! Uploads over HTTP: in one request, in two, or chunk by chunk (spec.md, "Pushing blobs").
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chalk_core::Digest;
+use chalk_core::reference::is_repository;
+use chalk_store::sink::ChunkSink;
+use chalk_store::uploads::{Session, UploadError, UploadId, Uploads};
+use chalk_store::{BlobError, BlobStore};
+use http_body_util::BodyExt as _;
+
+use super::manifests::value;
+use super::{Api, CONTENT_DIGEST, Query, RegistryLimits, UPLOAD_ID, digest, text};
+use crate::registry::error::EmbeddedError;
+
+/// How long a request waits for the one before it, whose client may just have vanished.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+/// How often expired uploads are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
+
+/// Open uploads and the repositories that they are for.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    uploads: Uploads,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Uploads of an earlier process join when they are asked for again.
+    repositories: HashMap<UploadId, String>,
+    swept: Option<Instant>,
+}
+
+impl Sessions {
+    pub(super) fn new(blobs: BlobStore, limits: &RegistryLimits) -> Self {
+        let sessions = Self {
+            uploads: Uploads::new(blobs),
+            table: Mutex::default(),
+        };
+        if let Err(error) = sessions.uploads.sweep(limits.upload_expiry) {
+            tracing::warn!(%error, "expired uploads could not be removed");
+        }
+        sessions
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Each change is one insert or remove: a panic elsewhere spoils nothing.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, repository: &str, limits: &RegistryLimits) -> Result<UploadId, EmbeddedError> {
+        let mut table = self.table();
+        let now = Instant::now();
+        let full = table.repositories.len() >= limits.uploads;
+        if full || table.swept.is_none_or(|at| now - at > SWEEP_EVERY) {
+            self.uploads.sweep(limits.upload_expiry)?;
+            table
+                .repositories
+                .retain(|id, _| self.uploads.received(id).is_ok());
+            table.swept = Some(now);
+        }
+        if table.repositories.len() >= limits.uploads {
+            return Err(EmbeddedError::TooManyUploads(limits.uploads));
+        }
+        let id = self.uploads.start()?;
+        table.repositories.insert(id.clone(), repository.to_owned());
+        Ok(id)
+    }
+
+    /// The upload `id`, if it is one of `repository`.
+    fn find(&self, repository: &str, id: &str) -> Result<UploadId, EmbeddedError> {
+        let id: UploadId = id.parse().map_err(|_| EmbeddedError::UploadUnknown)?;
+        self.uploads.received(&id)?;
+        let mut table = self.table();
+        let owner = table.repositories.entry(id.clone());
+        if owner.or_insert_with(|| repository.to_owned()) == repository {
+            Ok(id)
+        } else {
+            Err(EmbeddedError::UploadUnknown)
+        }
+    }
+
+    fn forget(&self, id: &UploadId) {
+        self.table().repositories.remove(id);
+    }
+}
+
+/// `POST`: mounts a blob, takes a whole one, or opens an upload.
+pub(super) async fn start(
+    api: &Arc<Api>,
+    name: &str,
+    query: &Query,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, EmbeddedError> {
+    // A digest that we do not know cannot be here: then the client uploads, as for any other.
+    if let Some(wanted) = query
+        .get("mount")
+        .and_then(|text| text.parse::<Digest>().ok())
+        && mount(api, name, wanted, query.get("from")).await?
+    {
+        return Ok(created(name, &wanted));
+    }
+    let whole = query.get("digest").map(digest).transpose()?;
+    let repository = name.to_owned();
+    let id = api
+        .blocking(move |api| api.sessions.start(&repository, &api.limits))
+        .await?;
+    let Some(expected) = whole else {
+        return Ok(accepted(name, &id, 0));
+    };
+    let taken = take(api, &id, headers, body).await;
+    match taken {
+        Ok(session) => finish(api, name, session, expected).await,
+        Err(error) => {
+            // The client was never told the name of this upload.
+            let _ = drop_upload(api, id).await;
+            Err(error)
+        }
+    }
+}
+
+/// `GET`: how far the upload is.
+pub(super) async fn status(
+    api: &Arc<Api>,
+    name: &str,
+    id: &str,
+) -> Result<Response, EmbeddedError> {
+    let (repository, id) = (name.to_owned(), id.to_owned());
+    let (id, received) = api
+        .blocking(move |api| {
+            let id = api.sessions.find(&repository, &id)?;
+            let received = api.sessions.uploads.received(&id)?;
+            Ok((id, received))
+        })
+        .await?;
+    let mut response = accepted(name, &id, received);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+/// `PATCH`: the next chunk, or all of the rest as one stream.
+pub(super) async fn patch(
+    api: &Arc<Api>,
+    name: &str,
+    id: &str,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, EmbeddedError> {
+    let id = find(api, name, id).await?;
+    match take(api, &id, headers, body).await {
+        Ok(session) => Ok(accepted(name, &id, session.received())),
+        Err(EmbeddedError::OutOfOrder { received }) => Ok(out_of_order(name, &id, received)),
+        Err(error) => Err(error),
+    }
+}
+
+/// `PUT`: the last chunk, if any, and the digest of the whole.
+pub(super) async fn put(
+    api: &Arc<Api>,
+    name: &str,
+    id: &str,
+    query: &Query,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, EmbeddedError> {
+    let expected = digest(query.get("digest").unwrap_or_default())?;
+    let id = find(api, name, id).await?;
+    match take(api, &id, headers, body).await {
+        Ok(session) => finish(api, name, session, expected).await,
+        Err(EmbeddedError::OutOfOrder { received }) => Ok(out_of_order(name, &id, received)),
+        Err(error) => Err(error),
+    }
+}
+
+/// `DELETE`: throws the upload away.
+pub(super) async fn cancel(
+    api: &Arc<Api>,
+    name: &str,
+    id: &str,
+) -> Result<Response, EmbeddedError> {
+    let id = find(api, name, id).await?;
+    drop_upload(api, id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn find(api: &Arc<Api>, name: &str, id: &str) -> Result<UploadId, EmbeddedError> {
+    let (repository, id) = (name.to_owned(), id.to_owned());
+    api.blocking(move |api| api.sessions.find(&repository, &id))
+        .await
+}
+
+async fn drop_upload(api: &Arc<Api>, id: UploadId) -> Result<(), EmbeddedError> {
+    api.blocking(move |api| {
+        api.sessions.uploads.cancel(&id)?;
+        api.sessions.forget(&id);
+        Ok(())
+    })
+    .await
+}
+
+/// Makes a blob of another repository part of this one; without `from`, of any (spec.md,
+/// "Mounting a blob from another repository").
+async fn mount(
+    api: &Arc<Api>,
+    name: &str,
+    wanted: Digest,
+    from: Option<&str>,
+) -> Result<bool, EmbeddedError> {
+    let (repository, from) = (name.to_owned(), from.map(str::to_owned));
+    api.blocking(move |api| {
+        let there = match &from {
+            Some(from) => is_repository(from) && api.registry.blob(from, &wanted)?.is_some(),
+            None => true,
+        };
+        match there.then(|| api.registry.link_blob(&repository, &wanted)) {
+            None | Some(Err(EmbeddedError::BlobUnknown(_))) => Ok(false),
+            Some(linked) => linked.map(|_| true),
+        }
+    })
+    .await
+}
+
+/// Writes a request's body to the end of an upload. What came before the client broke off stays.
+async fn take(
+    api: &Arc<Api>,
+    id: &UploadId,
+    headers: &HeaderMap,
+    mut body: Body,
+) -> Result<Session, EmbeddedError> {
+    let length = text(headers, header::CONTENT_LENGTH).and_then(|t| t.parse::<u64>().ok());
+    let at = match text(headers, header::CONTENT_RANGE) {
+        Some(range) => Some(chunk_start(range, length)?),
+        None => None,
+    };
+    let session = open(api, id, at).await?;
+    let limit = api.limits.blob_bytes;
+    let too_large = EmbeddedError::TooLarge {
+        what: "the blob",
+        limit,
+    };
+    let mut received = session.received();
+    if length.is_some_and(|length| received.saturating_add(length) > limit) {
+        return Err(too_large);
+    }
+    let sink = ChunkSink::new(session);
+    let mut broken = None;
+    loop {
+        let frame = match tokio::time::timeout(api.limits.idle, body.frame()).await {
+            Ok(None) => break,
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => {
+                broken = Some(EmbeddedError::UploadInvalid(
+                    "the upload broke off".to_owned(),
+                ));
+                break;
+            }
+            Err(_) => {
+                broken = Some(EmbeddedError::UploadInvalid(
+                    "the upload stalled".to_owned(),
+                ));
+                break;
+            }
+        };
+        let Ok(part) = frame.into_data() else {
+            continue;
+        };
+        received += part.len() as u64;
+        if received > limit {
+            broken = Some(too_large);
+            break;
+        }
+        if !sink.send(part).await {
+            break;
+        }
+    }
+    let failed = |source: io::Error| EmbeddedError::Io {
+        action: "write an upload into",
+        path: api.registry.blobs().root().to_owned(),
+        source,
+    };
+    let (session, written) = sink.finish().await.map_err(failed)?;
+    written.map_err(failed)?;
+    match broken {
+        None => Ok(session),
+        Some(error) => Err(error),
+    }
+}
+
+/// Takes an upload for writing, once the request before has let go of it.
+async fn open(api: &Arc<Api>, id: &UploadId, at: Option<u64>) -> Result<Session, EmbeddedError> {
+    let started = Instant::now();
+    loop {
+        let wanted = id.clone();
+        // The outer result is of the task, the inner one of the upload.
+        let opened = api
+            .blocking(move |api| Ok(api.sessions.uploads.session(&wanted, at)))
+            .await?;
+        match opened {
+            Err(UploadError::Busy(_)) if started.elapsed() < BUSY_WAIT => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Gives the upload its name in the store and in the repository.
+async fn finish(
+    api: &Arc<Api>,
+    name: &str,
+    session: Session,
+    expected: Digest,
+) -> Result<Response, EmbeddedError> {
+    let repository = name.to_owned();
+    api.blocking(move |api| {
+        // Right or wrong, it is over.
+        api.sessions.forget(session.id());
+        match session.finish(expected) {
+            Err(UploadError::Blob(BlobError::Mismatch {
+                expected, actual, ..
+            })) => return Err(EmbeddedError::DigestMismatch { expected, actual }),
+            other => other?,
+        };
+        api.registry.link_blob(&repository, &expected)?;
+        Ok(())
+    })
+    .await?;
+    Ok(created(name, &expected))
+}
+
+/// Start of a chunk by its `Content-Range`, which here is `first-last` (RFC 9110's form
+/// `bytes first-last/size` is understood, too).
+fn chunk_start(text: &str, length: Option<u64>) -> Result<u64, EmbeddedError> {
+    let bare = text
+        .trim()
+        .trim_start_matches("bytes")
+        .trim_start_matches(['=', ' ']);
+    let bare = bare.split('/').next().unwrap_or_default();
+    let range = bare.split_once('-').and_then(|(first, last)| {
+        let (first, last) = (
+            first.trim().parse::<u64>().ok()?,
+            last.trim().parse::<u64>().ok()?,
+        );
+        Some((first, last.checked_sub(first)?.checked_add(1)?))
+    });
+    let Some((first, count)) = range else {
+        return Err(EmbeddedError::UploadInvalid(format!(
+            "`{text}` is no Content-Range: expected `first-last`, in bytes"
+        )));
+    };
+    match length {
+        Some(length) if length != count => Err(EmbeddedError::SizeInvalid(format!(
+            "Content-Range has {count} bytes, Content-Length {length}"
+        ))),
+        _ => Ok(first),
+    }
+}
+
+fn created(name: &str, digest: &Digest) -> Response {
+    let mut response = StatusCode::CREATED.into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        header::LOCATION,
+        value(&format!("/v2/{name}/blobs/{digest}")),
+    );
+    headers.insert(CONTENT_DIGEST, value(&digest.to_string()));
+    response
+}
+
+/// Where the upload goes on and how far it is. `0-0` also stands for nothing at all: the form has
+/// no other way to say it.
+fn accepted(name: &str, id: &UploadId, received: u64) -> Response {
+    let mut response = StatusCode::ACCEPTED.into_response();
+    let headers = response.headers_mut();
+    let location = format!("/v2/{name}/blobs/uploads/{id}");
+    headers.insert(header::LOCATION, value(&location));
+    let range = format!("0-{}", received.saturating_sub(1));
+    headers.insert(header::RANGE, value(&range));
+    headers.insert(UPLOAD_ID, value(&id.to_string()));
+    response
+}
+
+fn out_of_order(name: &str, id: &UploadId, received: u64) -> Response {
+    let refusal = super::Refusal::from(EmbeddedError::OutOfOrder { received });
+    let mut response = refusal.into_response();
+    let status = accepted(name, id, received);
+    for (name, value) in status.headers() {
+        if name != header::CONTENT_LENGTH {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunk_starts() {
+        let check = |text: &str, length: Option<u64>, expect: Option<u64>| {
+            assert_eq!(chunk_start(text, length).ok(), expect, "{text}");
+        };
+        check("0-9", Some(10), Some(0));
+        check("10-19", None, Some(10));
+        check("bytes 10-19/30", Some(10), Some(10));
+        check("bytes=10-19", Some(10), Some(10));
+        check("10-19", Some(9), None);
+        check("10-9", Some(0), None);
+        check("10-8", None, None);
+        check("a-b", None, None);
+        check("10", None, None);
+        check("-5", None, None);
+        check("0-18446744073709551615", None, None);
+    }
+}
