@@ -7,6 +7,8 @@
 //! into a pile of such directories without mounting it. [`archive`] brings whole images in and
 //! out as files, [`registry`] over the network, and [`tree`] lists a local directory.
 
+#[cfg(unix)]
+pub mod archive;
 pub mod blobs;
 #[cfg(unix)]
 pub mod layer;
@@ -14,6 +16,9 @@ pub mod registry;
 pub mod sink;
 #[cfg(unix)]
 pub mod snapshots;
+#[cfg(unix)]
+pub mod stack;
+pub mod tree;
 pub mod uploads;
 
 pub use blobs::{Blob, BlobError, BlobStore, BlobWriter};

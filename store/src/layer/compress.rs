@@ -149,7 +149,7 @@ pub struct Decompressor<R: Read> {
 
 enum Inner<R: Read> {
     None(BufReader<Prefixed<R>>),
-    Gzip(MultiGzDecoder<BufReader<Prefixed<R>>>),
+    Gzip(Box<MultiGzDecoder<BufReader<Prefixed<R>>>>),
     Zstd(zstd::Decoder<'static, BufReader<Prefixed<R>>>),
 }
 
@@ -209,7 +209,7 @@ pub fn decompress<R: Read>(mut source: R) -> io::Result<Decompressor<R>> {
     let buffered = BufReader::with_capacity(128 * 1024, prefixed);
     let (inner, compression) = if gzip {
         let decoder = MultiGzDecoder::new(buffered);
-        (Inner::Gzip(decoder), Compression::Gzip(6))
+        (Inner::Gzip(Box::new(decoder)), Compression::Gzip(6))
     } else if zstd {
         let mut decoder = zstd::Decoder::with_buffer(buffered)?;
         decoder.window_log_max(ZSTD_WINDOW_LOG)?;

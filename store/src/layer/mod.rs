@@ -25,8 +25,11 @@ pub use pack::{PackOptions, PackedLayer, pack, pack_to};
 pub use unpack::{Devices, Limits, Target, UnpackOptions, Unpacked, inspect, unpack, unpack_blob};
 
 pub(crate) use format::{EntryHeader, Kind, write_end, write_header, write_padding};
-pub(crate) use reader::{LayerReader, TarEntry};
-pub(crate) use root::{file_attr, is_dir, is_whiteout, remove_tree, stat};
+pub(crate) use pack::names;
+pub(crate) use reader::LayerReader;
+pub(crate) use root::{file_attr, file_attrs, is_dir, is_whiteout, remove_tree};
+pub(crate) use stream::with_stream;
+pub(crate) use unpack::clean;
 
 use std::io;
 

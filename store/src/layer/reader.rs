@@ -11,12 +11,6 @@ const MAX_EXTENSION: u64 = 1 << 20;
 /// Most pieces of one sparse file.
 const MAX_SPARSE: usize = 1 << 16;
 
-/// A header as read, and where the content's bytes belong if the file is sparse.
-#[derive(Debug)]
-pub(crate) struct TarEntry {
-    pub(crate) header: EntryHeader,
-}
-
 /// Entries of a tar stream, one after the other. The content of the last entry given is what
 /// [`Read`] of this reader gives; what is left unread is skipped.
 pub(crate) struct LayerReader<R> {
@@ -96,7 +90,7 @@ impl<R: Read> LayerReader<R> {
     }
 
     /// The next entry, `None` at the end of the archive.
-    pub(crate) fn next_entry(&mut self) -> Result<Option<TarEntry>> {
+    pub(crate) fn next_entry(&mut self) -> Result<Option<EntryHeader>> {
         self.skip_rest()?;
         let mut extensions = Extensions::default();
         loop {
@@ -141,7 +135,7 @@ impl<R: Read> LayerReader<R> {
         block: &[u8; BLOCK],
         mut stored: u64,
         extensions: Extensions,
-    ) -> Result<TarEntry> {
+    ) -> Result<EntryHeader> {
         let is_posix = &block[257..263] == b"ustar\0";
         let is_gnu = &block[257..265] == b"ustar  \0";
         let mut path = Vec::new();
@@ -201,10 +195,9 @@ impl<R: Read> LayerReader<R> {
 
         let flag = block[156];
         header.kind = match flag {
-            b'0' | b'7' | b'S' => Kind::File,
             // Before POSIX a directory was a file whose name ends in a slash.
             0 if header.path.ends_with(b"/") => Kind::Dir,
-            0 => Kind::File,
+            0 | b'0' | b'7' | b'S' => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
             b'3' => Kind::Char,
@@ -273,7 +266,7 @@ impl<R: Read> LayerReader<R> {
         while header.path.ends_with(b"/") {
             header.path.pop();
         }
-        Ok(TarEntry { header })
+        Ok(header)
     }
 
     /// The old GNU sparse map: four pieces in the header, more in blocks after it.

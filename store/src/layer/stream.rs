@@ -8,27 +8,28 @@ use chalk_core::Digest;
 use sha2::{Digest as _, Sha256};
 
 use super::compress::decompress;
-use super::{LayerError, Limits, Result, Unpacked};
+use super::{LayerError, Limits, Result};
 
 /// Bytes per piece, and pieces in flight.
 const PIECE: usize = 256 * 1024;
 const QUEUE: usize = 8;
 
-struct Total {
-    diff_id: Digest,
-    uncompressed: u64,
-    compressed: u64,
-    media_type: &'static str,
+/// Figures of a stream that was read to its end.
+pub(crate) struct Total {
+    pub(crate) diff_id: Digest,
+    pub(crate) uncompressed: u64,
+    pub(crate) compressed: u64,
+    pub(crate) media_type: &'static str,
 }
 
-/// Runs `work` on the decompressed `source` and fills the stream's figures into what it gives.
+/// Runs `work` on the decompressed `source` and gives the stream's figures beside what it gives.
 /// `work` must read to the end; only then is everything verified.
-pub(crate) fn with_stream(
+pub(crate) fn with_stream<T>(
     source: impl Read + Send,
     layer: &str,
     limits: Limits,
-    work: impl FnOnce(PieceReader) -> Result<Unpacked>,
-) -> Result<Unpacked> {
+    work: impl FnOnce(PieceReader) -> Result<T>,
+) -> Result<(T, Total)> {
     let (pieces, queue) = sync_channel(QUEUE);
     let (used, spare) = channel();
     let reader = PieceReader {
@@ -51,13 +52,7 @@ pub(crate) fn with_stream(
             layer: layer.to_owned(),
             source,
         })?;
-        Ok(Unpacked {
-            diff_id: total.diff_id,
-            uncompressed_size: total.uncompressed,
-            size: total.compressed,
-            media_type: total.media_type,
-            ..done
-        })
+        Ok((done, total))
     })
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use chalk_core::Digest;
 
 use super::apply::Applier;
-use super::stream::with_stream;
-use super::{EntryProblem, Kind, LayerError, LayerReader, OverlayAttrs, Result, TarEntry};
+use super::stream::{Total, with_stream};
+use super::{EntryHeader, EntryProblem, Kind, LayerError, LayerReader, OverlayAttrs, Result};
 use crate::blobs::{BlobStore, mismatch_or};
 
 /// What becomes of device nodes in a layer. Base images made from distributions have some in
@@ -130,22 +130,24 @@ pub fn unpack(
     dir: &Path,
     options: &UnpackOptions,
 ) -> Result<Unpacked> {
-    with_stream(source, layer, options.limits, |stream| {
+    let (unpacked, total) = with_stream(source, layer, options.limits, |stream| {
         let mut applier = Applier::new(dir, options)?;
         let mut reader = LayerReader::new(stream, layer);
         let mut tally = Tally::new(options.limits);
         while let Some(entry) = reader.next_entry()? {
             tally.count(&reader, &entry)?;
-            applier.apply(&entry.header, &mut reader)?;
+            applier.apply(&entry, &mut reader)?;
         }
         applier.finish()?;
         reader.finish()?;
-        Ok(Unpacked {
-            skipped_devices: applier.skipped_devices,
-            dropped_attrs: applier.dropped_attrs,
-            opaque_root: applier.opaque_root,
-            ..tally.unpacked()
-        })
+        Ok((applier, tally))
+    })?;
+    let (applier, tally) = unpacked;
+    Ok(Unpacked {
+        skipped_devices: applier.skipped_devices,
+        dropped_attrs: applier.dropped_attrs,
+        opaque_root: applier.opaque_root,
+        ..tally.unpacked(&total)
     })
 }
 
@@ -181,21 +183,24 @@ pub fn unpack_blob(
 /// Reads a layer to its end as [`unpack`] does, but writes nothing: gives its `diff_id` and finds
 /// what is wrong with its framing, its paths and its size.
 pub fn inspect(source: impl Read + Send, layer: &str, limits: &Limits) -> Result<Unpacked> {
-    with_stream(source, layer, *limits, |stream| {
+    let (tally, total) = with_stream(source, layer, *limits, |stream| {
         let mut reader = LayerReader::new(stream, layer);
         let mut tally = Tally::new(*limits);
         while let Some(entry) = reader.next_entry()? {
             tally.count(&reader, &entry)?;
-            let path = &entry.header.path;
-            clean(path, limits.path).map_err(|problem| reader.entry_error(path, problem))?;
-            if entry.header.kind == Kind::HardLink {
-                clean_link(&entry.header.link, limits.path)
-                    .map_err(|problem| reader.entry_error(path, problem))?;
-            }
+            let check = || {
+                clean(&entry.path, limits.path)?;
+                if entry.kind == Kind::HardLink {
+                    clean_link(&entry.link, limits.path)?;
+                }
+                Ok(())
+            };
+            check().map_err(|problem| reader.entry_error(&entry.path, problem))?;
         }
         reader.finish()?;
-        Ok(tally.unpacked())
-    })
+        Ok(tally)
+    })?;
+    Ok(tally.unpacked(&total))
 }
 
 /// Counts what a layer holds against its limits.
@@ -214,9 +219,9 @@ impl Tally {
         }
     }
 
-    fn count<R: Read>(&mut self, reader: &LayerReader<R>, entry: &TarEntry) -> Result<()> {
+    fn count<R: Read>(&mut self, reader: &LayerReader<R>, entry: &EntryHeader) -> Result<()> {
         self.entries += 1;
-        self.file_bytes = self.file_bytes.saturating_add(entry.header.size);
+        self.file_bytes = self.file_bytes.saturating_add(entry.size);
         let limit = |what, limit| {
             Err(LayerError::Limit {
                 layer: reader.layer().to_owned(),
@@ -233,13 +238,12 @@ impl Tally {
         Ok(())
     }
 
-    /// The stream's own figures are filled in where it ends.
-    fn unpacked(&self) -> Unpacked {
+    fn unpacked(&self, total: &Total) -> Unpacked {
         Unpacked {
-            diff_id: Digest::from_bytes([0; 32]),
-            uncompressed_size: 0,
-            size: 0,
-            media_type: "",
+            diff_id: total.diff_id,
+            uncompressed_size: total.uncompressed,
+            size: total.compressed,
+            media_type: total.media_type,
             entries: self.entries,
             file_bytes: self.file_bytes,
             skipped_devices: 0,

@@ -20,7 +20,7 @@ mod error;
 mod listing;
 mod manifest;
 mod options;
-mod platform;
+pub(crate) mod platform;
 mod progress;
 mod pull;
 mod push;

@@ -8,7 +8,7 @@ use oci_spec::image::{Descriptor, ImageIndex};
 /// Variants follow containerd's rules: `arm` means `arm/v7`, which also runs `v6` and `v5`;
 /// `arm64` means `arm64/v8`; `amd64` means `amd64/v1`, and `v3` also runs `v2` and `v1`.
 /// Build attestations, which stand in an index under `unknown/unknown`, are no images.
-pub(super) fn choose<'a>(
+pub(crate) fn choose<'a>(
     index: &'a ImageIndex,
     wanted: &Platform,
 ) -> Result<&'a Descriptor, Vec<String>> {
@@ -41,12 +41,12 @@ pub(super) fn choose<'a>(
 }
 
 /// Whether an image for `has` is what `wanted` asks for.
-pub(super) fn runs(wanted: &Platform, has: &Platform) -> bool {
+pub(crate) fn runs(wanted: &Platform, has: &Platform) -> bool {
     acceptable(wanted).contains(&normal(has.clone()))
 }
 
 /// Platform from the words of an index or a config.
-pub(super) fn from_words(os: &str, architecture: &str, variant: Option<&str>) -> Option<Platform> {
+pub(crate) fn from_words(os: &str, architecture: &str, variant: Option<&str>) -> Option<Platform> {
     let variant = variant.filter(|v| !v.is_empty());
     let text = match variant {
         Some(variant) => format!("{os}/{architecture}/{variant}"),
