@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::SandboxError;
 use crate::init::HELPER_NAME;
+use crate::mount_attributes::{self, Attributes};
 use crate::output::{OutputSink, Stream};
 use crate::seccomp;
 use crate::spec::{RunSpec, Seccomp};
@@ -424,7 +425,13 @@ fn own_executable() -> io::Result<OwnedFd> {
         "/proc/self/exe",
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
     )?;
-    crate::mount_attributes::set_read_only(&tree)?;
+    mount_attributes::set(
+        &tree,
+        Attributes {
+            read_only: true,
+            ..Attributes::default()
+        },
+    )?;
     Ok(tree)
 }
 

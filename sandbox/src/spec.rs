@@ -171,11 +171,12 @@ pub enum Root {
         lower: Vec<PathBuf>,
         /// Where changes go; must exist, on a filesystem that takes `trusted.*` attributes.
         upper: PathBuf,
-        /// Empty directory on the filesystem of `upper`, for the kernel's own use.
+        /// Directory on the filesystem of `upper`, empty at first, for the kernel's own use.
         work: PathBuf,
         /// Leaves out all syncing, also where the command asks for it (package managers do so
-        /// after every file). After a crash of the machine `upper` may be torn and must be thrown
-        /// away; `work` must be emptied before it is used again.
+        /// after every file). What must survive a crash of the machine is the caller's to sync.
+        /// A run that was cut off by one leaves a mark in `work`, and the next run refuses these
+        /// directories.
         volatile: bool,
     },
     /// A directory as it is; changes go straight into it.
@@ -457,7 +458,7 @@ mod tests {
                     target: "/".into(),
                     size: None,
                     mode: 0o755,
-                })
+                });
             },
             Some("/ itself"),
         );
@@ -467,7 +468,7 @@ mod tests {
                     target: "/t".into(),
                     size: None,
                     mode: 0o10755,
-                })
+                });
             },
             Some("bits beyond 7777"),
         );

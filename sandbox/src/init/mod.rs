@@ -13,7 +13,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+mod command;
 mod helper;
+mod mountpoint;
+mod mounts;
+mod pid1;
+mod report;
+mod root;
+mod system;
+mod tidy;
 
 /// `argv[0]` of the helper process.
 pub const HELPER_NAME: &str = "chalk-sandbox-helper";
@@ -25,6 +33,7 @@ static CALLED: AtomicBool = AtomicBool::new(false);
 /// Must be the first thing in `main`, before any thread is started:
 ///
 /// ```no_run
+/// # #[allow(clippy::needless_doctest_main)]
 /// fn main() {
 ///     chalk_sandbox::init_if_requested();
 ///     // the program proper

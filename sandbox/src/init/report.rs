@@ -1,0 +1,66 @@
+//! Failures of the set-up, and how the child's side tells them to the parent.
+
+use std::fmt::Display;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::net::SendFlags;
+
+use crate::error::{SetupError, Stage};
+use crate::wire::Report;
+
+/// Puts stage and subject to an error of the system.
+pub(super) trait At<T> {
+    fn at(self, stage: Stage, subject: impl Display) -> Result<T, SetupError>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
+    fn at(self, stage: Stage, subject: impl Display) -> Result<T, SetupError> {
+        self.map_err(|error| failure(stage, subject, &error.into()))
+    }
+}
+
+/// A failure with an error that need not come from the system.
+pub(super) fn failure(stage: Stage, subject: impl Display, error: &io::Error) -> SetupError {
+    let errno = error.raw_os_error().unwrap_or(0);
+    let detail = if errno == 0 {
+        error.to_string()
+    } else {
+        String::new()
+    };
+    SetupError {
+        stage,
+        subject: subject.to_string(),
+        errno,
+        detail,
+    }
+}
+
+/// A failure in words.
+pub(super) fn refusal(
+    stage: Stage,
+    subject: impl Display,
+    detail: impl Into<String>,
+) -> SetupError {
+    SetupError {
+        stage,
+        subject: subject.to_string(),
+        errno: 0,
+        detail: detail.into(),
+    }
+}
+
+/// Sends one report. When the parent is gone there is nobody to tell.
+pub(super) fn send(control: BorrowedFd<'_>, report: &Report) {
+    if let Ok(mut line) = serde_json::to_vec(report) {
+        line.push(b'\n');
+        let mut rest = line.as_slice();
+        while !rest.is_empty() {
+            match rustix::net::send(control, rest, SendFlags::NOSIGNAL) {
+                Ok(sent) => rest = &rest[sent..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
