@@ -123,7 +123,7 @@ async fn a_cancelled_run_does_not_wait_for_its_sink() {
     struct Stuck;
     impl chalk_sandbox::OutputSink for Stuck {
         async fn write(&mut self, _: Stream, _: &[u8]) {
-            std::future::pending().await;
+            std::future::pending::<()>().await;
         }
     }
     let fixture = Fixture::new();
