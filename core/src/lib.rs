@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod declaration;
+pub mod diff;
 pub mod digest;
 pub mod error;
 pub mod glob;
@@ -26,6 +27,7 @@ pub mod tree;
 pub mod upload;
 pub mod wire;
 
+pub use diff::diff;
 pub use digest::Digest;
 pub use image::Image;
 pub use platform::Platform;
