@@ -14,11 +14,14 @@
 //! | `GET /v1/builds/{id}` | | [`Build`] |
 //! | `DELETE /v1/builds/{id}` | | [`Build`]; cancels |
 //! | `GET /v1/builds/{id}/events` | `Last-Event-ID` or `?after=` | server-sent [`Event`]s, `id:` is `seq` |
+//! | `GET /v1/builds/{id}/logs?step=&follow=` | | output as plain text |
 //! | `GET /v1/images?name=` | | `[`[`Image`]`]`, newest first |
 //! | `GET /v1/images/{id}` | hash prefix or name | [`ImageDetail`] |
 //! | `PUT /v1/images/{id}/names/{name}` | name percent-encoded | [`Image`] |
 //! | `DELETE /v1/images/{id}` | hash prefix, or a name (removes the name only) | 204 |
-//! | `POST /v1/imports?ref=&platform=` | OCI archive, `docker save` tar or root-filesystem tar | [`Imported`] |
+//! | `POST /v1/imports?ref=&platform=&image=` | OCI archive, `docker save` tar or root-filesystem tar | [`Imported`] |
+//!
+//! `image` of an import says which image of an archive that holds several.
 //!
 //! Every call but health carries `Authorization: Bearer <token>`. Errors are [`Problem`]s.
 

@@ -13,10 +13,11 @@ mod http;
 pub mod index;
 pub mod places;
 pub mod registry;
+pub mod resolve;
 mod server;
 mod service;
 pub mod settings;
 pub mod state;
 
-pub use service::{Running, Service, StartError};
+pub use service::{Parts, Running, Service, StartError, Surroundings};
 pub use settings::Settings;

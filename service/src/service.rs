@@ -1,15 +1,27 @@
 //! Start, life and end of a service.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use chalk_core::wire::Info;
+use async_trait::async_trait;
+use chalk_core::keys::BUILDER_VERSION;
+use chalk_core::wire::{Info, PlanStep};
+use chalk_core::{Digest, Platform, Reference, Spec};
+use chalk_store::{BlobError, BlobStore};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::bases::BaseError;
+use crate::builds::{Builds, BuildsError};
+use crate::catalog::{Catalog, CatalogError, Reindexed};
+use crate::engine::{Engine, EngineError, EventSink, Job, Outcome};
 use crate::http::{self, Guard};
+use crate::index::{Found, Index, IndexError};
+use crate::places::upstream_options;
+use crate::registry::{self, External, Regional, RegionalError, Registry, RegistryLimits};
+use crate::resolve::PinBases;
 use crate::server;
 use crate::settings::Settings;
 use crate::state::{Discovery, StateDir, StateError};
@@ -31,12 +43,61 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The blob store cannot be used.
+    #[error("the blob store cannot be used: {0}")]
+    Blobs(#[from] BlobError),
+    /// The index cannot be used.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The regional registry cannot be used.
+    #[error("the regional registry cannot be used: {0}")]
+    Registry(#[from] RegionalError),
+    /// The builds of an earlier service cannot be read.
+    #[error("the builds of an earlier service cannot be read: {0}")]
+    Recovery(String),
+    /// The index cannot be made anew.
+    #[error("the index cannot be made anew from the regional registry: {0}")]
+    Reindex(#[from] CatalogError),
+    /// The engine cannot be made.
+    #[error("the build engine cannot be used: {0}")]
+    Engine(Box<EngineError>),
+}
+
+impl From<EngineError> for StartError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(Box::new(error))
+    }
+}
+
+/// What a service builds with. [`Service::start`] makes the real ones.
+pub struct Parts {
+    /// Builds images.
+    pub engine: Arc<dyn Engine>,
+    /// Pins bases.
+    pub bases: Arc<dyn PinBases>,
+}
+
+/// What the makers of [`Parts`] are given.
+pub struct Surroundings<'a> {
+    /// Settings of the service.
+    pub settings: &'a Settings,
+    /// Directory that the service works in.
+    pub state_dir: PathBuf,
+    /// Blobs of uploads, layers and the embedded registry.
+    pub blobs: BlobStore,
+    /// The regional registry.
+    pub regional: Arc<dyn Regional>,
 }
 
 /// What all requests share.
 pub struct Service {
+    settings: Settings,
     state: StateDir,
-    registry: String,
+    blobs: BlobStore,
+    catalog: Arc<Catalog>,
+    builds: Arc<Builds>,
+    engine: Arc<dyn Engine>,
+    bases: Arc<dyn PinBases>,
     started: jiff::Timestamp,
     stop: CancellationToken,
 }
@@ -53,7 +114,6 @@ pub struct Running {
     service: Arc<Service>,
     hurry: CancellationToken,
     server: JoinHandle<()>,
-    stop_timeout: Duration,
 }
 
 impl std::fmt::Debug for Service {
@@ -65,56 +125,126 @@ impl std::fmt::Debug for Service {
 }
 
 impl Service {
-    /// Starts a service on the tokio runtime of the caller.
+    /// Starts a service with the embedded engine on the tokio runtime of the caller.
     ///
     /// # Errors
     /// When the state directory is in use or not usable, or the address cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Running, StartError> {
+        Self::start_with(settings, embedded).await
+    }
+
+    /// Starts a service that builds with what `parts` makes.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_with(
+        settings: Settings,
+        parts: impl FnOnce(Surroundings<'_>) -> Result<Parts, StartError>,
+    ) -> Result<Running, StartError> {
         let state = StateDir::open(&settings.state.dir)?;
         let token = state.token()?;
         let address = settings.serve.listen;
         let unable = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(unable)?;
         let addr = listener.local_addr().map_err(unable)?;
-        let advertised = settings
-            .serve
-            .advertise
-            .clone()
-            .unwrap_or_else(|| reachable(addr).to_string());
-        let url = format!("http://{advertised}");
+        let advertised = settings.serve.advertise.clone();
+        let advertised = advertised.unwrap_or_else(|| reachable(addr).to_string());
+
+        let blobs = BlobStore::open(state.path("store"))?;
+        let Chosen {
+            regional,
+            router: registry,
+            public,
+        } = regional(&settings, &state, &blobs, &advertised)?;
+        let (index, found) = Index::open(&state.path("chalk.redb"))?;
+        let index = Arc::new(index);
+        let catalog = Catalog::new(regional.clone(), public, index.clone(), blobs.clone());
+        let catalog = Arc::new(catalog);
+        if found != Found::Whole {
+            // An external registry that is down must not keep the service from starting: what the
+            // index lacks is looked up when it is asked for.
+            if let Err(error) = catalog.reindex().await {
+                tracing::warn!(%error, "the index is empty for now");
+            }
+        }
+        let parts = parts(Surroundings {
+            settings: &settings,
+            state_dir: state.root().to_owned(),
+            blobs: blobs.clone(),
+            regional,
+        })?;
+        let builds = Arc::new(Builds::new(
+            state.path("builds"),
+            settings.build.clone(),
+            parts.engine.clone(),
+            catalog.clone(),
+            index,
+        ));
+        recover(&builds).await?;
+
         let stop = CancellationToken::new();
-        let service = Arc::new(Self {
-            registry: settings.registry.url.clone().unwrap_or(advertised),
-            started: jiff::Timestamp::now(),
-            stop: stop.clone(),
-            state,
-        });
+        let hurry = CancellationToken::new();
         let hosts = settings.serve.hosts.iter().chain(&settings.serve.advertise);
         let guard = Arc::new(Guard::new(token.clone(), hosts.cloned()));
-        let router = http::router(service.clone(), guard);
-        let hurry = CancellationToken::new();
-        let server = tokio::spawn(server::serve(
-            listener,
-            router,
-            settings.limits.connections,
-            stop,
-            hurry.clone(),
-        ));
+        let connections = settings.limits.connections;
+        let service = Arc::new(Self {
+            settings,
+            state,
+            blobs,
+            catalog,
+            builds,
+            engine: parts.engine,
+            bases: parts.bases,
+            started: jiff::Timestamp::now(),
+            stop: stop.clone(),
+        });
+        let router = http::router(service.clone(), guard, registry);
+        let server = server::serve(listener, router, connections, stop, hurry.clone());
+        let server = tokio::spawn(server);
         service.state.announce(&Discovery {
             url: format!("http://{}", reachable(addr)),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         })?;
-        tracing::info!(%addr, state = %service.state.root().display(), "service runs");
+        let engine = service.engine.name().to_owned();
+        tracing::info!(%addr, state = %service.state.root().display(), engine, "service runs");
         Ok(Running {
             addr,
-            url,
+            url: format!("http://{advertised}"),
             token,
             service,
             hurry,
             server,
-            stop_timeout: settings.serve.stop_timeout,
         })
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn blobs(&self) -> &BlobStore {
+        &self.blobs
+    }
+
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    pub(crate) fn builds(&self) -> &Arc<Builds> {
+        &self.builds
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    pub(crate) fn bases(&self) -> &dyn PinBases {
+        self.bases.as_ref()
+    }
+
+    /// Where archives lie while they are imported.
+    pub(crate) fn imports_dir(&self) -> PathBuf {
+        self.state.path("imports")
     }
 
     /// Whether the service is on its way down.
@@ -125,10 +255,102 @@ impl Service {
     pub(crate) fn info(&self) -> Info {
         Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            builder: String::new(),
-            registry: self.registry.clone(),
+            builder: BUILDER_VERSION.to_owned(),
+            registry: self.catalog.public().to_owned(),
             started: self.started.to_string(),
         }
+    }
+}
+
+/// The regional registry.
+struct Chosen {
+    regional: Arc<dyn Regional>,
+    /// Serves the embedded registry below `/v2`, if it is that.
+    router: Option<axum::Router>,
+    /// `host[:port][/prefix]` under which others pull.
+    public: String,
+}
+
+/// The regional registry that the settings name.
+fn regional(
+    settings: &Settings,
+    state: &StateDir,
+    blobs: &BlobStore,
+    advertised: &str,
+) -> Result<Chosen, RegionalError> {
+    let Some(url) = &settings.registry.url else {
+        let registry = Registry::open(state.path("registry"), blobs.clone())?;
+        let limits = RegistryLimits {
+            blob_bytes: settings.limits.blob.as_u64(),
+            ..RegistryLimits::default()
+        };
+        return Ok(Chosen {
+            router: Some(registry::router(registry.clone(), limits)),
+            regional: Arc::new(registry),
+            public: advertised.to_owned(),
+        });
+    };
+    let prefix = settings.registry.prefix.as_deref().unwrap_or_default();
+    // What we published must be seen as it is, not as a mirror remembers it.
+    let mut options = upstream_options(&settings.registry);
+    options.mirrors.clear();
+    let external = External::new(url, prefix, options)?;
+    let host = url.split("://").last().unwrap_or_default();
+    let public = format!("{}/{}", host.trim_matches('/'), prefix.trim_matches('/'));
+    Ok(Chosen {
+        regional: Arc::new(external),
+        router: None,
+        public: public.trim_end_matches('/').to_owned(),
+    })
+}
+
+async fn recover(builds: &Arc<Builds>) -> Result<(), StartError> {
+    let builds = builds.clone();
+    let recovered = tokio::task::spawn_blocking(move || builds.recover()).await;
+    let recovered = recovered.unwrap_or(Err(BuildsError::Stopping));
+    recovered.map_err(|e| StartError::Recovery(e.to_string()))
+}
+
+/// The engine of this program, where the system has what it needs.
+fn embedded(_: Surroundings<'_>) -> Result<Parts, StartError> {
+    Ok(Parts {
+        engine: Arc::new(NoEngine),
+        bases: Arc::new(NoEngine),
+    })
+}
+
+/// In place of an engine on systems that have none: images can be looked up, not built.
+struct NoEngine;
+
+const NO_ENGINE: &str = "the embedded engine needs Linux; use a service on a Linux machine";
+
+#[async_trait]
+impl Engine for NoEngine {
+    fn name(&self) -> &str {
+        "none"
+    }
+
+    async fn plan(&self, _: &Spec) -> Result<Vec<PlanStep>, EngineError> {
+        Err(EngineError::Host(NO_ENGINE.to_owned()))
+    }
+
+    async fn build(
+        &self,
+        _: &Job,
+        _: &dyn EventSink,
+        _: &CancellationToken,
+    ) -> Result<Outcome, EngineError> {
+        Err(EngineError::Host(NO_ENGINE.to_owned()))
+    }
+}
+
+#[async_trait]
+impl PinBases for NoEngine {
+    async fn pin(&self, reference: &Reference, _: &Platform) -> Result<Digest, BaseError> {
+        Err(BaseError::Unreachable {
+            reference: reference.clone(),
+            detail: NO_ENGINE.to_owned(),
+        })
     }
 }
 
@@ -144,20 +366,33 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
 }
 
 impl Running {
-    /// Ends the service: takes no more connections, lets open requests end, and gives the state
-    /// directory back. Takes at most the setting `serve.stop_timeout`.
+    /// Makes the index anew from the regional registry.
+    ///
+    /// # Errors
+    /// When the registry cannot be read, or the index cannot be written.
+    pub async fn reindex(&self) -> Result<Reindexed, CatalogError> {
+        self.service.catalog.reindex().await
+    }
+
+    /// Ends the service: takes no more requests, cancels builds (what their finished steps made is
+    /// kept), lets open requests end, and gives the state directory back. Takes at most the
+    /// setting `serve.stop_timeout`, and what a build needs to clean up.
     pub async fn shutdown(self) {
-        let _ = self.service.state.withdraw();
+        let limit = self.service.settings.serve.stop_timeout;
+        if let Err(error) = self.service.state.withdraw() {
+            tracing::warn!(%error, "the service stays announced");
+        }
         self.service.stop.cancel();
         let hurry = self.hurry.clone();
-        let limit = tokio::spawn(async move {
-            tokio::time::sleep(self.stop_timeout).await;
+        let deadline = tokio::spawn(async move {
+            tokio::time::sleep(limit).await;
             hurry.cancel();
         });
+        self.service.builds.stop(limit).await;
         if let Err(error) = self.server.await {
             tracing::error!(%error, "the server ended badly");
         }
-        limit.abort();
+        deadline.abort();
         tracing::info!("service stopped");
     }
 }

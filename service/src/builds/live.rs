@@ -1,7 +1,7 @@
 //! A build that waits or runs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use chalk_core::Digest;
@@ -9,7 +9,7 @@ use chalk_core::wire::{Build, EventKind};
 use tokio_util::sync::CancellationToken;
 
 use super::log::EventLog;
-use super::{Wanted, record};
+use super::{Builds, Wanted, record};
 use crate::engine::{EventSink, Job};
 use crate::places::Name;
 
@@ -195,21 +195,21 @@ impl EventSink for Live {
     }
 }
 
-/// One client that follows a build. When the last one goes, `left` is called.
+/// One client that follows a build.
 pub(crate) struct FollowGuard {
     live: Arc<Live>,
-    left: Box<dyn Fn(&Arc<Live>) + Send + Sync>,
+    builds: Weak<Builds>,
 }
 
 impl FollowGuard {
-    pub(super) fn new(live: Arc<Live>, left: impl Fn(&Arc<Live>) + Send + Sync + 'static) -> Self {
+    pub(super) fn new(live: Arc<Live>, builds: &Arc<Builds>) -> Self {
         let mut state = live.state();
         state.followers += 1;
         state.epoch += 1;
         drop(state);
         Self {
             live,
-            left: Box::new(left),
+            builds: Arc::downgrade(builds),
         }
     }
 }
@@ -220,8 +220,11 @@ impl Drop for FollowGuard {
         state.followers -= 1;
         let last = state.followers == 0;
         drop(state);
-        if last && self.live.cancels_when_left() {
-            (self.left)(&self.live);
+        if last
+            && self.live.cancels_when_left()
+            && let Some(builds) = self.builds.upgrade()
+        {
+            builds.watch_left(&self.live);
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chalk_core::wire::{Build, Event, EventKind};
@@ -29,7 +29,6 @@ struct Progress {
 /// The writing end.
 #[derive(Debug)]
 pub(crate) struct EventLog {
-    path: PathBuf,
     writer: Mutex<Writer>,
     progress: watch::Sender<Progress>,
 }
@@ -47,29 +46,28 @@ struct Writer {
 
 impl EventLog {
     /// Starts the log of a new build; `limit` bounds the output that is kept, in bytes.
-    pub(crate) fn create(path: PathBuf, limit: u64) -> io::Result<Self> {
+    pub(crate) fn create(path: &Path, limit: u64) -> io::Result<Self> {
         let file = OpenOptions::new()
             .create_new(true)
             .append(true)
             .mode(0o600)
-            .open(&path)?;
-        Ok(Self::over(path, file, 0, limit))
+            .open(path)?;
+        Ok(Self::over(file, 0, limit))
     }
 
     /// Goes on with the log of a build that was interrupted.
-    pub(crate) fn resume(path: PathBuf, recovered: &Recovered) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).open(&path)?;
+    pub(crate) fn resume(path: &Path, recovered: &Recovered) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).open(path)?;
         file.set_len(recovered.bytes)?;
-        Ok(Self::over(path, file, recovered.events, 0))
+        Ok(Self::over(file, recovered.events, 0))
     }
 
-    fn over(path: PathBuf, file: File, events: u64, limit: u64) -> Self {
+    fn over(file: File, events: u64, limit: u64) -> Self {
         let progress = Progress {
             events,
             closed: false,
         };
         Self {
-            path,
             writer: Mutex::new(Writer {
                 file: BufWriter::with_capacity(READ_SIZE, file),
                 events,
@@ -381,7 +379,7 @@ mod tests {
     async fn followers_see_every_event_once_and_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
-        let log = Arc::new(EventLog::create(path.clone(), 1 << 30).unwrap());
+        let log = Arc::new(EventLog::create(&path, 1 << 30).unwrap());
         let mut early = Follower::open(&path, 0, Some(log.clone())).unwrap();
         let reader = tokio::spawn(async move { all(&mut early, true).await });
         let writer = log.clone();
@@ -409,7 +407,7 @@ mod tests {
     async fn output_over_the_limit_is_dropped_with_one_notice() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
-        let log = EventLog::create(path.clone(), 100).unwrap();
+        let log = EventLog::create(&path, 100).unwrap();
         for _ in 0..5 {
             log.append(log_of(&"x".repeat(60)));
         }
@@ -433,7 +431,7 @@ mod tests {
         let check = |tail: &[u8]| {
             let path = dir.path().join("events.jsonl");
             let _ = std::fs::remove_file(&path);
-            let log = EventLog::create(path.clone(), 100).unwrap();
+            let log = EventLog::create(&path, 100).unwrap();
             log.append(EventKind::StepStarted { step: 0 });
             log.append(log_of("a\n"));
             log.append(EventKind::StepStarted { step: 1 });
@@ -442,7 +440,7 @@ mod tests {
             file.write_all(tail).unwrap();
             let recovered = recover(&path).unwrap();
             assert_eq!((recovered.events, recovered.kinds.len()), (3, 2));
-            let log = EventLog::resume(path.clone(), &recovered).unwrap();
+            let log = EventLog::resume(&path, &recovered).unwrap();
             log.close(build("a"));
             let again = recover(&path).unwrap();
             assert_eq!(again.events, 4);

@@ -291,7 +291,7 @@ impl Builds {
         std::fs::write(&path, json).map_err(io("write", &path))?;
         let path = self.events_path(&record.id);
         let limit = self.settings.log_limit.as_u64();
-        log::EventLog::create(path.clone(), limit).map_err(io("make", &path))
+        log::EventLog::create(&path, limit).map_err(io("make", &path))
     }
 
     /// A place is free: the build that has waited longest takes it.
@@ -343,7 +343,11 @@ impl Builds {
     fn watch_left(self: &Arc<Self>, live: &Arc<Live>) {
         let (this, live) = (Arc::downgrade(self), live.clone());
         let epoch = live.epoch();
-        tokio::spawn(async move {
+        // A client may also go while the runtime stops.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move {
             tokio::time::sleep(live.grace()).await;
             if let Some(this) = this.upgrade()
                 && live.left_since(epoch)
@@ -414,18 +418,11 @@ impl Builds {
         after: u64,
     ) -> Result<Events, BuildsError> {
         let live = self.queue().live.get(id).cloned();
-        let guard = live.as_ref().map(|live| {
-            let this = Arc::downgrade(self);
-            FollowGuard::new(live.clone(), move |live| {
-                if let Some(this) = this.upgrade() {
-                    this.watch_left(live);
-                }
-            })
-        });
+        let guard = live.clone().map(|live| FollowGuard::new(live, self));
         if live.is_none() {
             let build = self.get(id).await?;
             if build.status == BuildStatus::Reused {
-                return Ok(Events::Reused(Some(build)));
+                return Ok(Events::Reused(Some(Box::new(build))));
             }
         }
         let path = self.events_path(id);
@@ -435,7 +432,10 @@ impl Builds {
             move || Ok(Follower::open(&path, after, log))
         });
         match opened.await? {
-            Ok(follower) => Ok(Events::Kept(follower, guard)),
+            Ok(follower) => Ok(Events::Kept {
+                follower: Box::new(follower),
+                _guard: guard,
+            }),
             Err(source) => Err(BuildsError::Io {
                 action: "open",
                 path,
@@ -501,9 +501,13 @@ impl Builds {
 /// Where the events of a build are.
 pub(crate) enum Events {
     /// In its log.
-    Kept(Follower, Option<FollowGuard>),
+    Kept {
+        follower: Box<Follower>,
+        /// Counts the client among the followers of a build that is not at its end.
+        _guard: Option<FollowGuard>,
+    },
     /// Nowhere: the build ended as soon as it was asked for.
-    Reused(Option<Build>),
+    Reused(Option<Box<Build>>),
 }
 
 /// Runs file and database work on a blocking thread.

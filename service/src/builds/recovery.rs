@@ -93,7 +93,7 @@ fn write_end(path: &Path, recovered: &Recovered, build: &Build) -> std::io::Resu
     if !path.exists() {
         std::fs::File::create_new(path)?;
     }
-    let log = EventLog::resume(path.to_owned(), recovered)?;
+    let log = EventLog::resume(path, recovered)?;
     log.close(build.clone());
     match log.fault() {
         Some(fault) => Err(std::io::Error::other(fault)),

@@ -90,6 +90,17 @@ impl Catalog {
         self.show(hash).await
     }
 
+    /// Gives a name to an image unless it has it.
+    ///
+    /// # Errors
+    /// As [`name`](Self::name).
+    pub(crate) async fn ensure_name(&self, hash: &Digest, name: &Name) -> Result<()> {
+        if self.by_name(name).await? != Some(*hash) {
+            self.name(hash, name).await?;
+        }
+        Ok(())
+    }
+
     /// Takes a name away.
     ///
     /// # Errors

@@ -1,14 +1,19 @@
 //! The HTTP API: `/v1` as [`chalk_core::wire`] says, `/v2` the registry, and health.
 
+mod body;
+mod builds;
+mod errors;
 mod guard;
+mod images;
 mod problem;
+mod specs;
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::IntoResponse;
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Json, Router};
 use chalk_core::wire::{Info, problem as kinds};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -40,11 +45,31 @@ pub(crate) fn routes() -> Vec<Route> {
         route(Method::GET, "/healthz", get(healthz)),
         route(Method::GET, "/readyz", get(readyz)),
         route(Method::GET, "/v1/info", get(info)),
+        route(Method::POST, "/v1/resolve", post(specs::resolve)),
+        route(Method::POST, "/v1/plan", post(specs::plan)),
+        route(Method::POST, "/v1/blobs/missing", post(specs::missing)),
+        route(Method::PUT, "/v1/blobs/{digest}", put(specs::upload)),
+        route(Method::POST, "/v1/builds", post(builds::start)),
+        route(Method::GET, "/v1/builds", get(builds::list)),
+        route(Method::GET, "/v1/builds/{id}", get(builds::get)),
+        route(Method::DELETE, "/v1/builds/{id}", delete(builds::cancel)),
+        route(Method::GET, "/v1/builds/{id}/events", get(builds::events)),
+        route(Method::GET, "/v1/builds/{id}/logs", get(builds::logs)),
+        route(Method::GET, "/v1/images", get(images::list)),
+        route(Method::GET, "/v1/images/{id}", get(images::get)),
+        route(Method::DELETE, "/v1/images/{id}", delete(images::delete)),
+        route(
+            Method::PUT,
+            "/v1/images/{id}/names/{name}",
+            put(images::name),
+        ),
+        route(Method::POST, "/v1/imports", post(images::import)),
     ]
 }
 
-/// The whole router.
-pub(crate) fn router(service: Arc<Service>, guard: Arc<Guard>) -> Router {
+/// The whole router; `registry` is the embedded registry below `/v2`, unless an external one has its
+/// place.
+pub(crate) fn router(service: Arc<Service>, guard: Arc<Guard>, registry: Option<Router>) -> Router {
     let mut router = Router::new();
     for route in routes() {
         router = router.route(route.path, route.handler);
@@ -53,6 +78,7 @@ pub(crate) fn router(service: Arc<Service>, guard: Arc<Guard>) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(service)
+        .merge(registry.unwrap_or_default())
         .layer(axum::middleware::from_fn_with_state(guard, guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
 }

@@ -7,7 +7,7 @@ use chalk_core::wire::{Problem, problem};
 /// What a handler fails with: a [`Problem`], and what only the log may know.
 #[derive(Debug)]
 pub(crate) struct ApiError {
-    problem: Problem,
+    problem: Box<Problem>,
     /// The whole chain of causes of a fault of ours.
     cause: Option<String>,
 }
@@ -22,13 +22,13 @@ impl ApiError {
         detail: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        let problem = Problem {
+        let problem = Box::new(Problem {
             kind: kind.to_owned(),
             title: title.into(),
             status,
             detail: detail.into(),
             hint: hint.into(),
-        };
+        });
         Self {
             problem,
             cause: None,
@@ -84,6 +84,7 @@ impl ApiError {
         api
     }
 
+    #[cfg(test)]
     pub(crate) fn problem(&self) -> &Problem {
         &self.problem
     }
@@ -92,7 +93,7 @@ impl ApiError {
 impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {
         Self {
-            problem,
+            problem: Box::new(problem),
             cause: None,
         }
     }

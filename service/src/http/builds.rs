@@ -1,0 +1,232 @@
+//! Builds: start, list, watch, cancel.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::sse::{Event as Sent, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use chalk_core::wire::{BlobList, Build, BuildReply, BuildRequest, Event, EventKind};
+use futures_util::{Stream, StreamExt, stream};
+use serde::Deserialize;
+
+use super::Api;
+use super::body::{Json, Path, Query};
+use super::problem::{ApiError, ApiResult};
+use super::specs::hash_of;
+use crate::builds::{Events, Line, Wanted};
+use crate::engine::Compression;
+use crate::places::Name;
+use crate::resolve;
+
+/// A comment goes out after this much silence, so that nobody in between cuts the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a client that lost the connection waits before it comes back.
+const RETRY: Duration = Duration::from_secs(1);
+/// Builds that are listed unless the client says how many.
+const LIST: usize = 50;
+/// Most builds that are listed.
+const LIST_LIMIT: usize = 1000;
+
+pub(super) async fn start(
+    State(service): Api,
+    Json(request): Json<BuildRequest>,
+) -> ApiResult<axum::Json<BuildReply>> {
+    let BuildRequest {
+        spec,
+        name,
+        force,
+        secrets,
+        cancel_on_disconnect,
+        compression,
+    } = request;
+    let name = name.or_else(|| spec.name.clone());
+    let name = name.map(|name| parse_name(&name)).transpose()?;
+    let compression = match compression {
+        Some(word) => Some(word.parse::<Compression>().map_err(|e| {
+            ApiError::bad_request("the request is wrong", format!("compression: {e}"), "")
+        })?),
+        None => None,
+    };
+    if service.stopping() {
+        return Err(ApiError::unavailable("the service stops", ""));
+    }
+    let recipe_hash = spec.recipe_hash();
+    let spec = resolve::pin(service.bases(), spec).await?;
+    let image_hash = hash_of(&spec)?;
+    let wanted = Wanted {
+        spec,
+        image_hash,
+        recipe_hash,
+        name,
+        force,
+        secrets: secrets.into_iter().map(|(k, v)| (k, v.into())).collect(),
+        cancel_on_disconnect,
+        compression,
+    };
+    if !force && let Some(known) = service.catalog().find(&image_hash).await? {
+        if let Some(name) = &wanted.name {
+            service.catalog().ensure_name(&image_hash, name).await?;
+        }
+        let build = service.builds().reused(&wanted, known.digest);
+        return Ok(axum::Json(BuildReply::Reused(build)));
+    }
+    if let Some(build) = service.builds().join(&wanted) {
+        return Ok(axum::Json(BuildReply::Accepted(build)));
+    }
+    let digests = resolve::needed(service.blobs(), &wanted.spec).await?;
+    if !digests.is_empty() {
+        return Ok(axum::Json(BuildReply::NeedsBlobs(BlobList { digests })));
+    }
+    let build = service.builds().start(wanted).await?;
+    Ok(axum::Json(BuildReply::Accepted(build)))
+}
+
+pub(super) fn parse_name(text: &str) -> ApiResult<Name> {
+    text.parse()
+        .map_err(|e| ApiError::bad_request("the name is wrong", format!("{e}"), ""))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    limit: Option<usize>,
+    name: Option<String>,
+    hash: Option<String>,
+}
+
+pub(super) async fn list(
+    State(service): Api,
+    Query(query): Query<ListQuery>,
+) -> ApiResult<axum::Json<Vec<Build>>> {
+    let limit = query.limit.unwrap_or(LIST).min(LIST_LIMIT);
+    let name = query.name.map(|name| parse_name(&name)).transpose()?;
+    let hash = query.hash.map(|hash| {
+        let hex = hash.strip_prefix("sha256:").unwrap_or(&hash);
+        hex.to_owned()
+    });
+    let name = name.map(|name| name.to_string());
+    let builds = service.builds().list(limit, name, hash).await?;
+    Ok(axum::Json(builds))
+}
+
+pub(super) async fn get(
+    State(service): Api,
+    Path(id): Path<String>,
+) -> ApiResult<axum::Json<Build>> {
+    Ok(axum::Json(service.builds().get(&id).await?))
+}
+
+pub(super) async fn cancel(
+    State(service): Api,
+    Path(id): Path<String>,
+) -> ApiResult<axum::Json<Build>> {
+    Ok(axum::Json(service.builds().cancel(&id).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventsQuery {
+    after: Option<u64>,
+}
+
+pub(super) async fn events(
+    State(service): Api,
+    Path(id): Path<String>,
+    Query(query): Query<EventsQuery>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    // A client that comes back asks for the same address, but says in the header how far it got.
+    let after = match headers.get("last-event-id") {
+        Some(value) => number(value)?,
+        None => query.after.unwrap_or(0),
+    };
+    let events = service.builds().follow(&id, after).await?;
+    let lines = lines(events, after, true).map(move |line| {
+        let sent = Sent::default().id(line.seq.to_string()).data(line.json);
+        Ok::<_, Infallible>(if line.seq == after + 1 {
+            sent.retry(RETRY)
+        } else {
+            sent
+        })
+    });
+    let alive = KeepAlive::new().interval(KEEP_ALIVE).text("waiting");
+    let mut response = Sse::new(lines).keep_alive(alive).into_response();
+    response
+        .headers_mut()
+        .insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+fn number(value: &HeaderValue) -> ApiResult<u64> {
+    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| {
+        ApiError::bad_request(
+            "the request is wrong",
+            "Last-Event-ID is not the number of an event",
+            "",
+        )
+    })
+}
+
+/// The events as they are kept; ends with the build if `wait`, else with what there is.
+fn lines(events: Events, after: u64, wait: bool) -> impl Stream<Item = Line> + Send {
+    let batches = stream::unfold(events, move |mut events| async move {
+        let batch = match &mut events {
+            Events::Kept { follower, .. } => match follower.next(wait).await {
+                Ok(batch) => batch?,
+                Err(error) => {
+                    tracing::error!(%error, "the events of a build cannot be read");
+                    return None;
+                }
+            },
+            Events::Reused(build) => {
+                let event = Event {
+                    seq: 1,
+                    time: build.as_ref()?.created.clone(),
+                    kind: EventKind::Finished {
+                        build: build.take()?,
+                    },
+                };
+                let json = serde_json::to_string(&event).ok()?;
+                let line = Line { seq: 1, json };
+                if after == 0 { vec![line] } else { Vec::new() }
+            }
+        };
+        Some((batch, events))
+    });
+    batches.flat_map(stream::iter)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogsQuery {
+    step: Option<usize>,
+    #[serde(default)]
+    follow: bool,
+}
+
+/// The output of a build as plain text.
+pub(super) async fn logs(
+    State(service): Api,
+    Path(id): Path<String>,
+    Query(query): Query<LogsQuery>,
+) -> ApiResult<Response> {
+    let events = service.builds().follow(&id, 0).await?;
+    let text = lines(events, 0, query.follow).filter_map(move |line| async move {
+        let event: Event = serde_json::from_str(&line.json).ok()?;
+        match event.kind {
+            EventKind::Log { step, text, .. } if query.step.is_none_or(|s| s == step) => {
+                Some(Ok::<_, Infallible>(Bytes::from(text)))
+            }
+            _ => None,
+        }
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((headers, Body::from_stream(text)).into_response())
+}

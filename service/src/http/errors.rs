@@ -1,0 +1,140 @@
+//! How the errors of the service's parts are shown to clients.
+
+use chalk_core::wire::problem;
+use chalk_store::BlobError;
+use chalk_store::archive::ArchiveError;
+use chalk_store::registry::RegistryError;
+
+use super::problem::ApiError;
+use crate::bases::BaseError;
+use crate::builds::BuildsError;
+use crate::catalog::CatalogError;
+use crate::engine::EngineError;
+use crate::index::IndexError;
+use crate::registry::RegionalError;
+use crate::resolve::ResolveError;
+
+impl From<BaseError> for ApiError {
+    fn from(error: BaseError) -> Self {
+        error.problem().into()
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        error.problem().into()
+    }
+}
+
+impl From<BlobError> for ApiError {
+    fn from(error: BlobError) -> Self {
+        match &error {
+            BlobError::Mismatch { .. } => Self::bad_request(
+                "the bytes do not have the digest",
+                error.to_string(),
+                "send the file again; it may have changed while it was sent",
+            ),
+            _ => Self::internal("the store failed", &error),
+        }
+    }
+}
+
+impl From<ArchiveError> for ApiError {
+    fn from(error: ArchiveError) -> Self {
+        let ours = match &error {
+            ArchiveError::Io { .. } => true,
+            ArchiveError::Blob(blob) => !matches!(blob, BlobError::Mismatch { .. }),
+            _ => false,
+        };
+        if ours {
+            return Self::internal("the import failed", &error);
+        }
+        let hint = match &error {
+            ArchiveError::Ambiguous { .. } | ArchiveError::NoSuchName { .. } => {
+                "name one of them by the parameter `image`"
+            }
+            ArchiveError::Platform { .. } => "name one of them by the parameter `platform`",
+            _ => "",
+        };
+        Self::bad_request("the archive cannot be imported", error.to_string(), hint)
+    }
+}
+
+impl From<IndexError> for ApiError {
+    fn from(error: IndexError) -> Self {
+        Self::internal("the index failed", &error)
+    }
+}
+
+impl From<RegionalError> for ApiError {
+    fn from(error: RegionalError) -> Self {
+        let external = match &error {
+            RegionalError::External(external) => external,
+            RegionalError::Name { .. } => {
+                return Self::bad_request("the name is wrong", error.to_string(), "");
+            }
+            _ => return Self::internal("the regional registry failed", &error),
+        };
+        match external {
+            RegistryError::Unreachable { .. }
+            | RegistryError::Unavailable { .. }
+            | RegistryError::Denied { .. } => Self::new(
+                problem::REGISTRY_UNREACHABLE,
+                502,
+                "the regional registry cannot be reached",
+                external.to_string(),
+                "check the service's settings `registry.*`",
+            ),
+            _ => Self::internal("the regional registry failed", external),
+        }
+    }
+}
+
+impl From<CatalogError> for ApiError {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::NotFound(what) => Self::not_found("no such image", what),
+            CatalogError::Ambiguous(_) => Self::new(
+                problem::AMBIGUOUS,
+                409,
+                "several images fit",
+                error.to_string(),
+                "give more digits",
+            ),
+            CatalogError::Registry(error) => error.into(),
+            CatalogError::Store(error) => Self::internal("the store failed", &error),
+            CatalogError::Index(error) => error.into(),
+            CatalogError::Damaged { .. } => Self::internal("the image is damaged", &error),
+            CatalogError::Stopping => Self::unavailable("the service stops", ""),
+        }
+    }
+}
+
+impl From<BuildsError> for ApiError {
+    fn from(error: BuildsError) -> Self {
+        match error {
+            BuildsError::Stopping => Self::unavailable("the service stops", error.to_string()),
+            BuildsError::Full(_) => Self::unavailable("the queue is full", error.to_string()),
+            BuildsError::Unknown(_) => Self::not_found("no such build", error.to_string()),
+            BuildsError::Index(error) => error.into(),
+            BuildsError::Catalog(error) => error.into(),
+            BuildsError::Io { .. } => Self::internal("the state directory failed", &error),
+        }
+    }
+}
+
+impl From<ResolveError> for ApiError {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::Base(error) => (*error).into(),
+            ResolveError::Engine(error) => (*error).into(),
+            ResolveError::Catalog(error) => error.into(),
+            ResolveError::Blobs(error) => Self::internal("the store failed", &error),
+            ResolveError::Tree { .. } => Self::bad_request(
+                "a directory of the spec is not sound",
+                error.to_string(),
+                "upload the tree as the SDK or `chalk` prints it",
+            ),
+        }
+    }
+}

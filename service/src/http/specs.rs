@@ -1,0 +1,85 @@
+//! Pinning and planning of specs, and the blobs that they need.
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use chalk_core::Digest;
+use chalk_core::wire::{BlobList, Plan, ResolveRequest, Resolved};
+use chalk_store::sink::ChunkSink;
+use chalk_store::{BlobError, BlobStore};
+
+use super::Api;
+use super::body::{Json, Path, Stream, data};
+use super::problem::{ApiError, ApiResult};
+use crate::resolve;
+
+pub(super) async fn resolve(
+    State(service): Api,
+    Json(request): Json<ResolveRequest>,
+) -> ApiResult<axum::Json<Resolved>> {
+    let spec = resolve::pin(service.bases(), request.spec).await?;
+    let image_hash = hash_of(&spec)?;
+    Ok(axum::Json(Resolved { spec, image_hash }))
+}
+
+/// The image hash of a spec whose bases were all pinned.
+pub(super) fn hash_of(spec: &chalk_core::Spec) -> ApiResult<Digest> {
+    spec.image_hash().ok_or_else(|| {
+        ApiError::bad_request(
+            "the spec has no image hash",
+            "a base is not pinned and cannot be",
+            "",
+        )
+    })
+}
+
+pub(super) async fn plan(
+    State(service): Api,
+    Json(request): Json<ResolveRequest>,
+) -> ApiResult<axum::Json<Plan>> {
+    let plan = resolve::plan(
+        service.bases(),
+        service.engine(),
+        service.catalog(),
+        service.blobs(),
+        request,
+    );
+    Ok(axum::Json(plan.await?))
+}
+
+pub(super) async fn missing(
+    State(service): Api,
+    Json(list): Json<BlobList>,
+) -> ApiResult<axum::Json<BlobList>> {
+    let digests = resolve::missing(service.blobs(), list.digests).await?;
+    Ok(axum::Json(BlobList { digests }))
+}
+
+pub(super) async fn upload(
+    State(service): Api,
+    Path(digest): Path<String>,
+    request: Request,
+) -> ApiResult<StatusCode> {
+    let digest: Digest = digest
+        .parse()
+        .map_err(|e| ApiError::bad_request("the path is wrong", format!("{e}"), ""))?;
+    let limit = service.settings().limits.blob.as_u64();
+    let mut stream = Stream::new(request.headers(), limit, "limits.blob")?;
+    let blobs = service.blobs();
+    let writer = blobs.run(BlobStore::writer).await?;
+    let sink = ChunkSink::new(writer);
+    let mut body = data(request.into_body());
+    while let Some(chunk) = stream.next(&mut body).await? {
+        if !sink.send(chunk).await {
+            break;
+        }
+    }
+    let fault = |source: std::io::Error| BlobError::Io {
+        action: "write",
+        path: blobs.root().to_owned(),
+        source,
+    };
+    let (writer, written) = sink.finish().await.map_err(fault)?;
+    written.map_err(fault)?;
+    blobs.run(move |_| writer.commit(Some(digest))).await?;
+    Ok(StatusCode::CREATED)
+}

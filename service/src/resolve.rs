@@ -1,0 +1,267 @@
+//! From a spec as a client sends it to one that can be built: its bases pinned, its files there;
+//! and the plan of what a build would do.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chalk_core::spec::{Base, Instruction, StepKind};
+use chalk_core::tree::{InvalidTree, Tree, TreeNode};
+use chalk_core::wire::{Plan, PlanBase, PlanState, PlanStep, ResolveRequest};
+use chalk_core::{Digest, Platform, Reference, Spec};
+use chalk_store::{BlobError, BlobStore};
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use crate::bases::BaseError;
+use crate::catalog::{Catalog, CatalogError};
+use crate::engine::{Engine, EngineError};
+
+/// Bases that are pinned at once.
+const PARALLEL: usize = 8;
+/// Largest JSON of a directory tree, in bytes.
+const TREE_LIMIT: u64 = 256 << 20;
+
+/// Finds the digest of the platform's manifest behind a base's reference.
+#[async_trait]
+pub trait PinBases: Send + Sync {
+    /// # Errors
+    /// When the base is not there, is not for us, has no such platform, or nobody can be asked.
+    async fn pin(&self, reference: &Reference, platform: &Platform) -> Result<Digest, BaseError>;
+}
+
+/// Why a spec cannot be resolved or planned.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// A base cannot be pinned.
+    #[error(transparent)]
+    Base(Box<BaseError>),
+    /// The engine cannot plan it.
+    #[error(transparent)]
+    Engine(Box<EngineError>),
+    /// The regional registry failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The store failed.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    /// What was uploaded as a directory is none.
+    #[error("{digest} is {source}")]
+    Tree {
+        /// Digest that the spec names.
+        digest: Digest,
+        /// What is wrong.
+        #[source]
+        source: InvalidTree,
+    },
+}
+
+impl From<BaseError> for ResolveError {
+    fn from(error: BaseError) -> Self {
+        Self::Base(Box::new(error))
+    }
+}
+
+impl From<EngineError> for ResolveError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(Box::new(error))
+    }
+}
+
+/// Pins every base of a spec that is not pinned.
+///
+/// # Errors
+/// On the first base that cannot be pinned.
+pub async fn pin(bases: &dyn PinBases, mut spec: Spec) -> Result<Spec, BaseError> {
+    let platform = spec.platform.clone();
+    let open: BTreeSet<(Reference, Platform)> = spec
+        .base_images()
+        .into_iter()
+        .filter(|image| image.digest.is_none())
+        .map(|image| {
+            let platform = image.platform.as_ref().unwrap_or(&platform);
+            (image.reference.clone(), platform.clone())
+        })
+        .collect();
+    let pinned: Vec<((Reference, Platform), Digest)> = stream::iter(open)
+        .map(|key| async move {
+            let digest = bases.pin(&key.0, &key.1).await?;
+            Ok::<_, BaseError>((key, digest))
+        })
+        .buffer_unordered(PARALLEL)
+        .try_collect()
+        .await?;
+    for image in spec.base_images_mut() {
+        let wanted = image.platform.as_ref().unwrap_or(&platform);
+        let found = pinned
+            .iter()
+            .find(|((reference, platform), _)| *reference == image.reference && platform == wanted);
+        if let (None, Some((_, digest))) = (image.digest, found) {
+            image.digest = Some(*digest);
+        }
+    }
+    Ok(spec)
+}
+
+/// Plans a spec. A base whose registry cannot be reached leaves the image hash open.
+///
+/// # Errors
+/// When a base is not there, or engine, registry or store fail.
+pub async fn plan(
+    bases: &dyn PinBases,
+    engine: &Arc<dyn Engine>,
+    catalog: &Catalog,
+    blobs: &BlobStore,
+    request: ResolveRequest,
+) -> Result<Plan, ResolveError> {
+    let ResolveRequest { spec, blobs: sizes } = request;
+    let recipe_hash = spec.recipe_hash();
+    let mut warnings: Vec<String> = spec.warnings().iter().map(ToString::to_string).collect();
+    let pinned = match pin(bases, spec.clone()).await {
+        Ok(pinned) => Some(pinned),
+        Err(error @ BaseError::Unreachable { .. }) => {
+            warnings.push(error.to_string());
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let image_hash = pinned.as_ref().and_then(Spec::image_hash);
+    let exists = match &image_hash {
+        Some(hash) => catalog.find(hash).await?.is_some(),
+        None => false,
+    };
+    let steps = match &pinned {
+        Some(pinned) if exists => without_engine(pinned, PlanState::Cached),
+        Some(pinned) => engine.plan(pinned).await?,
+        None => without_engine(&spec, PlanState::Run),
+    };
+    let upload_bytes = if exists {
+        0
+    } else {
+        let digests: Vec<Digest> = sizes.keys().copied().collect();
+        let absent = missing(blobs, digests).await?;
+        absent.iter().filter_map(|digest| sizes.get(digest)).sum()
+    };
+    let shown = pinned.as_ref().unwrap_or(&spec);
+    Ok(Plan {
+        recipe_hash,
+        image_hash,
+        base: base_of(shown),
+        platform: shown.platform.clone(),
+        exists,
+        steps,
+        upload_bytes,
+        nodes_warm: Vec::new(),
+        warnings,
+    })
+}
+
+fn without_engine(spec: &Spec, state: PlanState) -> Vec<PlanStep> {
+    let steps = spec.steps_with_keys().into_iter();
+    let planned = steps.map(|step| PlanStep {
+        kind: step.kind.to_owned(),
+        key: step.key,
+        title: step.title,
+        state,
+    });
+    planned.collect()
+}
+
+/// The image that the result starts from: through the stages of a Dockerfile.
+fn base_of(spec: &Spec) -> Option<PlanBase> {
+    use chalk_core::spec::StageBase;
+    let image = match &spec.base {
+        Base::Scratch => None,
+        Base::Image(image) => Some(image),
+        Base::Dockerfile(dockerfile) => {
+            let mut stage = dockerfile.stages.last();
+            loop {
+                match stage.map(|stage| &stage.base) {
+                    Some(StageBase::Image(image)) => break Some(image),
+                    Some(StageBase::Stage(index)) => stage = dockerfile.stages.get(*index),
+                    Some(StageBase::Scratch) | None => break None,
+                }
+            }
+        }
+    };
+    image.map(|image| PlanBase {
+        reference: image.reference.clone(),
+        digest: image.digest,
+    })
+}
+
+/// Those of `digests` that the store lacks, sorted, each once.
+///
+/// # Errors
+/// When the store fails.
+pub async fn missing(blobs: &BlobStore, digests: Vec<Digest>) -> Result<Vec<Digest>, BlobError> {
+    let lacking = blobs.run(move |store| -> Result<_, BlobError> {
+        let mut lacking = BTreeSet::new();
+        for digest in digests {
+            if !store.contains(&digest)? {
+                lacking.insert(digest);
+            }
+        }
+        Ok(lacking)
+    });
+    Ok(lacking.await?.into_iter().collect())
+}
+
+/// The blobs that a build of the spec needs and the store lacks: files, trees, and the files of
+/// those trees that are there.
+///
+/// # Errors
+/// When the store fails, or a blob that stands for a directory is no tree.
+pub async fn needed(blobs: &BlobStore, spec: &Spec) -> Result<Vec<Digest>, ResolveError> {
+    let mut files = BTreeSet::new();
+    let mut trees = BTreeSet::new();
+    if let Base::Dockerfile(dockerfile) = &spec.base {
+        let instructions = dockerfile.stages.iter().flat_map(|s| &s.instructions);
+        trees.extend(instructions.filter_map(|i: &Instruction| i.context));
+    }
+    for step in &spec.steps {
+        match &step.kind {
+            StepKind::AddFile { digest, .. } => {
+                files.insert(*digest);
+            }
+            StepKind::AddDir { digest, .. } => {
+                trees.insert(*digest);
+            }
+            StepKind::Dockerfile(instruction) => trees.extend(instruction.context),
+            StepKind::PipInstall { .. }
+            | StepKind::UvPipInstall { .. }
+            | StepKind::AptInstall { .. }
+            | StepKind::Run { .. } => {}
+        }
+    }
+    let lacking = blobs.run(move |store| -> Result<_, ResolveError> {
+        let mut lacking = BTreeSet::new();
+        for digest in trees {
+            // A damaged tree is set aside by the store, so it counts as absent.
+            let json = match store.read_small(&digest, TREE_LIMIT) {
+                Ok(json) => json,
+                Err(BlobError::NotFound(_) | BlobError::Mismatch { .. }) => {
+                    lacking.insert(digest);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let tree =
+                Tree::parse(&json).map_err(|source| ResolveError::Tree { digest, source })?;
+            files.extend(
+                tree.entries
+                    .into_iter()
+                    .filter_map(|entry| match entry.node {
+                        TreeNode::File { digest, .. } => Some(digest),
+                        TreeNode::Dir | TreeNode::Symlink { .. } => None,
+                    }),
+            );
+        }
+        for digest in files {
+            if !store.contains(&digest)? {
+                lacking.insert(digest);
+            }
+        }
+        Ok(lacking)
+    });
+    Ok(lacking.await?.into_iter().collect())
+}
