@@ -17,7 +17,7 @@ pub enum RegistryError {
         what: String,
         /// Registry that answered, as written in the reference.
         registry: String,
-        /// What mirrors answered before, empty or starting with `; `.
+        /// What the registry said, and what mirrors answered before; may be empty.
         notes: String,
     },
     /// The registry asks for a login, or refuses the one it was given.
@@ -137,7 +137,7 @@ impl RegistryError {
         if let (false, Self::NotFound { notes, .. } | Self::Unreachable { notes, .. }) =
             (mirrors.is_empty(), &mut self)
         {
-            *notes = format!("; tried before: {}", mirrors.join("; "));
+            notes.push_str(&format!("; tried before: {}", mirrors.join("; ")));
         }
         self
     }

@@ -284,7 +284,7 @@ impl Client {
             StatusCode::NOT_FOUND => RegistryError::NotFound {
                 what: what.to_owned(),
                 registry: endpoint.registry.clone(),
-                notes: String::new(),
+                notes: format!(" ({detail})"),
             },
             status => RegistryError::Protocol {
                 host,

@@ -113,22 +113,34 @@ fn describe(digest: &Digest, length: u64, status: StatusCode, body: Body) -> Res
 
 /// Sends what a blocking reader gives; a failure breaks the answer off. A client that goes away
 /// ends the reading.
+///
+/// Each part waits until the one after it was read: a reader that checks a digest finds the fault
+/// only at the end, and an answer whose every byte was sent would look whole.
 fn stream(mut reader: impl Read + Send + 'static) -> Body {
     let (parts, body) = mpsc::channel::<io::Result<Bytes>>(PARTS_AHEAD);
     tokio::task::spawn_blocking(move || {
+        let mut held = None;
         loop {
             let mut part = vec![0; PART];
-            let read = match reader.read(&mut part) {
-                Ok(0) => return,
+            let next = match reader.read(&mut part) {
+                Ok(0) => None,
                 Ok(count) => {
                     part.truncate(count);
-                    Ok(Bytes::from(part))
+                    Some(Bytes::from(part))
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Err(error),
+                Err(error) => {
+                    let _ = parts.blocking_send(Err(error));
+                    return;
+                }
             };
-            let last = read.is_err();
-            if parts.blocking_send(read).is_err() || last {
+            let ended = next.is_none();
+            if let Some(part) = std::mem::replace(&mut held, next)
+                && parts.blocking_send(Ok(part)).is_err()
+            {
+                return;
+            }
+            if ended {
                 return;
             }
         }
