@@ -7,12 +7,15 @@ use crate::run::{self, Failure, Result, command};
 use crate::{base, wasm};
 
 /// What the suites use besides Rust: the peers that they compare with, and plain tools.
-const PACKAGES: [Package; 5] = [
+const PACKAGES: [Package; 8] = [
+    package("buildah", "/usr/bin/buildah"),
+    package("busybox-static", "/bin/busybox"),
     package("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
     package("curl", "/usr/bin/curl"),
     package("docker.io", "/usr/sbin/dockerd"),
     package("python3", "/usr/bin/python3"),
     package("skopeo", "/usr/bin/skopeo"),
+    package("zstd", "/usr/bin/zstd"),
 ];
 
 #[derive(clap::Args)]

@@ -1,0 +1,118 @@
+//! The docker daemon of this machine's distribution, as a peer.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::command::{Ran, run, tool};
+use crate::service::Service;
+use crate::world::Children;
+
+/// A daemon of the suite's own, apart from any that the machine runs.
+#[derive(Debug)]
+pub struct Docker {
+    child: Child,
+    log: PathBuf,
+    /// Sockets, with a short path: the system allows 107 characters.
+    runtime: TempDir,
+    config: PathBuf,
+}
+
+impl Docker {
+    /// Starts a daemon whose data lie in `folder`.
+    pub(crate) fn start(folder: &Path) -> Self {
+        let runtime = tempfile::Builder::new()
+            .prefix("cd")
+            .tempdir()
+            .expect("temporary directory");
+        let log = folder.join("dockerd.log");
+        let config = folder.join("config");
+        fs::create_dir_all(&config).expect("make a folder");
+        let output = File::create(&log).expect("make the log");
+        let path = |name: &str| runtime.path().join(name).display().to_string();
+        let mut dockerd = tool("dockerd", ["--iptables=false", "--bridge=none"]);
+        dockerd
+            .arg("--data-root")
+            .arg(folder.join("data"))
+            .args(["--exec-root", &path("exec"), "--pidfile", &path("pid")])
+            .args(["--host", &format!("unix://{}", path("sock"))])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a second handle"))
+            .stderr(output);
+        let child = dockerd.spawn().expect("start dockerd");
+        Children::add(child.id());
+        let mut docker = Self {
+            child,
+            log,
+            runtime,
+            config,
+        };
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let answer = docker.command(["version"]).output();
+            if answer.is_ok_and(|answer| answer.status.success()) {
+                return docker;
+            }
+            let ended = docker.child.try_wait().expect("ours");
+            assert!(
+                ended.is_none() && Instant::now() < until,
+                "dockerd did not start ({ended:?}):\n{}",
+                fs::read_to_string(&docker.log).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// A docker command against this daemon.
+    pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut docker = tool("/usr/bin/docker", arguments);
+        docker
+            .env(
+                "DOCKER_HOST",
+                format!("unix://{}", self.runtime.path().join("sock").display()),
+            )
+            .env("DOCKER_CONFIG", &self.config)
+            .env("DOCKER_BUILDKIT", "1");
+        docker
+    }
+
+    /// Runs a docker command.
+    #[track_caller]
+    pub fn run<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ran {
+        run(&mut self.command(arguments))
+    }
+
+    /// Logs in to a service's registry.
+    #[track_caller]
+    pub fn login(&self, service: &Service) {
+        let login = [
+            "login",
+            "--username",
+            "chalk",
+            "--password",
+            service.token(),
+            service.address(),
+        ];
+        self.run(login).ok();
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        let pid = self.child.id();
+        // Asked nicely, dockerd ends its containerd and unmounts.
+        let _ = tool("kill", ["-TERM", &pid.to_string()]).output();
+        let until = Instant::now() + Duration::from_secs(60);
+        while self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            if Instant::now() > until {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Children::remove(pid);
+    }
+}

@@ -1,0 +1,182 @@
+//! What all tests share.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use crate::command::{Chalk, run, tool};
+use crate::docker::Docker;
+use crate::image::busybox_layout;
+use crate::service::Service;
+
+/// Where Cargo lets tests write.
+const SCRATCH: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Processes that must not outlive the suite.
+static CHILDREN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// The list of processes that must not outlive the suite, so that an interrupt can end them.
+#[derive(Debug)]
+pub(crate) struct Children;
+
+impl Children {
+    /// Notes a process.
+    pub(crate) fn add(pid: u32) {
+        CHILDREN.lock().expect("no panic holds it").insert(pid);
+    }
+
+    /// Forgets a process that ended.
+    pub(crate) fn remove(pid: u32) {
+        CHILDREN.lock().expect("no panic holds it").remove(&pid);
+    }
+}
+
+/// A number that no other call of this run gets, to make steps that are in no cache.
+pub fn unique() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{number}", std::process::id())
+}
+
+/// Base images, a shared service and a docker daemon, each made when first asked for.
+#[derive(Debug)]
+pub struct World {
+    root: PathBuf,
+    base: PathBuf,
+    busybox: OnceLock<PathBuf>,
+    seed: OnceLock<PathBuf>,
+    shared: OnceLock<Service>,
+    docker: OnceLock<Docker>,
+}
+
+impl World {
+    /// The reference that the Python base is imported under.
+    pub const PYTHON: &'static str = "docker.io/library/python:3.12-slim-bookworm";
+    /// The reference of a base of two megabytes, for tests that need no Python.
+    pub const BUSYBOX: &'static str = "docker.io/library/busybox:latest";
+
+    /// An empty world; nothing is started.
+    pub fn new() -> Self {
+        let base = std::env::var("CHALK_TEST_BASE");
+        let base = base.expect("set by `cargo xtask test`: OCI layout of the base image");
+        // On the disk of the checkout: `/tmp` may be small, or in memory.
+        let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+        let target = target.unwrap_or_else(|| Path::new(SCRATCH).join("../target"));
+        let root = target.join(format!("system-{}", std::process::id()));
+        fs::create_dir_all(&root).expect("make the scratch folder");
+        Self {
+            root: root.canonicalize().expect("just made"),
+            base: base.into(),
+            busybox: OnceLock::new(),
+            seed: OnceLock::new(),
+            shared: OnceLock::new(),
+            docker: OnceLock::new(),
+        }
+    }
+
+    /// OCI layout of the Python base.
+    pub fn python_layout(&self) -> &Path {
+        &self.base
+    }
+
+    /// OCI layout of the small base: busybox and little more.
+    pub fn busybox_layout(&self) -> &Path {
+        self.busybox.get_or_init(|| {
+            let layout = self.folder("busybox");
+            busybox_layout(&layout);
+            layout
+        })
+    }
+
+    /// A new empty folder on the disk of the checkout, gone with the world.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.root.join(format!("{name}-{}", unique()));
+        fs::create_dir_all(&folder).expect("make a folder");
+        folder
+    }
+
+    /// A state directory in which both base images are imported.
+    pub fn state(&self, name: &str) -> PathBuf {
+        let seed = self.seed.get_or_init(|| {
+            let seed = self.folder("seed");
+            let bases = [
+                (self.python_layout(), Self::PYTHON),
+                (self.busybox_layout(), Self::BUSYBOX),
+            ];
+            for (layout, reference) in bases {
+                let import = ["compute", "image", "import", "--as", reference];
+                Chalk::on(&seed).args(import).arg(layout).run().ok();
+            }
+            seed
+        });
+        let state = self.folder(name);
+        let from = format!("{}/.", seed.display());
+        run(tool("cp", ["--archive", &from]).arg(&state)).ok();
+        // A copy with the same token would hide a mix-up of services.
+        let _ = fs::remove_file(state.join("token"));
+        state
+    }
+
+    /// The shared service. Tests on it use steps of their own (see [`unique`]).
+    pub fn service(&self) -> &Service {
+        self.shared.get_or_init(|| self.start("shared", &[]))
+    }
+
+    /// A service of the test's own, both bases imported.
+    #[track_caller]
+    pub fn start(&self, name: &str, settings: &[(&str, &str)]) -> Service {
+        Service::start(&self.state(name), settings)
+    }
+
+    /// The docker daemon.
+    pub fn docker(&self) -> &Docker {
+        self.docker
+            .get_or_init(|| Docker::start(&self.folder("docker")))
+    }
+
+    /// Stops everything and removes all files; those of a failed run stay when
+    /// `CHALK_TEST_KEEP` is set.
+    ///
+    /// # Errors
+    /// When something is left: a mount, or files that cannot be removed.
+    pub fn tear_down(mut self) -> Result<(), String> {
+        drop(self.shared.take());
+        drop(self.docker.take());
+        self.sweep()
+    }
+
+    /// What [`World::tear_down`] does, in the middle of running tests: after an interrupt.
+    pub fn abandon(&self) {
+        let children = CHILDREN.lock().map(|held| held.clone()).unwrap_or_default();
+        for signal in ["-TERM", "-KILL"] {
+            for pid in &children {
+                let _ = tool("kill", [signal, &pid.to_string()]).output();
+            }
+            std::thread::sleep(std::time::Duration::from_secs(3));
+        }
+        if let Err(error) = self.sweep() {
+            eprintln!("{error}");
+        }
+    }
+
+    fn sweep(&self) -> Result<(), String> {
+        let mounts = fs::read_to_string("/proc/self/mounts").map_err(|error| error.to_string())?;
+        let root = self.root.display().to_string();
+        if let Some(line) = mounts.lines().find(|line| line.contains(&root)) {
+            return Err(format!("a mount was left behind: {line}"));
+        }
+        if std::env::var_os("CHALK_TEST_KEEP").is_some() {
+            eprintln!("kept: {root}");
+            return Ok(());
+        }
+        fs::remove_dir_all(&self.root).map_err(|error| format!("{root}: {error}"))
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}

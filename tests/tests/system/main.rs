@@ -1,0 +1,100 @@
+//! Whole-system tests, one process: `cargo xtask test --only system -- NAME...`.
+//!
+//! Each module holds the tests of one subject and lists them in `TESTS`. They share a [`World`],
+//! which this file makes and takes down, also after an interrupt.
+
+// Tests state what they expect by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use chalk_tests::World;
+use libtest_mimic::{Arguments, Trial};
+
+mod bases;
+mod commands;
+mod concurrency;
+mod copies;
+mod declarations;
+mod dockerfiles;
+mod durability;
+mod failures;
+mod formats;
+mod hashes;
+mod layers;
+mod progress;
+mod quickstart;
+mod registry;
+mod secrets;
+
+/// Name and body of a test.
+type Test = (&'static str, fn(&World));
+
+/// Tests that run at once unless `--test-threads` says otherwise. Most wait for the service.
+const THREADS: usize = 4;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(THREADS));
+    let world = Arc::new(World::new());
+    watch(&world);
+    let modules: [(&str, &[Test]); 15] = [
+        // The longest first.
+        ("quickstart", quickstart::TESTS),
+        ("dockerfiles", dockerfiles::TESTS),
+        ("durability", durability::TESTS),
+        ("layers", layers::TESTS),
+        ("concurrency", concurrency::TESTS),
+        ("bases", bases::TESTS),
+        ("commands", commands::TESTS),
+        ("copies", copies::TESTS),
+        ("declarations", declarations::TESTS),
+        ("failures", failures::TESTS),
+        ("formats", formats::TESTS),
+        ("hashes", hashes::TESTS),
+        ("progress", progress::TESTS),
+        ("registry", registry::TESTS),
+        ("secrets", secrets::TESTS),
+    ];
+    let mut trials = Vec::new();
+    for (module, tests) in modules {
+        for (name, body) in tests {
+            let world = Arc::clone(&world);
+            trials.push(Trial::test(format!("{module}::{name}"), move || {
+                body(&world);
+                Ok(())
+            }));
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let Some(world) = Arc::into_inner(world) else {
+        eprintln!("a test still holds the world");
+        return ExitCode::FAILURE;
+    };
+    if let Err(error) = world.tear_down() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}
+
+/// Takes the world down when a signal asks the suite to end.
+fn watch(world: &Arc<World>) {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&flag)).unwrap();
+    }
+    let world = Arc::downgrade(world);
+    std::thread::spawn(move || {
+        while !flag.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if let Some(world) = world.upgrade() {
+            world.abandon();
+        }
+        std::process::exit(130);
+    });
+}
