@@ -6,7 +6,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Build and cache container images for compute workloads.
 #[derive(Debug, Parser)]
-#[command(name = "chalk", version, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(
+    name = "chalk",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -31,10 +36,10 @@ Settings come from flags, then CHALK_* variables, then --config FILE, then defau
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Directory of the service's state [default: XDG state directory, /var/lib/chalk as root]
-    #[arg(long, global = true, value_name = "DIR", env = "CHALK_STATE_DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
     /// Address of a running service [default: the one on the state directory, else in this process]
-    #[arg(long, global = true, value_name = "URL", env = "CHALK_API_SERVER")]
+    #[arg(long, global = true, value_name = "URL")]
     pub(crate) server: Option<String>,
     /// TOML file with settings
     #[arg(long, global = true, value_name = "FILE", env = "CHALK_CONFIG")]
@@ -169,11 +174,6 @@ pub(crate) enum Image {
         /// Platform of the image [default: linux/amd64]
         #[arg(long)]
         platform: Option<String>,
-    },
-    /// Print a declaration as an equivalent Dockerfile
-    Dockerfile {
-        /// Declaration file, hash prefix or name
-        file: String,
     },
     /// Print a declaration as spec JSON, its local files replaced by digests
     Spec {

@@ -28,18 +28,22 @@ impl Client {
             .map_err(|e| Failure::new(exit::UNREACHABLE, "cannot make an HTTP client").why(e))?;
         let url = url.trim_end_matches('/').to_owned();
         if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(Failure::usage(format!("`{url}` is not the address of a service"))
-                .hint("give http://HOST:PORT or https://HOST:PORT"));
+            return Err(
+                Failure::usage(format!("`{url}` is not the address of a service"))
+                    .hint("give http://HOST:PORT or https://HOST:PORT"),
+            );
         }
-        Ok(Self { http, url, token: token.to_owned() })
-    }
-
-    pub(crate) fn url(&self) -> &str {
-        &self.url
+        Ok(Self {
+            http,
+            url,
+            token: token.to_owned(),
+        })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
+        self.http
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(&self.token)
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
@@ -51,18 +55,24 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        Failure::new(exit::UNREACHABLE, format!("cannot reach the service at {}", self.url))
-            .why(causes(error))
-            .hint("start one with `chalk serve`, or leave --server out to work in this process")
+        Failure::new(
+            exit::UNREACHABLE,
+            format!("cannot reach the service at {}", self.url),
+        )
+        .why(causes(error))
+        .hint("start one with `chalk serve`, or leave --server out to work in this process")
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Failure> {
         let response = self.send(request).await?;
         let bytes = response.bytes().await.map_err(|e| self.unreachable(&e))?;
         serde_json::from_slice(&bytes).map_err(|e| {
-            Failure::new(exit::UNREACHABLE, format!("{} did not answer as a chalk service", self.url))
-                .why(e)
-                .hint("check the address and that client and service have the same version")
+            Failure::new(
+                exit::UNREACHABLE,
+                format!("{} did not answer as a chalk service", self.url),
+            )
+            .why(e)
+            .hint("check the address and that client and service have the same version")
         })
     }
 
@@ -83,7 +93,9 @@ impl Client {
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
-        self.send(self.request(Method::DELETE, path)).await.map(drop)
+        self.send(self.request(Method::DELETE, path))
+            .await
+            .map(drop)
     }
 
     /// Sends a body of any length as it comes.
@@ -156,8 +168,11 @@ impl Client {
             let Ok(chunk) = chunk else { return Ok(None) };
             for data in parser.push(&chunk) {
                 let event: wire::Event = serde_json::from_str(&data).map_err(|e| {
-                    Failure::new(exit::UNREACHABLE, "the service sent an event that is not one")
-                        .why(e)
+                    Failure::new(
+                        exit::UNREACHABLE,
+                        "the service sent an event that is not one",
+                    )
+                    .why(e)
                 })?;
                 if event.seq <= *after {
                     continue;

@@ -15,11 +15,19 @@ pub(crate) struct Failure {
     pub(crate) why: String,
     /// What to do; may be empty.
     pub(crate) hint: String,
+    /// Whether standard output has the JSON form already.
+    pub(crate) reported: bool,
 }
 
 impl Failure {
     pub(crate) fn new(code: u8, what: impl Into<String>) -> Self {
-        Self { code, what: what.into(), why: String::new(), hint: String::new() }
+        Self {
+            code,
+            what: what.into(),
+            why: String::new(),
+            hint: String::new(),
+            reported: false,
+        }
     }
 
     /// Bad usage or bad input, exit code 2.
@@ -42,6 +50,12 @@ impl Failure {
         Self::new(exit::INTERRUPTED, "interrupted")
     }
 
+    /// The same failure for one whose report has been printed as JSON already.
+    pub(crate) fn printed(mut self) -> Self {
+        self.reported = true;
+        self
+    }
+
     /// The JSON form that `--json` prints: the problem document with the exit code.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::json!({
@@ -59,7 +73,13 @@ impl From<Problem> for Failure {
             problem::STEP_FAILED | problem::CANCELLED => exit::FAILED,
             _ => exit::UNREACHABLE,
         };
-        Self { code, what: problem.title, why: problem.detail, hint: problem.hint }
+        Self {
+            code,
+            what: problem.title,
+            why: problem.detail,
+            hint: problem.hint,
+            reported: false,
+        }
     }
 }
 
@@ -68,7 +88,11 @@ impl fmt::Display for Failure {
         write!(f, "error: {}", self.what)?;
         for (word, text) in [("why", &self.why), ("try", &self.hint)] {
             if !text.is_empty() {
-                write!(f, "\n  {word}: {}", text.trim_end().replace('\n', "\n       "))?;
+                write!(
+                    f,
+                    "\n  {word}: {}",
+                    text.trim_end().replace('\n', "\n       ")
+                )?;
             }
         }
         Ok(())

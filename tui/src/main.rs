@@ -1,2 +1,133 @@
-//! placeholder
-fn main() {}
+//! The `chalk` command: declares, hashes, builds and looks after images, through the HTTP API of a
+//! service that may run elsewhere, beside it, or in its own process.
+
+mod cli;
+mod client;
+mod commands;
+mod connect;
+mod declaration;
+mod error;
+mod output;
+mod progress;
+mod settings;
+mod sse;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use chalk_core::wire::exit;
+use clap::{CommandFactory as _, Parser as _};
+
+use cli::{Cli, Command, Compute, Image};
+use connect::Server;
+use error::Failure;
+use settings::Loaded;
+
+fn main() -> ExitCode {
+    // Before any thread exists: a build step runs in a re-executed child of this program.
+    chalk_sandbox::init_if_requested();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::OK
+            });
+        }
+    };
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(failure) => {
+            if json && !failure.reported {
+                let _ = output::json(&failure.json());
+            }
+            let _ = writeln!(std::io::stderr(), "{failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    if let Command::Completions { shell } = cli.command {
+        clap_complete::generate(shell, &mut Cli::command(), "chalk", &mut std::io::stdout());
+        return Ok(());
+    }
+    let loaded = Loaded::load(&cli.global)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(exit::FAILED, "cannot start the async runtime").why(e))?;
+    let result = runtime.block_on(dispatch(cli, &loaded));
+    // A blocking read of standard input must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
+    match cli.command {
+        Command::Serve(serve) => commands::serve::serve(loaded, &serve).await,
+        Command::Config(cli::Config::Show) => commands::config::show(loaded, cli.global.json),
+        Command::Compute(Compute::Image(command)) | Command::Image(command) => {
+            quiet_logs();
+            image(command, loaded, cli.global.json).await
+        }
+        Command::Completions { .. } => Ok(()),
+    }
+}
+
+async fn image(command: Image, loaded: &Loaded, json: bool) -> Result<(), Failure> {
+    match command {
+        // These need a service only to look something up.
+        Image::Hash(hash) => commands::declare::hash(loaded, &hash, json).await,
+        Image::Diff { a, b } => commands::compare::diff(loaded, &a, &b, json).await,
+        Image::Spec { file } => commands::declare::spec(loaded, &file).await,
+        Image::Build(build) => commands::build::build(loaded, &build, json).await,
+        command => {
+            let server = Server::connect(loaded).await?;
+            let result = with_server(command, &server, json).await;
+            server.close().await;
+            result
+        }
+    }
+}
+
+async fn with_server(command: Image, server: &Server, json: bool) -> Result<(), Failure> {
+    match command {
+        Image::Plan(file) => commands::declare::plan(server, &file, json).await,
+        Image::Why(why) => commands::compare::why(server, &why, json).await,
+        Image::Lock(lock) => commands::declare::lock(server, &lock, json).await,
+        Image::Ls { name } => commands::images::ls(server, name.as_deref(), json).await,
+        Image::Show { image } => commands::images::show(server, &image, json).await,
+        Image::Logs {
+            build,
+            step,
+            follow,
+        } => commands::logs::logs(server, &build, step, follow, json).await,
+        Image::Builds { limit, name } => {
+            commands::images::builds(server, limit, name.as_deref(), json).await
+        }
+        Image::Cancel { build } => commands::images::cancel(server, &build, json).await,
+        Image::Tag { image, name } => commands::images::tag(server, &image, &name, json).await,
+        Image::Rm { images } => commands::images::rm(server, &images, json).await,
+        Image::Import {
+            path,
+            reference,
+            platform,
+        } => commands::import::import(server, &path, &reference, platform.as_deref(), json).await,
+        Image::Hash(_) | Image::Diff { .. } | Image::Spec { .. } | Image::Build(_) => Ok(()),
+    }
+}
+
+/// A service inside a one-shot command reports only what goes wrong.
+fn quiet_logs() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CHALK_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .try_init();
+}

@@ -48,12 +48,16 @@ mod tests {
 
     #[test]
     fn events_come_whole_whatever_the_chunks() {
-        let text = ": hello\n\nid: 1\ndata: {\"a\":1}\n\nid: 2\r\ndata: x\r\ndata:y\r\n\r\ndata: é\n\n";
+        let text =
+            ": hello\n\nid: 1\ndata: {\"a\":1}\n\nid: 2\r\ndata: x\r\ndata:y\r\n\r\ndata: é\n\n";
         let expect = vec!["{\"a\":1}".to_owned(), "x\ny".to_owned(), "é".to_owned()];
         for size in 1..text.len() {
             let mut parser = Parser::default();
-            let got: Vec<String> =
-                text.as_bytes().chunks(size).flat_map(|c| parser.push(c)).collect();
+            let got: Vec<String> = text
+                .as_bytes()
+                .chunks(size)
+                .flat_map(|c| parser.push(c))
+                .collect();
             assert_eq!(got, expect, "chunks of {size}");
         }
     }

@@ -1,0 +1,119 @@
+//! `diff` and `why`: what differs between two declarations, and what that makes run again.
+
+use chalk_core::diff::Diff;
+use chalk_core::wire::{Build, BuildStatus, ImageDetail, exit};
+
+use super::declare::subject_spec;
+use crate::cli;
+use crate::client::segment;
+use crate::connect::Server;
+use crate::declaration;
+use crate::error::Failure;
+use crate::output;
+use crate::settings::Loaded;
+
+pub(crate) async fn diff(loaded: &Loaded, a: &str, b: &str, json: bool) -> Result<(), Failure> {
+    let before = subject_spec(loaded, a).await?;
+    let after = subject_spec(loaded, b).await?;
+    let diff = chalk_core::diff::diff(&before, &after);
+    if json {
+        return output::json(&diff);
+    }
+    print(&diff)
+}
+
+pub(crate) async fn why(server: &Server, args: &cli::Why, json: bool) -> Result<(), Failure> {
+    let declared = declaration::read(&args.file).await?;
+    let name = args.name.clone().or_else(|| declared.spec.name.clone());
+    let spec = if declared.spec.image_hash().is_some() {
+        declared.spec
+    } else {
+        let request = chalk_core::wire::ResolveRequest {
+            spec: declared.spec,
+            blobs: std::collections::BTreeMap::new(),
+        };
+        let resolved: chalk_core::wire::Resolved =
+            server.client().post("/v1/resolve", &request).await?;
+        resolved.spec
+    };
+    let last = last_build(server, name.as_deref()).await?;
+    let detail: ImageDetail = server
+        .client()
+        .get(&format!(
+            "/v1/images/{}",
+            segment(&last.image_hash.to_string())
+        ))
+        .await?;
+    let diff = chalk_core::diff::diff(&detail.spec, &spec);
+    if json {
+        let mut document = serde_json::to_value(&diff).map_err(|e| {
+            Failure::new(exit::FAILED, "cannot print the difference as JSON").why(e)
+        })?;
+        document["against"] = serde_json::json!({
+            "build": last.id, "name": last.name, "image_hash": last.image_hash,
+        });
+        return output::json(&document);
+    }
+    let called = last
+        .name
+        .as_deref()
+        .map(|n| format!(" of {n}"))
+        .unwrap_or_default();
+    output::line(&format!(
+        "against the build{called} of {} ({})",
+        last.created,
+        output::short(last.image_hash)
+    ))?;
+    print(&diff)
+}
+
+/// The newest build that gave an image: under `name`, or of all when the declaration has none.
+async fn last_build(server: &Server, name: Option<&str>) -> Result<Build, Failure> {
+    let query = name
+        .map(|n| format!("&name={}", segment(n)))
+        .unwrap_or_default();
+    let builds: Vec<Build> = server
+        .client()
+        .get(&format!("/v1/builds?limit=100{query}"))
+        .await?;
+    let finished = |b: &Build| matches!(b.status, BuildStatus::Built | BuildStatus::Reused);
+    builds.into_iter().find(finished).ok_or_else(|| {
+        let of = name.map(|n| format!(" of `{n}`")).unwrap_or_default();
+        Failure::new(exit::NOT_FOUND, format!("no finished build{of} is known"))
+            .hint("build once with --name, then ask again; or compare two specs with `diff`")
+    })
+}
+
+fn print(diff: &Diff) -> Result<(), Failure> {
+    if diff.equal {
+        return output::line("the same image: nothing would run");
+    }
+    for change in &diff.changes {
+        let side = |value: &serde_json::Value| match value {
+            serde_json::Value::Null => "(absent)".to_owned(),
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        output::line(&change.path)?;
+        output::line(&format!(
+            "  - {}",
+            side(&change.before).replace('\n', "\n    ")
+        ))?;
+        output::line(&format!(
+            "  + {}",
+            side(&change.after).replace('\n', "\n    ")
+        ))?;
+    }
+    if diff.reruns.is_empty() {
+        return output::line("no step would run again; only the image's config changes");
+    }
+    output::line("would run again:")?;
+    for step in &diff.reruns {
+        output::line(&format!(
+            "  {} {}",
+            step.step + 1,
+            step.title.replace('\n', " ")
+        ))?;
+    }
+    Ok(())
+}

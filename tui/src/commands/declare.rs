@@ -1,0 +1,170 @@
+//! What can be said of a declaration without building it: `hash`, `plan`, `lock`, `dockerfile` and
+//! `spec`.
+
+use chalk_core::wire::{Plan, PlanState, ResolveRequest, Resolved};
+use chalk_core::{Digest, Spec};
+use serde_json::json;
+
+use crate::cli;
+use crate::connect::Server;
+use crate::declaration::{self, Subject};
+use crate::error::Failure;
+use crate::output;
+use crate::progress::bytes;
+use crate::settings::Loaded;
+
+pub(crate) async fn hash(loaded: &Loaded, args: &cli::Hash, json: bool) -> Result<(), Failure> {
+    let declared = declaration::read(&args.file).await?;
+    for warning in &declared.warnings {
+        declaration::warn(warning);
+    }
+    let mut spec = declared.spec;
+    if spec.image_hash().is_none() && !args.offline {
+        // A base that cannot be looked up still has a recipe hash; the image hash is then unknown.
+        match pin(loaded, &spec).await {
+            Ok(pinned) => spec = pinned,
+            Err(failure) => {
+                declaration::warn(&format!("the base is not pinned: {}", failure.what));
+            }
+        }
+    }
+    let recipe_hash = spec.recipe_hash();
+    let image_hash = spec.image_hash();
+    if !json {
+        return output::line(&image_hash.unwrap_or(recipe_hash).to_string());
+    }
+    let steps: Vec<_> = spec
+        .steps_with_keys()
+        .into_iter()
+        .map(|step| json!({ "kind": step.kind, "key": step.key, "title": step.title }))
+        .collect();
+    output::json(&json!({
+        "recipe_hash": recipe_hash,
+        "image_hash": image_hash,
+        "base": base_json(&spec),
+        "platform": spec.platform,
+        "steps": steps,
+    }))
+}
+
+async fn pin(loaded: &Loaded, spec: &Spec) -> Result<Spec, Failure> {
+    let server = Server::connect(loaded).await?;
+    let resolved = resolve(&server, spec).await;
+    server.close().await;
+    resolved.map(|r| r.spec)
+}
+
+async fn resolve(server: &Server, spec: &Spec) -> Result<Resolved, Failure> {
+    let request = ResolveRequest {
+        spec: spec.clone(),
+        blobs: Default::default(),
+    };
+    server.client().post("/v1/resolve", &request).await
+}
+
+/// `ref` and `digest` of the base of the result; null for an empty base.
+fn base_json(spec: &Spec) -> serde_json::Value {
+    match spec.result_base() {
+        Some(image) => json!({ "ref": image.reference, "digest": image.digest }),
+        None => serde_json::Value::Null,
+    }
+}
+
+pub(crate) async fn plan(server: &Server, file: &cli::File, json: bool) -> Result<(), Failure> {
+    let declared = declaration::read_subject(server, file).await?;
+    let mut blobs = std::collections::BTreeMap::new();
+    for (digest, upload) in &declared.uploads {
+        blobs.insert(*digest, upload.size);
+    }
+    let request = ResolveRequest {
+        spec: declared.spec,
+        blobs,
+    };
+    let plan: Plan = server.client().post("/v1/plan", &request).await?;
+    if json {
+        return output::json(&plan);
+    }
+    let hash = |digest: Option<Digest>| digest.map_or("not pinned".to_owned(), |d| d.to_string());
+    output::line(&format!("recipe  {}", plan.recipe_hash))?;
+    output::line(&format!("image   {}", hash(plan.image_hash)))?;
+    if let Some(base) = &plan.base {
+        output::line(&format!("base    {} {}", base.reference, hash(base.digest)))?;
+    }
+    let rows: Vec<Vec<String>> = plan
+        .steps
+        .iter()
+        .map(|step| {
+            let state = if step.state == PlanState::Cached {
+                "cached"
+            } else {
+                "run"
+            };
+            vec![
+                state.into(),
+                output::short(step.key),
+                step.title.replace('\n', " "),
+            ]
+        })
+        .collect();
+    output::table(&["STATE", "KEY", "STEP"], &rows)?;
+    for warning in &plan.warnings {
+        declaration::warn(warning);
+    }
+    let runs = plan
+        .steps
+        .iter()
+        .filter(|s| s.state == PlanState::Run)
+        .count();
+    if plan.exists {
+        output::line("the image exists; a build would run nothing")
+    } else {
+        output::line(&format!(
+            "{runs} to run, {} to upload",
+            bytes(plan.upload_bytes)
+        ))
+    }
+}
+
+pub(crate) async fn lock(server: &Server, args: &cli::Lock, json: bool) -> Result<(), Failure> {
+    let declared = declaration::read_unlocked(&args.file).await?;
+    let path = declared.lock;
+    let mut spec = declared.spec;
+    if !args.update
+        && let Some(known) = declaration::read_lock(&path)?
+    {
+        known.apply(&mut spec);
+    }
+    let pinned = resolve(server, &spec).await?.spec;
+    let lock = chalk_core::lock::Lock::of(&pinned);
+    declaration::write_lock(&path, &lock)?;
+    if json {
+        return output::json(&json!({
+            "lock": path, "image_hash": pinned.image_hash(), "base": base_json(&pinned),
+        }));
+    }
+    output::line(&format!("wrote {}", path.display()))
+}
+
+pub(crate) async fn spec(loaded: &Loaded, file: &str) -> Result<(), Failure> {
+    let spec = subject_spec(loaded, file).await?;
+    output::line(spec.to_json().pretty().trim_end())
+}
+
+/// The spec of a file or of an image that the service knows.
+pub(crate) async fn subject_spec(loaded: &Loaded, text: &str) -> Result<Spec, Failure> {
+    match declaration::subject(text) {
+        Subject::File(path) => {
+            let file = cli::File {
+                file: path.display().to_string(),
+                dockerfile: cli::DockerfileFlags::default(),
+            };
+            Ok(declaration::read(&file).await?.spec)
+        }
+        Subject::Image(id) => {
+            let server = Server::connect(loaded).await?;
+            let found = super::images::find(&server, &id).await;
+            server.close().await;
+            Ok(found?.spec)
+        }
+    }
+}
