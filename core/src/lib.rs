@@ -8,6 +8,7 @@ pub mod config;
 pub mod declaration;
 pub mod diff;
 pub mod digest;
+pub mod dockerfile;
 pub mod error;
 pub mod glob;
 pub mod ignore;

@@ -7,9 +7,16 @@ use crate::Digest;
 use crate::config::ImageConfig;
 use crate::spec::StageBase;
 
+mod build;
 mod chmod;
+mod copy;
+mod machine;
+mod run;
+mod values;
 
+pub use build::{LowerError, lower};
 pub use chmod::{Chmod, InvalidChmod};
+pub(crate) use values::{ports, signal};
 
 /// A whole build. The last stage is the result.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +39,7 @@ pub struct BuildStage {
     pub base_key: Digest,
     /// Operations in order.
     pub ops: Vec<Op>,
-    /// Config after the last operation.
+    /// Config after the last operation; empty for an image that is only read from.
     pub config: ImageConfig,
 }
 

@@ -1,0 +1,190 @@
+//! What can be wrong with a Dockerfile, and where.
+
+use std::fmt;
+
+use crate::source::SourceError;
+
+/// Something wrong with a Dockerfile: where, what, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerfileError {
+    /// Name of the file as the caller gave it; `Dockerfile` when it gave none.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column in characters, from 1.
+    pub column: u32,
+    /// What is wrong.
+    pub problem: Problem,
+    /// What to do; may be empty.
+    pub hint: String,
+}
+
+/// Kinds of [`DockerfileError`], each with what is wrong and what was expected in words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// A text that the grammar refuses.
+    #[error("{0}")]
+    Syntax(String),
+    /// The first word of a line is no instruction.
+    #[error("unknown instruction `{0}`")]
+    UnknownInstruction(String),
+    /// A flag that does not exist, has a bad value, or stands twice.
+    #[error("{0}")]
+    Flag(String),
+    /// A stage that does not exist, or not yet.
+    #[error("{0}")]
+    Stage(String),
+    /// A variable that cannot be expanded.
+    #[error("{0}")]
+    Variable(String),
+    /// What `FROM` or `--from` names is no image.
+    #[error("{0}")]
+    Reference(String),
+    /// The context lacks what an instruction copies, or there is no context.
+    #[error("{0}")]
+    Context(String),
+    /// A local file cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Valid, and not done here.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Too many or too long.
+    #[error("{0}")]
+    Limit(String),
+}
+
+impl fmt::Display for DockerfileError {
+    /// `Dockerfile:3:1: unknown instruction `RUNN`; did you mean `RUN`?`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            file,
+            line,
+            column,
+            problem,
+            hint,
+        } = self;
+        write!(f, "{file}:{line}:{column}: {problem}")?;
+        if hint.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "; {hint}")
+        }
+    }
+}
+
+impl std::error::Error for DockerfileError {}
+
+/// Something that is allowed and probably not meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerfileWarning {
+    /// Line, from 1; 0 when it is about no line.
+    pub line: u32,
+    /// What is odd, and what to do.
+    pub message: String,
+}
+
+/// An error in the making: where it lies in the instruction becomes a line and a column on the way
+/// up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) problem: Problem,
+    pub(crate) hint: String,
+    /// Offset in the joined text of the instruction, in bytes.
+    pub(crate) offset: usize,
+}
+
+impl Fault {
+    pub(crate) fn new(problem: Problem) -> Self {
+        Self {
+            problem,
+            hint: String::new(),
+            offset: 0,
+        }
+    }
+
+    pub(crate) fn syntax(message: impl Into<String>) -> Self {
+        Self::new(Problem::Syntax(message.into()))
+    }
+
+    pub(crate) fn flag(message: impl Into<String>) -> Self {
+        Self::new(Problem::Flag(message.into()))
+    }
+
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(Problem::Unsupported(message.into()))
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// `did you mean …?` when a candidate is near.
+    pub(crate) fn near(self, word: &str, candidates: &[&str]) -> Self {
+        match nearest(word, candidates) {
+            Some(near) => self.hint(format!("did you mean `{near}`?")),
+            None => self,
+        }
+    }
+
+    pub(crate) fn at(mut self, offset: usize) -> Self {
+        self.offset = offset;
+        self
+    }
+}
+
+/// The candidate with the fewest edits from `word`, if these are few for its length.
+pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+    const LONGEST: usize = 256;
+    if word.len() > LONGEST {
+        return None;
+    }
+    let word = word.to_lowercase();
+    let distance = |candidate: &&&str| edits(&word, &candidate.to_lowercase());
+    let near = candidates
+        .iter()
+        .filter(|candidate| candidate.len() <= LONGEST)
+        .min_by_key(distance)?;
+    let allowed = (word.chars().count() / 3).max(1);
+    (distance(&near) <= allowed).then_some(*near)
+}
+
+/// Damerau-Levenshtein distance with adjacent swaps.
+fn edits(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.chars().collect();
+    let b: Vec<char> = b.chars().collect();
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 0..a.len() {
+        let mut row = vec![i + 1];
+        for j in 0..b.len() {
+            let mut best = (last[j] + usize::from(a[i] != b[j]))
+                .min(last[j + 1] + 1)
+                .min(row[j] + 1);
+            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
+                best = best.min(before[j - 1] + 1);
+            }
+            row.push(best);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_nearest_word() {
+        let words = ["RUN", "COPY", "ENTRYPOINT", "ENV"];
+        let check = |word: &str, expect: Option<&str>| assert_eq!(nearest(word, &words), expect);
+        check("RUNN", Some("RUN"));
+        check("run", Some("RUN"));
+        check("CPOY", Some("COPY"));
+        check("ENTRPOINT", Some("ENTRYPOINT"));
+        check("FOO", None);
+        check("", None);
+    }
+}
