@@ -121,10 +121,11 @@ async fn with_server(command: Image, server: &Server, json: bool) -> Result<(), 
     }
 }
 
-/// A service inside a one-shot command reports only what goes wrong.
+/// What goes wrong in a service inside a one-shot command reaches the user as its answer; its log
+/// is shown on demand.
 fn quiet_logs() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CHALK_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
