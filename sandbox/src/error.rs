@@ -33,6 +33,15 @@ pub enum SandboxError {
         /// The effective user id.
         uid: u32,
     },
+    /// The process is root, but in a container that may not mount.
+    #[error(
+        "sandboxes need the capability CAP_SYS_ADMIN, and this root lacks it: run the service \
+         outside of a container, or in a privileged one (docker run --privileged)"
+    )]
+    NotPrivileged,
+    /// The kernel lacks a system call.
+    #[error("this kernel cannot run sandboxes: Linux 5.12 or newer is needed")]
+    KernelTooOld,
     /// A stage of the set-up failed; the command has not started.
     #[error("setting up the sandbox failed: {0}")]
     Setup(#[source] SetupError),

@@ -15,7 +15,7 @@ pub mod users;
 mod wire;
 
 pub use error::{SandboxError, SetupError, Stage};
-pub use init::{HELPER_NAME, init_if_requested};
+pub use init::init_if_requested;
 pub use output::{OutputSink, Stream};
 pub use run::{Exit, Running, Signaller, Status, Usage, run};
 pub use spec::{

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::pin;
 use std::process::Stdio;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::fs::CWD;
@@ -94,7 +94,8 @@ pub struct Usage {
 /// however that happens.
 ///
 /// # Errors
-/// Every [`SandboxError`]; in all of them the command never started.
+/// Every [`SandboxError`]; the command has not run, save perhaps with
+/// [`SandboxError::HelperDied`] and [`SandboxError::Helper`].
 pub async fn run(
     spec: &RunSpec,
     sink: &mut impl OutputSink,
@@ -107,7 +108,7 @@ pub async fn run(
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    control: Arc<UnixStream>,
+    control: Arc<Control>,
     request: Vec<u8>,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
@@ -117,15 +118,37 @@ pub struct Running {
 
 /// Sends signals to the command of a [`Running`]. Cheap to clone; does not keep the run alive.
 #[derive(Clone, Debug)]
-pub struct Signaller(Weak<UnixStream>);
+pub struct Signaller(Weak<Control>);
 
 impl Signaller {
     /// Passes `signal` (1 to 31) on to the command; without effect when it has ended.
     pub fn send(&self, signal: i32) {
         if let (Some(control), Ok(signal @ 1..=31)) = (self.0.upgrade(), u8::try_from(signal)) {
-            // A full or closed socket means that the run is ending or flooded with signals.
-            let _ = control.try_write(&[signal]);
+            match &mut *control.early() {
+                Some(early) => early.push(signal),
+                // A full or closed socket means that the run is ending or flooded with signals.
+                None => drop(control.socket.try_write(&[signal])),
+            }
         }
+    }
+}
+
+/// The connection to the helper.
+#[derive(Debug)]
+struct Control {
+    socket: UnixStream,
+    /// Signals to be sent after the request; `None` when it has been sent.
+    early: Mutex<Option<Vec<u8>>>,
+}
+
+impl Control {
+    fn early(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The signals that came before the request was sent; later ones are sent at once.
+    fn take_early(&self) -> Vec<u8> {
+        self.early().take().unwrap_or_default()
     }
 }
 
@@ -133,8 +156,9 @@ impl Running {
     /// Starts the helper process. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// [`SandboxError::InvalidSpec`], [`SandboxError::NotRoot`], [`SandboxError::NotInitialised`],
-    /// [`SandboxError::Helper`]; failures of the set-up itself come from [`Running::wait`].
+    /// [`SandboxError::InvalidSpec`], [`SandboxError::NotInitialised`], [`SandboxError::NotRoot`],
+    /// [`SandboxError::NotPrivileged`], [`SandboxError::KernelTooOld`], [`SandboxError::Helper`];
+    /// failures of the set-up itself come from [`Running::wait`].
     pub fn start(spec: &RunSpec) -> Result<Running, SandboxError> {
         spec.validate()?;
         if !crate::init::can_be_requested() {
@@ -146,7 +170,7 @@ impl Running {
         }
         let started = Instant::now();
         let request = encode(spec)?;
-        let executable = own_executable().map_err(helper("find the program of"))?;
+        let executable = own_executable()?;
         let (ours, theirs) = StdUnixStream::pair().map_err(helper("connect to"))?;
         ours.set_nonblocking(true).map_err(helper("connect to"))?;
         let (stdout, child_stdout) = output_pipe()?;
@@ -159,7 +183,11 @@ impl Running {
             .stderr(Stdio::from(child_stderr))
             .spawn()
             .map_err(helper("start"))?;
-        let control = Arc::new(UnixStream::from_std(ours).map_err(helper("connect to"))?);
+        let socket = UnixStream::from_std(ours).map_err(helper("connect to"))?;
+        let control = Arc::new(Control {
+            socket,
+            early: Mutex::new(Some(Vec::new())),
+        });
         Ok(Running {
             child,
             control,
@@ -169,6 +197,14 @@ impl Running {
             started,
             timeout: spec.timeout,
         })
+    }
+
+    /// Process id of the helper, on the host, as long as it has not been waited for; 0 afterwards.
+    pub fn helper_pid(&self) -> i32 {
+        self.child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .unwrap_or(0)
     }
 
     /// A handle that sends signals to the command.
@@ -272,7 +308,7 @@ fn outcome(supervised: &Supervised, wall: Duration) -> Result<Exit, SandboxError
 /// waits until the helper is gone; tells `ended` then.
 async fn supervise(
     child: &mut Child,
-    control: &UnixStream,
+    control: &Control,
     request: &[u8],
     timeout: Option<Duration>,
     cancel: &CancellationToken,
@@ -297,7 +333,7 @@ async fn supervise(
             Err(status) => {
                 stopped = Some(status);
                 // The helper takes the end of the stream as the order to kill everything.
-                rustix::net::shutdown(control.as_fd(), rustix::net::Shutdown::Write)
+                rustix::net::shutdown(control.socket.as_fd(), rustix::net::Shutdown::Write)
                     .map_err(|errno| helper("stop")(errno.into()))?;
                 talk.await
             }
@@ -319,27 +355,18 @@ async fn supervise(
 }
 
 /// Writes the request and reads reports until every holder of the other end is gone.
-async fn talk(control: &UnixStream, request: &[u8]) -> io::Result<Vec<Report>> {
+async fn talk(control: &Control, request: &[u8]) -> io::Result<Vec<Report>> {
+    let socket = &control.socket;
     let send = async {
-        let mut rest = request;
-        while !rest.is_empty() {
-            control.writable().await?;
-            match control.try_write(rest) {
-                Ok(written) => rest = &rest[written..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // The helper ended early; what it reported tells why.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        write_all(socket, request).await?;
+        write_all(socket, &control.take_early()).await
     };
     let receive = async {
         let mut text = Vec::new();
         let mut buffer = [0; 4096];
         loop {
-            control.readable().await?;
-            match control.try_read(&mut buffer) {
+            socket.readable().await?;
+            match socket.try_read(&mut buffer) {
                 Ok(0) => return Ok(text),
                 Ok(count) => text.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -356,6 +383,20 @@ async fn talk(control: &UnixStream, request: &[u8]) -> io::Result<Vec<Report>> {
         .filter(|line| !line.is_empty())
         .map(|line| serde_json::from_slice(line).map_err(io::Error::from))
         .collect()
+}
+
+async fn write_all(socket: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        socket.writable().await?;
+        match socket.try_write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The helper ended early; what it reported tells why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Hands both streams to the sink until both end. Once the run has `ended` everything written is
@@ -419,20 +460,22 @@ fn encode(spec: &RunSpec) -> Result<Vec<u8>, SandboxError> {
 /// This program's own file, by way of a read-only mount that is nowhere attached: a process in
 /// the sandbox that gets hold of the helper's `/proc/PID/exe` cannot write to the host's file
 /// through it (CVE-2019-5736).
-fn own_executable() -> io::Result<OwnedFd> {
-    let tree = rustix::mount::open_tree(
-        CWD,
-        "/proc/self/exe",
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )?;
-    mount_attributes::set(
-        &tree,
-        Attributes {
+fn own_executable() -> Result<OwnedFd, SandboxError> {
+    let open = || -> io::Result<OwnedFd> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = rustix::mount::open_tree(CWD, "/proc/self/exe", flags)?;
+        let attributes = Attributes {
             read_only: true,
             ..Attributes::default()
-        },
-    )?;
-    Ok(tree)
+        };
+        mount_attributes::set(&tree, attributes)?;
+        Ok(tree)
+    };
+    open().map_err(|error| match error.raw_os_error() {
+        Some(libc::EPERM) => SandboxError::NotPrivileged,
+        Some(libc::ENOSYS) => SandboxError::KernelTooOld,
+        _ => helper("find the program of")(error),
+    })
 }
 
 fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {
@@ -445,4 +488,62 @@ fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {
 
 fn helper(action: &'static str) -> impl Fn(io::Error) -> SandboxError {
     move |source| SandboxError::Helper { action, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+    use crate::error::{SetupError, Stage};
+    use crate::spec::Root;
+
+    #[tokio::test]
+    async fn a_program_that_hands_no_helper_over_is_told() {
+        let spec = RunSpec::new(Root::Plain("/".into()), ["true"]);
+        let error = Running::start(&spec).expect_err("not initialised");
+        assert!(matches!(error, SandboxError::NotInitialised), "{error}");
+    }
+
+    #[test]
+    fn reports_make_the_outcome() {
+        let check = |reports: Vec<Report>, stopped, expect: &str| {
+            let helper_status = std::process::ExitStatus::from_raw(9);
+            let supervised = Supervised {
+                reports,
+                stopped,
+                helper_status,
+            };
+            let found = match outcome(&supervised, Duration::ZERO) {
+                Ok(exit) => format!("{:?}", exit.status),
+                Err(error) => error.to_string(),
+            };
+            assert!(found.contains(expect), "{expect}: {found}");
+        };
+        let setup = || {
+            Report::Setup(SetupError {
+                stage: Stage::Fork,
+                subject: String::new(),
+                errno: 11,
+                detail: String::new(),
+            })
+        };
+        check(vec![Report::Exited { code: 3 }], None, "Code(3)");
+        check(vec![Report::Signalled { signal: 9 }], None, "Signal(9)");
+        // An end of its own counts more than the stop that came at the same time.
+        check(
+            vec![Report::Exited { code: 0 }],
+            Some(Status::TimedOut),
+            "Code(0)",
+        );
+        check(vec![], Some(Status::TimedOut), "TimedOut");
+        check(vec![], Some(Status::Cancelled), "Cancelled");
+        // The process that reports a failure also ends with a code.
+        check(
+            vec![setup(), Report::Exited { code: 125 }],
+            None,
+            "cannot fork",
+        );
+        check(vec![], None, "signal: 9");
+    }
 }

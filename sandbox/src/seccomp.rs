@@ -214,3 +214,89 @@ fn to_bytes(program: &[sock_filter]) -> Vec<u8> {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Longest filter that the kernel takes (`BPF_MAXINSNS`).
+    const MAX_INSTRUCTIONS: usize = 4096;
+
+    fn names() -> impl Iterator<Item = &'static str> {
+        ALLOWED.lines().filter(|line| !line.starts_with('#'))
+    }
+
+    #[test]
+    fn the_list_is_sorted() {
+        let names: Vec<&str> = names().collect();
+        assert!(names.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_list_names_system_calls() {
+        let unknown: Vec<&str> = names()
+            .filter(|name| {
+                NUMBERINGS
+                    .iter()
+                    .all(|numbering| (numbering.number)(name).is_none())
+            })
+            .collect();
+        // Those of other processors; recv and send are on i386 but parts of socketcall.
+        let of_others = [
+            "arm_fadvise64_64",
+            "arm_sync_file_range",
+            "breakpoint",
+            "cacheflush",
+            "recv",
+            "riscv_hwprobe",
+            "send",
+            "set_tls",
+            "sync_file_range2",
+        ];
+        assert_eq!(unknown, of_others);
+    }
+
+    #[test]
+    fn what_opens_the_kernel_is_not_in_the_list() {
+        for name in [
+            "add_key",
+            "bpf",
+            "clone3",
+            "fsopen",
+            "init_module",
+            "io_uring_setup",
+            "kexec_load",
+            "keyctl",
+            "mount",
+            "move_mount",
+            "open_tree",
+            "perf_event_open",
+            "pivot_root",
+            "reboot",
+            "setns",
+            "swapon",
+            "umount2",
+            "unshare",
+            "userfaultfd",
+        ] {
+            assert!(names().all(|allowed| allowed != name), "{name}");
+        }
+        for name in ["chroot", "execve", "ptrace", "read", "setuid"] {
+            assert!(names().any(|allowed| allowed == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn filters_fit_into_the_kernel() {
+        let filters = default_filters().expect("compiles");
+        assert_eq!(filters.len(), NUMBERINGS.len());
+        for filter in filters {
+            let instructions = filter.0.len() / 8;
+            assert!(
+                (1000..MAX_INSTRUCTIONS).contains(&instructions),
+                "{instructions}"
+            );
+        }
+    }
+}

@@ -56,6 +56,7 @@ fn run(control: &OwnedFd) -> Result<i32, SetupError> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .at(Stage::ReadSpec, "")?;
     let _ = rustix::process::setsid();
+    rustix::thread::set_name(c"chalk-sandbox").at(Stage::ReadSpec, "")?;
     rustix::process::chdir("/").at(Stage::ReadSpec, "/")?;
     let limit = rustix::process::getrlimit(Resource::Nofile);
     rustix::process::setrlimit(
@@ -75,6 +76,8 @@ fn run(control: &OwnedFd) -> Result<i32, SetupError> {
     // SAFETY: this process has a single thread and shares no descriptor table.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }
         .at(Stage::Namespaces, "(pid)")?;
+    // Pid 1 must be born with its signals blocked: those that came earlier would be lost.
+    system::block_signals();
     let pid = match system::fork().at(Stage::Fork, "pid 1")? {
         Forked::Child => {
             drop(records);
@@ -82,6 +85,7 @@ fn run(control: &OwnedFd) -> Result<i32, SetupError> {
         }
         Forked::Parent(pid) => pid,
     };
+    system::unblock_signals();
     drop(records_writer);
     let null = open_null().at(Stage::Streams, "/dev/null")?;
     rustix::stdio::dup2_stdout(&null).at(Stage::Streams, "standard output")?;

@@ -24,7 +24,7 @@ mod system;
 mod tidy;
 
 /// `argv[0]` of the helper process.
-pub const HELPER_NAME: &str = "chalk-sandbox-helper";
+pub(crate) const HELPER_NAME: &str = "chalk-sandbox-helper";
 
 static CALLED: AtomicBool = AtomicBool::new(false);
 

@@ -31,7 +31,7 @@ const DEV_LINKS: [(&str, &str); 6] = [
     ("core", "/proc/kcore"),
 ];
 
-/// Docker's masked paths, relative to `/proc`.
+/// Docker's masked paths, and the tables of physical pages that root may read; relative to `/proc`.
 const MASKED_PROC: [&str; 12] = [
     "acpi",
     "asound",

@@ -25,7 +25,7 @@ use crate::wire::{Report, Request};
 /// host's.
 const PID_MAX_PER_NAMESPACE: (u32, u32) = (6, 14);
 
-/// Runs the request to its end; `records` takes what the helper has to undo.
+/// Runs the request to its end. All signals must be blocked. `records` takes what the helper has to undo.
 pub(super) fn main(request: &Request, control: BorrowedFd<'_>, records: OwnedFd) -> ! {
     let report = match run(request, control, records) {
         Ok(Ended::Code(code)) => Report::Exited { code },
@@ -39,7 +39,6 @@ pub(super) fn main(request: &Request, control: BorrowedFd<'_>, records: OwnedFd)
 fn run(request: &Request, control: BorrowedFd<'_>, records: OwnedFd) -> Result<Ended, Report> {
     let spec = &request.spec;
     die_with_helper(&records).map_err(Report::Setup)?;
-    system::block_signals();
     let tree = set_up(spec, records).map_err(Report::Setup)?;
     let user = resolve_user(&spec.user, &tree)?;
     let command = prepare(request, user).map_err(Report::Setup)?;
@@ -89,6 +88,8 @@ fn set_up(spec: &RunSpec, records: OwnedFd) -> Result<Tree, SetupError> {
     }
     // SAFETY: this process has a single thread and shares no descriptor table.
     unsafe { rustix::thread::unshare_unsafe(namespaces) }.at(Stage::Namespaces, "")?;
+    // Keys of the service's session are none of the command's.
+    system::new_session_keyring();
     rustix::process::umask(Mode::empty());
 
     let mounted = root::mount(&spec.root)?;

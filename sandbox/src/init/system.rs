@@ -128,6 +128,28 @@ pub(super) fn block_signals() {
     }
 }
 
+/// Blocks no signal.
+pub(super) fn unblock_signals() {
+    // SAFETY: the set is initialised by `sigemptyset` before it is used.
+    unsafe {
+        let mut none = MaybeUninit::<libc::sigset_t>::zeroed();
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+    }
+}
+
+/// Leaves the session keyring for a new one. Kernels without keyrings have none to leave.
+pub(super) fn new_session_keyring() {
+    // SAFETY: this operation of `keyctl` takes a name, or null for a keyring without one.
+    unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            libc::KEYCTL_JOIN_SESSION_KEYRING,
+            ptr::null::<u8>(),
+        );
+    }
+}
+
 /// Waits for the next signal; all must be blocked.
 pub(super) fn wait_for_signal() -> Option<Received> {
     // SAFETY: set and structure are initialised (zeroed is valid for both) and outlive the calls;
@@ -154,7 +176,7 @@ pub(super) fn reset_signals() {
     let default_action = [0_u64; 8];
     let signal_set_size = size_of::<u64>();
     // SAFETY: the structure outlives the calls, which only read it; signals whose action cannot
-    // be set are refused by the kernel without effect. The empty set is initialised before use.
+    // be set are refused by the kernel without effect.
     unsafe {
         for signal in 1..=libc::SIGRTMAX() {
             let none = ptr::null_mut::<u64>();
@@ -167,10 +189,8 @@ pub(super) fn reset_signals() {
                 signal_set_size,
             );
         }
-        let mut none = MaybeUninit::<libc::sigset_t>::zeroed();
-        libc::sigemptyset(none.as_mut_ptr());
-        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
     }
+    unblock_signals();
 }
 
 /// Sends `signal` to `pid`, or to everyone in the namespace but the caller for -1.

@@ -163,6 +163,43 @@ async fn signals_are_passed_on_to_the_command_alone() {
 }
 
 #[tokio::test]
+async fn signals_that_come_early_wait_for_the_command() {
+    let fixture = Fixture::new();
+    for _ in 0..20 {
+        let running = Running::start(&fixture.spec("sleep 1000")).expect("starts");
+        running.signaller().send(15);
+        let mut sink = |_: Stream, _: &[u8]| {};
+        let exit = running
+            .wait(&mut sink, &CancellationToken::new())
+            .await
+            .expect("runs");
+        assert_eq!(exit.status, Status::Signal(15));
+    }
+}
+
+#[tokio::test]
+async fn a_killed_helper_takes_everything_along_and_is_told() {
+    let fixture = Fixture::new();
+    let seconds = unique_sleep();
+    let spec = fixture.spec(&format!("{}; sleep {seconds}", daemons(&seconds)));
+    let running = Running::start(&spec).expect("starts");
+    let helper = rustix::process::Pid::from_raw(running.helper_pid()).expect("a pid");
+    let mut sink = |_: Stream, _: &[u8]| {};
+    let cancel = CancellationToken::new();
+    let kill = async {
+        until("the processes", || processes_with(&seconds) >= 5).await;
+        rustix::process::kill_process(helper, rustix::process::Signal::KILL).expect("killed");
+    };
+    let (result, ()) = tokio::join!(running.wait(&mut sink, &cancel), kill);
+    let error = result.expect_err("no end was reported");
+    assert!(
+        matches!(error, chalk_sandbox::SandboxError::HelperDied { .. }),
+        "{error}"
+    );
+    until("the end", || processes_with(&seconds) == 0).await;
+}
+
+#[tokio::test]
 async fn a_gigabyte_of_output_passes() {
     let fixture = Fixture::new();
     let spec = fixture.spec("head -c 1G /dev/zero; head -c 100M /dev/zero >&2");
@@ -284,6 +321,46 @@ async fn inner_parent() {
     fixture
         .run(&format!("{}; sleep {seconds}", daemons(&seconds)))
         .await;
+}
+
+#[test]
+fn without_privileges_the_error_says_what_to_do() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    for (arguments, expect) in [
+        (["--reuid=1000", "--clear-groups"], "runs as uid 1000"),
+        (
+            ["--bounding-set=-sys_admin", "--inh-caps=-all"],
+            "CAP_SYS_ADMIN",
+        ),
+    ] {
+        let inner = inner("inner_unprivileged", directory.path());
+        // The test program may lie where another user cannot reach it.
+        let program = directory.path().join("program");
+        std::fs::copy(inner.get_program(), &program).expect("copied");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(directory.path(), open).expect("opened");
+        let output = Command::new("setpriv")
+            .args(arguments)
+            .arg(&program)
+            .args(inner.get_args())
+            .env(INNER, expect)
+            .output()
+            .expect("runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{expect}: {text}"
+        );
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs to run without privileges: part of without_privileges_the_error_says_what_to_do"]
+async fn inner_unprivileged() {
+    let expect = std::env::var(INNER).expect("run by another test");
+    let spec = chalk_sandbox::RunSpec::new(chalk_sandbox::Root::Plain("/".into()), ["true"]);
+    let error = run(&spec).await.expect_err("no privileges");
+    assert!(error.to_string().contains(&expect), "{error}");
 }
 
 #[test]
