@@ -260,3 +260,96 @@ impl Drop for NewSnapshot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn snapshots() -> (tempfile::TempDir, Snapshots) {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(dir.path().join("snapshots")).unwrap();
+        (dir, snapshots)
+    }
+
+    fn entries(snapshots: &Snapshots) -> usize {
+        fs::read_dir(snapshots.root()).unwrap().count()
+    }
+
+    #[test]
+    fn commit_gives_the_name_and_the_first_wins() {
+        let (_dir, snapshots) = snapshots();
+        let (first, second) = (snapshots.create().unwrap(), snapshots.create().unwrap());
+        fs::write(first.fs().join("who"), "first").unwrap();
+        fs::write(second.fs().join("who"), "second").unwrap();
+        fs::write(first.work().join("left"), "").unwrap();
+        assert_eq!(snapshots.get("abc").unwrap(), None);
+        let path = first.commit("abc").unwrap();
+        assert_eq!(second.commit("abc").unwrap(), path);
+        assert_eq!(snapshots.get("abc").unwrap().as_ref(), Some(&path));
+        assert_eq!(fs::read_to_string(path.join("who")).unwrap(), "first");
+        assert!(!path.with_file_name("work").exists());
+        assert_eq!(snapshots.list().unwrap(), ["abc"]);
+        assert_eq!(entries(&snapshots), 1);
+        for bad in ["", "..", "a/b", ".new-1", "ABC", &"x".repeat(201)] {
+            assert!(
+                matches!(snapshots.get(bad), Err(SnapshotError::Key(_))),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_what_nobody_builds_is_swept() {
+        let (_dir, snapshots) = snapshots();
+        let alive = snapshots.create().unwrap();
+        fs::create_dir_all(snapshots.root().join(".new-dead/fs/x")).unwrap();
+        fs::create_dir_all(snapshots.root().join(".old-dead/fs/x")).unwrap();
+        Snapshots::open(snapshots.root()).unwrap();
+        assert_eq!(entries(&snapshots), 1);
+        alive.commit("a").unwrap();
+        drop(snapshots.create().unwrap());
+        assert_eq!(snapshots.list().unwrap(), ["a"]);
+        assert_eq!(entries(&snapshots), 1);
+    }
+
+    #[test]
+    fn removal_is_not_fooled() {
+        let (dir, snapshots) = snapshots();
+        let victim = dir.path().join("victim");
+        fs::create_dir(&victim).unwrap();
+        fs::write(victim.join("kept"), "").unwrap();
+        let new = snapshots.create().unwrap();
+        let locked = new.fs().join("locked");
+        fs::create_dir_all(locked.join("below")).unwrap();
+        fs::write(locked.join("below/file"), "").unwrap();
+        symlink(&victim, new.fs().join("link")).unwrap();
+        let root = new.commit("hostile").unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        if is_root {
+            // ext4, xfs and btrfs know the flag; elsewhere the modes alone are tried.
+            for path in [
+                root.join("locked/below/file"),
+                root.join("locked/below"),
+                root.join("locked"),
+            ] {
+                let file = File::open(path).unwrap();
+                let _ = rustix::fs::ioctl_setflags(&file, rustix::fs::IFlags::IMMUTABLE);
+            }
+        }
+        let _ = fs::set_permissions(root.join("locked"), fs::Permissions::from_mode(0));
+        // Deeper than there are descriptors, and than a path may be long.
+        let mut at = File::open(&root).unwrap();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "deep", rustix::fs::Mode::RWXU).unwrap();
+            let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+            let mode = rustix::fs::Mode::empty();
+            at = rustix::fs::openat(&at, "deep", flags, mode).unwrap().into();
+        }
+        assert!(snapshots.remove("hostile").unwrap());
+        assert!(!snapshots.remove("hostile").unwrap());
+        assert_eq!(entries(&snapshots), 0);
+        assert!(victim.join("kept").exists());
+    }
+}

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{ArchiveError, DOCUMENT, INDEX, MANIFEST, Result};
 use crate::blobs::{Blob, BlobError, BlobStore, sync_dir};
 use crate::layer::{
-    EntryHeader, Kind, Limits, decompress, inspect, write_end, write_header, write_padding,
+    EntryHeader, Kind, Limits, decompress, inspect_blob, write_end, write_header, write_padding,
 };
 
 /// Contents of a layout's `oci-layout` file.
@@ -156,8 +156,7 @@ pub fn export_docker(
     for layer in &parts.layers {
         // A tar names sizes before contents, so the layer is read once for its size.
         let origin = layer.digest.to_string();
-        let limits = Limits::default();
-        let found = inspect(store.open_verified(&layer.digest)?, &origin, &limits)?;
+        let found = inspect_blob(store, &layer.digest, &Limits::default())?;
         let path = format!("{}.tar", found.diff_id.hex());
         if !layers.contains(&path) {
             let failed = ArchiveError::io("read layer", &origin);

@@ -11,7 +11,7 @@ use super::{
     Result,
 };
 use crate::blobs::{Blob, BlobStore};
-use crate::layer::{Unpacked, inspect};
+use crate::layer::{Unpacked, inspect_blob};
 use crate::registry::platform::{choose, from_words, runs};
 
 /// An index may hold indexes; deeper than this nobody nests them.
@@ -282,7 +282,7 @@ fn verify(
     let mut found = Vec::new();
     for blob in layers {
         let layer = blob.digest.to_string();
-        let unpacked = inspect(store.open_verified(&blob.digest)?, &layer, &options.limits)?;
+        let unpacked = inspect_blob(store, &blob.digest, &options.limits)?;
         match config.rootfs.diff_ids.get(found.len()) {
             Some(expected) if *expected == unpacked.diff_id => found.push(unpacked),
             Some(expected) => {

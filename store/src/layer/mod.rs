@@ -22,7 +22,9 @@ mod unpack;
 
 pub use compress::{Compression, Decompressor, InvalidCompression, decompress};
 pub use pack::{PackOptions, PackedLayer, pack, pack_to};
-pub use unpack::{Devices, Limits, Target, UnpackOptions, Unpacked, inspect, unpack, unpack_blob};
+pub use unpack::{
+    Devices, Limits, Target, UnpackOptions, Unpacked, inspect, inspect_blob, unpack, unpack_blob,
+};
 
 pub(crate) use format::{EntryHeader, Kind, write_end, write_header, write_padding};
 pub(crate) use pack::names;

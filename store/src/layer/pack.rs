@@ -19,6 +19,9 @@ use super::root::{file_attr, file_attrs, is_whiteout};
 use super::{LayerError, OPAQUE, OverlayAttrs, Result, WHITEOUT, is_image_attr};
 use crate::blobs::BlobStore;
 
+/// Longest path that Linux takes.
+const LONGEST: usize = 4095;
+
 /// How a layer is packed. All of it, save the threads, is visible in the layer's digest.
 #[derive(Debug, Clone)]
 pub struct PackOptions {
@@ -127,7 +130,7 @@ pub fn pack_to(
         buffer: vec![0; 256 * 1024],
         entries: 0,
     };
-    packer.directory(&root, &mut Vec::new())?;
+    packer.tree(root)?;
     write_end(&mut packer.out).map_err(|e| LayerError::io("write the end of", b".", e))?;
     Ok(packer.entries)
 }
@@ -161,6 +164,14 @@ struct Packer<'a> {
     entries: u64,
 }
 
+/// A directory that is being packed.
+struct Level {
+    dir: OwnedFd,
+    /// Length of its path with the slash.
+    path: usize,
+    children: std::vec::IntoIter<Child>,
+}
+
 struct Child {
     /// As the layer calls it: whiteouts with their prefix.
     name: Vec<u8>,
@@ -169,19 +180,45 @@ struct Child {
 }
 
 impl Packer<'_> {
-    /// Packs everything below `dir`, whose path (with a trailing slash unless root) is `path`.
-    fn directory(&mut self, dir: &OwnedFd, path: &mut Vec<u8>) -> Result<()> {
-        let base = path.len();
-        for child in self.children(dir, path)? {
-            path.truncate(base);
+    /// Packs everything below `root`. Levels are kept in a list, since a hostile step can nest
+    /// directories deeper than a thread's stack takes.
+    fn tree(&mut self, root: OwnedFd) -> Result<()> {
+        let mut path = Vec::new();
+        let children = self.children(&root, &mut path)?.into_iter();
+        let mut levels = vec![Level {
+            dir: root,
+            path: 0,
+            children,
+        }];
+        while let Some(level) = levels.last_mut() {
+            path.truncate(level.path);
+            let Some(child) = level.children.next() else {
+                levels.pop();
+                continue;
+            };
             path.extend_from_slice(&child.name);
+            if path.len() > LONGEST {
+                return Err(LayerError::Unpackable {
+                    path: path.escape_ascii().to_string(),
+                    problem: "its path is longer than 4095 bytes, which nothing could unpack",
+                });
+            }
             if child.is_whiteout {
                 self.entry(&EntryHeader::new(path.clone(), Kind::File))?;
-                continue;
+            } else if let Some(dir) = self.child(&level.dir, &path, &child)? {
+                path.push(b'/');
+                if self.is_opaque(&dir, &path)? {
+                    let marker = [path.as_slice(), OPAQUE].concat();
+                    self.entry(&EntryHeader::new(marker, Kind::File))?;
+                }
+                let children = self.children(&dir, &mut path)?.into_iter();
+                levels.push(Level {
+                    dir,
+                    path: path.len(),
+                    children,
+                });
             }
-            self.child(dir, path, &child)?;
         }
-        path.truncate(base);
         Ok(())
     }
 
@@ -222,7 +259,8 @@ impl Packer<'_> {
         Ok(children)
     }
 
-    fn child(&mut self, dir: &OwnedFd, path: &mut Vec<u8>, child: &Child) -> Result<()> {
+    /// Packs one file; gives a directory back for what is below it.
+    fn child(&mut self, dir: &OwnedFd, path: &[u8], child: &Child) -> Result<Option<OwnedFd>> {
         let stat = &child.stat;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Kind::File,
@@ -231,9 +269,9 @@ impl Packer<'_> {
             FileType::CharacterDevice => Kind::Char,
             FileType::BlockDevice => Kind::Block,
             FileType::Fifo => Kind::Fifo,
-            _ => return Ok(()),
+            _ => return Ok(None),
         };
-        let mut header = EntryHeader::new(path.clone(), kind);
+        let mut header = EntryHeader::new(path, kind);
         header.mode = stat.st_mode & 0o7777;
         header.uid = stat.st_uid;
         header.gid = stat.st_gid;
@@ -245,9 +283,10 @@ impl Packer<'_> {
             if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
                 header.kind = Kind::HardLink;
                 header.link.clone_from(first);
-                return self.entry(&header);
+                self.entry(&header)?;
+                return Ok(None);
             }
-            self.links.insert((stat.st_dev, stat.st_ino), path.clone());
+            self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
         }
         let open = |flags| {
             let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -261,34 +300,30 @@ impl Packer<'_> {
                 self.image_attrs(&file, &mut header)?;
                 header.size = u64::try_from(stat.st_size).unwrap_or(0);
                 self.entry(&header)?;
-                self.content(File::from(file), path, header.size)
+                self.content(File::from(file), path, header.size)?;
             }
             Kind::Dir => {
                 let below = open(OFlags::DIRECTORY)?;
                 self.image_attrs(&below, &mut header)?;
                 self.entry(&header)?;
-                path.push(b'/');
-                if self.is_opaque(&below, path)? {
-                    let marker = [path.as_slice(), OPAQUE].concat();
-                    self.entry(&EntryHeader::new(marker, Kind::File))?;
-                }
-                self.directory(&below, path)
+                return Ok(Some(below));
             }
             Kind::Symlink => {
                 let name = OsString::from_vec(child.name.clone());
                 let target = rustix::fs::readlinkat(dir, name, Vec::new())
                     .map_err(|e| LayerError::io("read the link", path, e))?;
                 header.link = target.into_bytes();
-                self.entry(&header)
+                self.entry(&header)?;
             }
             _ => {
                 header.device = (
                     rustix::fs::major(stat.st_rdev),
                     rustix::fs::minor(stat.st_rdev),
                 );
-                self.entry(&header)
+                self.entry(&header)?;
             }
         }
+        Ok(None)
     }
 
     fn entry(&mut self, header: &EntryHeader) -> Result<()> {

@@ -263,7 +263,7 @@ impl<R: Read> LayerReader<R> {
             self.sparse = Some(Sparse { pieces, next: 0 });
         }
         header.size = self.size;
-        while header.path.ends_with(b"/") {
+        while header.path.len() > 1 && header.path.ends_with(b"/") {
             header.path.pop();
         }
         Ok(header)

@@ -84,17 +84,23 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
 /// Links are removed, never followed, and no other file system is entered: a mount point in the
 /// tree fails with `EBUSY`.
 pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
-    // Descending needs a descriptor per level; a hostile tree may have more levels than a process
-    // may have descriptors, so deep parts are first moved up.
-    const DEPTH: usize = 64;
-    remove_level(dir, name, dir, DEPTH)
+    let mut ahead = vec![name.to_vec()];
+    while let Some(name) = ahead.pop() {
+        remove_level(dir, &name, dir, DEPTH, &mut ahead)?;
+    }
+    Ok(())
 }
+
+/// Levels descended at once: each costs a descriptor and a stack frame, and a hostile tree may
+/// have more than there are of either. What is deeper is moved up to the top.
+const DEPTH: usize = 64;
 
 fn remove_level(
     dir: BorrowedFd<'_>,
     name: &[u8],
     top: BorrowedFd<'_>,
     depth: usize,
+    moved: &mut Vec<Vec<u8>>,
 ) -> Result<(), Errno> {
     let path = OsStr::from_bytes(name);
     let unlink = |flags| rustix::fs::unlinkat(dir, path, flags);
@@ -137,17 +143,17 @@ fn remove_level(
     make_changeable(below.as_fd());
     for child in names(&below)? {
         if depth > 0 {
-            remove_level(below.as_fd(), &child, top, depth - 1)?;
+            remove_level(below.as_fd(), &child, top, depth - 1, moved)?;
             continue;
         }
-        let plain = rustix::fs::unlinkat(&below, OsStr::from_bytes(&child), AtFlags::empty());
-        if plain.is_ok() {
+        let child = OsStr::from_bytes(&child);
+        clear_flags(below.as_fd(), child);
+        if rustix::fs::unlinkat(&below, child, AtFlags::empty()).is_ok() {
             continue;
         }
-        clear_flags(below.as_fd(), OsStr::from_bytes(&child));
-        let moved = format!(".removing-{:032x}", rand::random::<u128>());
-        rustix::fs::renameat(&below, OsStr::from_bytes(&child), top, moved.as_str())?;
-        remove_level(top, moved.as_bytes(), top, 64)?;
+        let name = format!(".old-{:032x}", rand::random::<u128>());
+        rustix::fs::renameat(&below, child, top, name.as_str())?;
+        moved.push(name.into_bytes());
     }
     clear_flags(dir, path);
     match unlink(AtFlags::REMOVEDIR) {

@@ -8,7 +8,7 @@ use chalk_core::Digest;
 use super::apply::Applier;
 use super::stream::{Total, with_stream};
 use super::{EntryHeader, EntryProblem, Kind, LayerError, LayerReader, OverlayAttrs, Result};
-use crate::blobs::{BlobStore, mismatch_or};
+use crate::blobs::{BlobStore, VerifiedBlob, mismatch_or};
 
 /// What becomes of device nodes in a layer. Base images made from distributions have some in
 /// `/dev`; a sandbox brings its own `/dev`, and a node elsewhere would open the host's disks to
@@ -161,15 +161,7 @@ pub fn unpack_blob(
     options: &UnpackOptions,
 ) -> Result<Unpacked> {
     let layer = digest.to_string();
-    let unpacked = match unpack(store.open_verified(digest)?, &layer, dir, options) {
-        Err(error @ (LayerError::Read { .. } | LayerError::Format { .. })) => {
-            // Is the layer bad, or did our copy of it rot?
-            let read = std::io::copy(&mut store.open_verified(digest)?, &mut std::io::sink());
-            read.map_err(|e| mismatch_or(e, "read", &store.path(digest)))?;
-            return Err(error);
-        }
-        done => done?,
-    };
+    let unpacked = verified(store, digest, |blob| unpack(blob, &layer, dir, options))?;
     match diff_id {
         Some(expected) if *expected != unpacked.diff_id => Err(LayerError::DiffId {
             layer,
@@ -201,6 +193,32 @@ pub fn inspect(source: impl Read + Send, layer: &str, limits: &Limits) -> Result
         Ok(tally)
     })?;
     Ok(tally.unpacked(&total))
+}
+
+/// [`inspect`]s a stored layer and checks it against its digest; a damaged blob is set aside.
+pub fn inspect_blob(store: &BlobStore, digest: &Digest, limits: &Limits) -> Result<Unpacked> {
+    verified(store, digest, |blob| {
+        inspect(blob, &digest.to_string(), limits)
+    })
+}
+
+/// Runs `work` on a blob. When it finds the layer bad, the rest of the blob is read, too: perhaps
+/// the layer was fine and our copy of it rotted, which is another error and heals itself.
+fn verified<T>(
+    store: &BlobStore,
+    digest: &Digest,
+    work: impl FnOnce(&mut VerifiedBlob) -> Result<T>,
+) -> Result<T> {
+    let mut blob = store.open_verified(digest)?;
+    let done = work(&mut blob);
+    if matches!(
+        done,
+        Err(LayerError::Read { .. } | LayerError::Format { .. } | LayerError::Entry { .. })
+    ) {
+        std::io::copy(&mut blob, &mut std::io::sink())
+            .map_err(|e| mismatch_or(e, "read", &store.path(digest)))?;
+    }
+    done
 }
 
 /// Counts what a layer holds against its limits.

@@ -1,5 +1,4 @@
-//! Layers packed and unpacked: random trees come back equal, hostile archives stay inside.
-#![cfg(target_os = "linux")]
+//! Figures on a real root file system.
 
 use std::path::Path;
 
@@ -7,7 +6,7 @@ use chalk_store::BlobStore;
 use chalk_store::layer::{PackOptions, UnpackOptions, pack, unpack, unpack_blob};
 
 /// Times the real base image when one is named: `CHALK_TEST_ROOTFS=base.tar cargo test -p
-/// chalk-store --test layers -- --ignored --nocapture`.
+/// chalk-store --test it real_root -- --ignored --nocapture`.
 #[test]
 #[ignore = "needs a root file system tar and root"]
 fn real_root_file_system() {
