@@ -244,10 +244,8 @@ fn specifiers(s: &mut Scanner<'_>, parentheses: bool) -> Result<Vec<String>, Exp
     loop {
         s.blanks();
         let Some(operator) = OPERATORS.into_iter().find(|operator| s.eat(operator)) else {
-            if specifiers.is_empty() {
-                break;
-            }
-            return Err("a comparison such as `>=1.0`");
+            // None at all, or a comma after the last, which `packaging` allows.
+            break;
         };
         s.blanks();
         let start = s.rest;
@@ -262,20 +260,28 @@ fn specifiers(s: &mut Scanner<'_>, parentheses: bool) -> Result<Vec<String>, Exp
     if parentheses && !s.eat(")") {
         return Err("`,` or `)`");
     }
-    specifiers.sort_unstable();
+    // What follows `===` up to the next blank is its version, a comma too: it must stay the last.
+    specifiers.sort_unstable_by_key(|text| (text.starts_with("==="), text.clone()));
     specifiers.dedup();
-    Ok(specifiers)
+    match specifiers
+        .iter()
+        .filter(|text| text.starts_with("==="))
+        .count()
+    {
+        0 | 1 => Ok(specifiers),
+        _ => Err("one version after `===`, not several"),
+    }
 }
 
 /// A version of PEP 440, as far as the operator allows.
 fn version(s: &mut Scanner<'_>, operator: &str) -> Result<(), Expected> {
     const EXPECTED: Expected = "a version such as `1.0`";
     if operator == "===" {
-        let text = s.take_while(|c| !c.is_whitespace() && !matches!(c, ';' | ')' | ','));
-        return if text.is_empty() {
-            Err(EXPECTED)
-        } else {
-            Ok(())
+        let text = s.take_while(|c| !c.is_whitespace() && !matches!(c, ';' | ')'));
+        return match text {
+            "" => Err(EXPECTED),
+            text if text.contains(',') => Err("a blank before the comma that follows `===`"),
+            _ => Ok(()),
         };
     }
     s.eat_word(&["v"]);
@@ -328,15 +334,11 @@ fn version(s: &mut Scanner<'_>, operator: &str) -> Result<(), Expected> {
 fn suffix(s: &mut Scanner<'_>, words: &[&str]) {
     let before = s.rest;
     let _ = s.eat("-") || s.eat("_") || s.eat(".");
-    if !s.eat_word(words) {
+    if s.eat_word(words) {
+        let _ = s.eat("-") || s.eat("_") || s.eat(".");
+        s.digits();
+    } else {
         s.rest = before;
-        return;
-    }
-    let after_word = s.rest;
-    let separated = s.eat("-") || s.eat("_") || s.eat(".");
-    if !s.digits() && separated {
-        // `1.0a-1` takes the `-`, `1.0a.dev1` leaves it for what follows.
-        s.rest = after_word;
     }
 }
 
@@ -425,6 +427,8 @@ mod tests {
         check("a[]", "a");
         check("a (>=1,<2)", "a<2,>=1");
         check("a ()", "a");
+        check("a>1,", "a>1");
+        check("a===1 ,>0", "a>0,===1");
         check("a==1.*", "a==1.*");
         check("a~=1.4.2.post1", "a~=1.4.2.post1");
         check(
@@ -473,7 +477,7 @@ mod tests {
             "a>=",
             "a>=>1",
             "a=1",
-            "a>=1,",
+            "a,>=1",
             "a>=1.*",
             "a~=1",
             "a>1+local",

@@ -2,11 +2,27 @@
 //! code, so a file and a chain accept the same things.
 
 use crate::Image;
-use crate::error::{ErrorCode, Fault, SpecError};
+use crate::error::{ErrorCode, Fault, Segment, SpecError};
 use crate::image::calls::{Call, Installer, local_path};
 use crate::image::{DockerfileOptions, LocalOptions, Place, StepOptions, Strategy};
 use crate::input::{Fields, Node, nearest};
 use crate::spec::check;
+
+/// Keys of `[image]`.
+const FACTS: [&str; 12] = [
+    "debian_slim",
+    "base",
+    "dockerfile",
+    "platform",
+    "workdir",
+    "env",
+    "runtime_env",
+    "user",
+    "labels",
+    "entrypoint",
+    "cmd",
+    "name",
+];
 
 /// Keys of a `[[step]]` that say what it does.
 const KINDS: [&str; 9] = [
@@ -44,7 +60,7 @@ struct Reader<'t> {
 
 impl Reader<'_> {
     fn image(&self) -> Result<Image, Fault> {
-        let fields = self.root.fields(&["image", "step"])?;
+        let fields = self.root.fields(&["image", "step"]).map_err(misplaced)?;
         let image = fields.need("image", |node| self.facts(node))?;
         let with_steps = fields.read("step", |node| {
             let mut image = image.clone();
@@ -73,20 +89,7 @@ impl Reader<'_> {
     /// The `[image]` table.
     fn facts(&self, node: &Node) -> Result<Image, Fault> {
         const BASES: [&str; 3] = ["debian_slim", "base", "dockerfile"];
-        let fields = node.fields(&[
-            "debian_slim",
-            "base",
-            "dockerfile",
-            "platform",
-            "workdir",
-            "env",
-            "runtime_env",
-            "user",
-            "labels",
-            "entrypoint",
-            "cmd",
-            "name",
-        ])?;
+        let fields = node.fields(&FACTS)?;
         let mut bases = fields.names().filter(|name| BASES.contains(name));
         let Some(base) = bases.next() else {
             let message = "what the image starts from is missing";
@@ -184,6 +187,25 @@ impl Reader<'_> {
         };
         let place = self.place(|fault| fault.in_field(kind).at_index(index).in_field("step"));
         Ok(image.push(kind, Ok(call)).read_at(place))
+    }
+}
+
+/// Says in which table a key belongs that stands outside of any.
+fn misplaced(fault: Fault) -> Fault {
+    let is_unknown = fault.code == ErrorCode::UnknownField;
+    let belongs = |names: &[&str]| {
+        let named = |segment: &Segment| match segment {
+            Segment::Field(name) => names.contains(&name.as_str()),
+            Segment::Index(_) => false,
+        };
+        is_unknown && fault.path().next().is_some_and(named)
+    };
+    if belongs(&FACTS) {
+        fault.hint("it belongs below [image]")
+    } else if belongs(&KINDS) {
+        fault.hint("it belongs below a [[step]]")
+    } else {
+        fault
     }
 }
 

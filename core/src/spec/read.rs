@@ -198,7 +198,7 @@ fn stage(node: &Node, index: usize) -> Result<Stage, Fault> {
     })?;
     let instructions = fields.read("instructions", |node| {
         limited(node, |node| {
-            instruction(&node.fields(&["text", "context", "images"])?, index)
+            instruction(&node.fields(&["text", "context", "images"])?, Some(index))
         })
     })?;
     Ok(Stage {
@@ -215,8 +215,9 @@ fn earlier_stage(stage: usize, index: usize) -> Result<(), Fault> {
     Err(Fault::new(ErrorCode::Value, message).hint("stages are counted from 0"))
 }
 
-/// Reads an instruction that may refer to the stages before number `stage`.
-fn instruction(fields: &Fields<'_>, stage: usize) -> Result<Instruction, Fault> {
+/// Reads an instruction that may refer to the stages before number `stage`; that of a step has no
+/// stages to refer to.
+fn instruction(fields: &Fields<'_>, stage: Option<usize>) -> Result<Instruction, Fault> {
     let images = fields.read("images", |node| {
         limited(node, |node| {
             base_image(&node.fields(&["ref", "digest", "platform"])?)
@@ -232,7 +233,14 @@ fn instruction(fields: &Fields<'_>, stage: usize) -> Result<Instruction, Fault> 
         images: images.unwrap_or_default(),
     };
     for read in stages_read(&instruction) {
-        earlier_stage(read, stage).map_err(|fault| fault.in_field("text"))?;
+        let earlier = match stage {
+            Some(stage) => earlier_stage(read, stage),
+            None => {
+                let fault = Fault::new(ErrorCode::Value, format!("reads from a stage, {read}"));
+                Err(fault.hint("a step has no stages; name an image, or use a whole Dockerfile"))
+            }
+        };
+        earlier.map_err(|fault| fault.in_field("text"))?;
     }
     Ok(instruction)
 }
@@ -287,7 +295,9 @@ fn step(node: &Node) -> Result<Step, Fault> {
                 digest: fields.need("digest", digest)?,
             }
         }
-        "dockerfile" => StepKind::Dockerfile(instruction(&of(&["text", "context", "images"])?, 0)?),
+        "dockerfile" => {
+            StepKind::Dockerfile(instruction(&of(&["text", "context", "images"])?, None)?)
+        }
         other => {
             let fault = Fault::new(ErrorCode::Value, format!("`{other}` is no kind of step"));
             let hint = match crate::input::nearest(other, &KINDS) {
