@@ -32,6 +32,9 @@ pub(crate) use lines::heredoc_mark;
 pub(crate) use mount::{Mount, MountKind, Share};
 pub(crate) use scope::DEFAULT_PATH;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use crate::Platform;
