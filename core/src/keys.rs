@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::dockerfile::ReadFrom;
 use crate::jcs::Json;
 use crate::spec::document::Form;
 use crate::spec::{Base, BaseImage, Dockerfile, Instruction, Spec, StageBase, Step, StepKind};
@@ -110,24 +111,12 @@ pub fn instruction_key(prev: &Digest, instruction: &Instruction, from: &[Digest]
 /// The stages that a canonical instruction reads (`--from=<n>` of `COPY` and `ADD`, `from=<n>` in a
 /// `--mount` of `RUN`), each once, in the order in which they stand.
 pub fn stages_read(instruction: &Instruction) -> Vec<usize> {
-    let mut stages = Vec::new();
-    let mut words = instruction.text.split(' ').skip(1);
-    while let Some(flag) = words.next().filter(|word| word.starts_with("--")) {
-        let sources = match flag.split_once('=') {
-            Some(("--from", source)) => vec![source],
-            Some(("--mount", options)) => options
-                .split(',')
-                .filter_map(|option| option.trim_matches('"').strip_prefix("from="))
-                .collect(),
-            _ => continue,
-        };
-        for stage in sources.iter().filter_map(|source| source.parse().ok()) {
-            if !stages.contains(&stage) {
-                stages.push(stage);
-            }
-        }
-    }
-    stages
+    let stage = |read| match read {
+        ReadFrom::Stage(index) => Some(index),
+        ReadFrom::Image(_) => None,
+    };
+    let reads = crate::dockerfile::reads(&instruction.text);
+    reads.into_iter().filter_map(stage).collect()
 }
 
 /// Keys of every stage of a Dockerfile base: `result[stage][0]` is the key of the stage's base and

@@ -12,6 +12,8 @@ mod chmod;
 mod copy;
 mod machine;
 mod run;
+#[cfg(test)]
+mod tests;
 mod values;
 
 pub use build::{LowerError, lower};
