@@ -177,7 +177,7 @@ fn configs_are_docker_s() {
     check("VOLUME /a /b", json!({"Volumes": {"/a": {}, "/b": {}}}));
     check("USER $U:1", json!({"User": ":1"}));
     check(
-        "WORKDIR /a\nWORKDIR b/../c\nENV D=/e\nWORKDIR $D",
+        "WORKDIR /a\nARG D=/e\nWORKDIR $D",
         json!({"WorkingDir": "/e"}),
     );
     check("WORKDIR /a\nWORKDIR b/../c", json!({"WorkingDir": "/a/c"}));
