@@ -3,7 +3,7 @@
 //! [`parse`] turns the text of a Dockerfile into a [`Dockerfile`] that says what it means: only the
 //! stages that the result needs, build arguments with their values, stages and images by index, and
 //! the files of the context that each instruction selects as one digest. [`instructions`] does the
-//! same for single instructions.
+//! same for single instructions. [`export`] goes the other way, from a spec to a Dockerfile.
 //!
 //! The rules are BuildKit's; where they are not obvious, the place in the code says which.
 
@@ -11,6 +11,7 @@ mod canonical;
 mod context;
 mod error;
 mod expand;
+mod export;
 mod instruction;
 mod lines;
 mod mount;
@@ -20,6 +21,7 @@ mod stages;
 mod syntax;
 
 pub use error::{DockerfileError, DockerfileWarning, Problem};
+pub use export::{ExportError, export};
 
 pub(crate) use canonical::{is_git, is_url};
 pub(crate) use error::Fault;
