@@ -1,7 +1,7 @@
 //! Declarations in files: `image.toml`, spec JSON, or a Dockerfile.
 
 use crate::error::{ErrorCode, Fault, SpecError, SpecErrors};
-use crate::image::{DockerfileOptions, Resolved};
+use crate::image::{DockerfileOptions, Place, Resolved};
 use crate::source::Source;
 use crate::{Image, Spec};
 
@@ -91,8 +91,14 @@ impl Declaration {
             FileKind::Toml => Content::Image(Image::from_toml(text).map_err(in_file)?),
             FileKind::Json => Content::Spec(Box::new(Spec::from_json(text).map_err(in_file)?)),
             FileKind::Dockerfile => {
-                let options = DockerfileOptions::new().context(".");
-                Content::Image(Image::from_dockerfile_with(text, options))
+                let name = file_name.rsplit(['/', '\\']).next().unwrap_or(file_name);
+                let mut options = DockerfileOptions::new().context(".");
+                options.file = Some(name.to_owned());
+                let place = Place {
+                    position: None,
+                    path: String::new(),
+                };
+                Content::Image(Image::from_dockerfile_with(text, options).read_at(place))
             }
         };
         Ok(Self {

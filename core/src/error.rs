@@ -145,13 +145,17 @@ pub struct Warning {
     pub path: String,
     /// What is odd.
     pub message: String,
-    /// What to do.
+    /// What to do; may be empty.
     pub hint: String,
 }
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}; {}", self.path, self.message, self.hint)
+        write!(f, "{}: {}", self.path, self.message)?;
+        match self.hint.as_str() {
+            "" => Ok(()),
+            hint => write!(f, "; {hint}"),
+        }
     }
 }
 

@@ -253,24 +253,6 @@ impl Spec {
         images
     }
 
-    /// The image that the result is built on, through all stages; `None` when that is empty.
-    pub fn result_base(&self) -> Option<&BaseImage> {
-        let dockerfile = match &self.base {
-            Base::Scratch => return None,
-            Base::Image(image) => return Some(image),
-            Base::Dockerfile(dockerfile) => dockerfile,
-        };
-        let mut index = dockerfile.stages.len().checked_sub(1)?;
-        loop {
-            match &dockerfile.stages.get(index)?.base {
-                StageBase::Scratch => return None,
-                StageBase::Image(image) => return Some(image),
-                StageBase::Stage(earlier) if *earlier < index => index = *earlier,
-                StageBase::Stage(_) => return None,
-            }
-        }
-    }
-
     /// The same images, to be pinned in place.
     pub fn base_images_mut(&mut self) -> Vec<&mut BaseImage> {
         let mut images = Vec::new();
@@ -292,6 +274,23 @@ impl Spec {
             }
         }
         images
+    }
+
+    /// The image that the result is built on, through all stages; `None` when that is empty.
+    pub fn result_base(&self) -> Option<&BaseImage> {
+        let dockerfile = match &self.base {
+            Base::Scratch => return None,
+            Base::Image(image) => return Some(image),
+            Base::Dockerfile(dockerfile) => dockerfile,
+        };
+        let mut index = dockerfile.stages.len().checked_sub(1)?;
+        loop {
+            match &dockerfile.stages.get(index)?.base {
+                StageBase::Image(image) => return Some(image),
+                StageBase::Stage(earlier) if *earlier < index => index = *earlier,
+                StageBase::Scratch | StageBase::Stage(_) => return None,
+            }
+        }
     }
 }
 

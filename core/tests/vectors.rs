@@ -2,6 +2,7 @@
 //! (`tests/vectors/check.py`) checks the same files.
 #![allow(
     clippy::disallowed_methods,
+    clippy::panic,
     clippy::unwrap_used,
     reason = "a test that reads vectors from disk"
 )]

@@ -235,6 +235,7 @@ fn dockerfile(node: &Node) -> Result<Call, Fault> {
         context: context(&fields)?,
         args: env(&fields, "args")?,
         target: fields.read("target", |node| node.text().map(str::to_owned))?,
+        file: None,
     };
     match (path, text) {
         (Some(path), None) => Call::dockerfile_path(path, options),

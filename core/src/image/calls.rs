@@ -167,6 +167,8 @@ pub struct DockerfileOptions {
     pub(crate) context: Option<String>,
     pub(crate) args: BTreeMap<String, String>,
     pub(crate) target: Option<String>,
+    /// Name of the Dockerfile when it is itself the declaration: for `<file>.dockerignore`.
+    pub(crate) file: Option<String>,
 }
 
 impl DockerfileOptions {

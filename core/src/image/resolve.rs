@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::calls::{Call, Installer, Local, StepOptions, Strategy};
+use super::calls::{
+    Call, DockerfileOptions, DockerfileText, Installer, Local, StepOptions, Strategy,
+};
 use super::{Image, Link, Resolved, requirements};
-use crate::error::{ErrorCode, Fault, SpecError, SpecErrors, Warning};
+use crate::dockerfile;
+use crate::error::{ErrorCode, Fault, Position, SpecError, SpecErrors, Warning};
 use crate::requirement::normalise_list;
 use crate::source::{FileFacts, Source, SourceError};
 use crate::spec::read::{check_count, check_size};
@@ -162,7 +165,13 @@ impl Resolving<'_> {
             }
             Call::AddFile(local) => self.add_file(link, local)?,
             Call::AddDir(local) => self.add_dir(link, local)?,
-            Call::Dockerfile(..) | Call::Instructions(..) => return Err(pending(link)),
+            Call::Dockerfile(text, options) => self.dockerfile(link, text, options)?,
+            Call::Instructions(texts, context, options) => {
+                for (i, text) in texts.iter().enumerate() {
+                    self.instructions(text, context.as_deref(), options)
+                        .map_err(|fault| link.error(fault.at_index(i)))?;
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -175,6 +184,106 @@ impl Resolving<'_> {
             secrets: options.secrets.clone(),
             force: options.force,
         });
+    }
+
+    fn dockerfile(
+        &mut self,
+        link: &Link,
+        text: &DockerfileText,
+        options: &DockerfileOptions,
+    ) -> Result<(), SpecError> {
+        let (text, path) = match text {
+            DockerfileText::Here(text) => (text.clone(), None),
+            DockerfileText::Path(path) => {
+                let text = read_text(self.source, path).map_err(|fault| link.error(fault))?;
+                (text, Some(path.as_str()))
+            }
+        };
+        // The context is where the Dockerfile lies, unless another one is given.
+        let beside = path.map(|path| path.rsplit_once('/').map_or(".", |(dir, _)| dir));
+        let context = options.context.as_deref().or(beside);
+        let parsed = dockerfile::parse(
+            &text,
+            &dockerfile::Options {
+                build_args: &options.args,
+                target: options.target.as_deref(),
+                platform: &self.spec.platform,
+                context: context.map(|context| (self.source, context)),
+                file: options.file.as_deref().or(path),
+            },
+        )
+        .map_err(|error| {
+            let place = link.error(Fault::new(ErrorCode::Dockerfile, ""));
+            SpecError {
+                code: code_of(&error.problem),
+                // A declaration that is itself a Dockerfile knows its name better.
+                file: options.file.is_none().then_some(error.file),
+                position: Some(Position {
+                    line: error.line,
+                    column: error.column,
+                }),
+                path: place.path,
+                message: error.problem.to_string(),
+                hint: error.hint,
+            }
+        })?;
+        for warning in parsed.warnings {
+            self.warnings.push(Warning {
+                path: match warning.line {
+                    0 => "base.dockerfile".to_owned(),
+                    line => format!("base.dockerfile, line {line}"),
+                },
+                message: warning.message,
+                hint: String::new(),
+            });
+        }
+        parsed
+            .uploads
+            .into_iter()
+            .for_each(|upload| self.uploads.add(upload));
+        self.spec.base = Base::Dockerfile(parsed.dockerfile);
+        Ok(())
+    }
+
+    fn instructions(
+        &mut self,
+        text: &str,
+        context: Option<&str>,
+        options: &StepOptions,
+    ) -> Result<(), Fault> {
+        let parsed = dockerfile::instructions(
+            text,
+            &dockerfile::Options {
+                build_args: &BTreeMap::new(),
+                target: None,
+                platform: &self.spec.platform,
+                context: context.map(|context| (self.source, context)),
+                file: None,
+            },
+        )
+        .map_err(|error| {
+            let place = match text.trim().lines().count() {
+                1 => format!("character {}", error.column),
+                _ => format!("line {}, character {}", error.line, error.column),
+            };
+            let message = format!("{} (at {place})", error.problem);
+            Fault::new(code_of(&error.problem), message).hint(error.hint)
+        })?;
+        for warning in parsed.warnings {
+            self.warnings.push(Warning {
+                path: format!("steps[{}]", self.spec.steps.len()),
+                message: warning.message,
+                hint: String::new(),
+            });
+        }
+        parsed
+            .uploads
+            .into_iter()
+            .for_each(|upload| self.uploads.add(upload));
+        for instruction in parsed.instructions {
+            self.push(StepKind::Dockerfile(instruction), options);
+        }
+        Ok(())
     }
 
     fn mount(&mut self, local: &Local, dir: bool) {
@@ -233,11 +342,29 @@ impl Resolving<'_> {
     }
 }
 
-fn pending(link: &Link) -> SpecError {
-    link.error(Fault::new(
-        ErrorCode::Dockerfile,
-        "Dockerfiles are not read yet",
-    ))
+/// Reads a text file that a call names.
+fn read_text(source: &dyn Source, path: &str) -> Result<String, Fault> {
+    let bytes = source.read(path).map_err(|error| unreadable(&error))?;
+    let bytes = bytes.ok_or_else(|| {
+        unreadable(&SourceError {
+            path: path.to_owned(),
+            reason: "no such file".into(),
+        })
+    })?;
+    String::from_utf8(bytes).map_err(|_| {
+        let fault = Fault::new(ErrorCode::File, format!("{path}: not UTF-8 text"));
+        fault.hint("save the file as UTF-8")
+    })
+}
+
+fn code_of(problem: &dockerfile::Problem) -> ErrorCode {
+    use dockerfile::Problem;
+    match problem {
+        Problem::Context(_) | Problem::Source(_) => ErrorCode::File,
+        Problem::Reference(_) => ErrorCode::Reference,
+        Problem::Limit(_) => ErrorCode::Limit,
+        _ => ErrorCode::Dockerfile,
+    }
 }
 
 fn install(installer: Installer, packages: Vec<String>) -> StepKind {

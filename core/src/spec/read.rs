@@ -11,9 +11,10 @@ use super::{
     Base, BaseImage, Dockerfile, Instruction, Mount, SCHEMA, Spec, Stage, StageBase, Step, StepKind,
 };
 use crate::Digest;
+use crate::dockerfile::{ReadFrom, check_canonical, reads};
 use crate::error::{ErrorCode, Fault, SpecError, each};
 use crate::input::{Fields, Node};
-use crate::keys::stages_read;
+
 use crate::requirement::normalise_list;
 
 impl Spec {
@@ -232,17 +233,29 @@ fn instruction(fields: &Fields<'_>, stage: Option<usize>) -> Result<Instruction,
         context: fields.read("context", digest)?,
         images: images.unwrap_or_default(),
     };
-    for read in stages_read(&instruction) {
-        let earlier = match stage {
-            Some(stage) => earlier_stage(read, stage),
-            None => {
-                let fault = Fault::new(ErrorCode::Value, format!("reads from a stage, {read}"));
-                Err(fault.hint("a step has no stages; name an image, or use a whole Dockerfile"))
-            }
-        };
-        earlier.map_err(|fault| fault.in_field("text"))?;
+    check_canonical(&instruction).map_err(|problem| {
+        Fault::new(ErrorCode::Dockerfile, problem.to_string()).in_field("text")
+    })?;
+    for read in reads(&instruction.text) {
+        check_read(read, stage, instruction.images.len()).map_err(|f| f.in_field("text"))?;
     }
     Ok(instruction)
+}
+
+/// Checks that what an instruction reads from is there.
+fn check_read(read: ReadFrom, stage: Option<usize>, images: usize) -> Result<(), Fault> {
+    match (read, stage) {
+        (ReadFrom::Image(index), _) if index < images => Ok(()),
+        (ReadFrom::Image(index), _) => {
+            let message = format!("reads from image @{index}, and `images` has {images}");
+            Err(Fault::new(ErrorCode::Value, message).hint("images are counted from 0"))
+        }
+        (ReadFrom::Stage(read), Some(stage)) => earlier_stage(read, stage),
+        (ReadFrom::Stage(read), None) => {
+            let fault = Fault::new(ErrorCode::Value, format!("reads from stage {read}"));
+            Err(fault.hint("a step has no stages; name an image, or use a whole Dockerfile"))
+        }
+    }
 }
 
 fn step(node: &Node) -> Result<Step, Fault> {
