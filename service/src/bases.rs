@@ -1,120 +1,363 @@
 //! Base images: from the reference that a spec names to a pinned manifest, and its blobs.
+//!
+//! What was imported under a reference comes first; then the reference's own registry is asked,
+//! through mirrors. What a tag means is remembered for five minutes and shared by all who ask.
 
-use chalk_core::wire::{Problem, problem};
-use chalk_core::{Platform, Reference};
+mod error;
+mod image;
 
-/// Why a base image cannot be had.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum BaseError {
-    /// No registry that was asked has it.
-    #[error("base image {reference} does not exist: {detail}")]
-    NotFound {
-        /// The image.
-        reference: Reference,
-        /// Who was asked and what was said.
-        detail: String,
-    },
-    /// The registry wants other credentials.
-    #[error("base image {reference} needs a login: {detail}")]
-    Denied {
-        /// The image.
-        reference: Reference,
-        /// What the registry said.
-        detail: String,
-    },
-    /// The image is there, but not for this platform.
-    #[error("base image {reference} has no {wanted}; it has {}", list(.available))]
-    Platform {
-        /// The image.
-        reference: Reference,
-        /// The platform asked for.
-        wanted: Platform,
-        /// The platforms there are.
-        available: Vec<Platform>,
-    },
-    /// The registry could not be reached.
-    #[error("the registry of base image {reference} cannot be reached: {detail}")]
-    Unreachable {
-        /// The image.
-        reference: Reference,
-        /// What went wrong.
-        detail: String,
-    },
-    /// The registry gave something that is no image.
-    #[error("base image {reference} is not usable: {detail}")]
-    Invalid {
-        /// The image.
-        reference: Reference,
-        /// What is wrong with it.
-        detail: String,
-    },
-    /// Store or regional registry failed.
-    #[error("cannot keep base image {reference}: {detail}")]
-    Storage {
-        /// The image.
-        reference: Reference,
-        /// What went wrong.
-        detail: String,
-    },
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chalk_core::spec::BaseImage;
+use chalk_core::{Digest, Platform, Reference};
+use chalk_store::registry::{Client, Manifest, Progress};
+use chalk_store::{Blob, BlobStore};
+use tokio::sync::Mutex as AsyncMutex;
+
+pub use error::BaseError;
+pub(crate) use image::Base;
+use image::{Entry, INDEX_TYPES, Index, layer_count_fits};
+
+use crate::engine::oci::{self, ImageFile};
+use crate::places::{IMAGES, import};
+use crate::registry::Regional;
+use crate::resolve::PinBases;
+
+/// For how long a tag is taken to mean what it meant.
+const FRESH: Duration = Duration::from_secs(300);
+/// Largest manifest or config.
+const DOCUMENT_LIMIT: u64 = 4 << 20;
+/// Bases whose documents are kept in memory.
+const KEPT: usize = 64;
+
+type Answer = Arc<AsyncMutex<Option<(Instant, Digest)>>>;
+
+/// Finds and fetches base images.
+#[derive(Debug)]
+pub struct Bases {
+    regional: Arc<dyn Regional>,
+    client: Client,
+    blobs: BlobStore,
+    /// What tags mean. Whoever holds an entry's lock asks for all.
+    answers: Mutex<BTreeMap<(Reference, Platform), Answer>>,
+    /// Documents by digest of the manifest; these never change.
+    known: Mutex<BTreeMap<Digest, Arc<Base>>>,
 }
 
-fn list(platforms: &[Platform]) -> String {
-    match platforms {
-        [] => "none that can be named".to_owned(),
-        some => {
-            let words: Vec<String> = some.iter().map(ToString::to_string).collect();
-            words.join(", ")
-        }
+/// Where the manifest of a base was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// In this repository of the regional registry.
+    Regional(String),
+    /// At the reference's own registry or its mirrors.
+    Upstream(Reference),
+}
+
+#[async_trait]
+impl PinBases for Bases {
+    async fn pin(&self, reference: &Reference, platform: &Platform) -> Result<Digest, BaseError> {
+        self.resolve(reference, platform).await
     }
 }
 
-impl BaseError {
-    /// The problem document that clients are shown.
-    pub fn problem(&self) -> Problem {
-        let (kind, status, title, hint) = match self {
-            Self::NotFound { .. } => (
-                problem::BASE_NOT_FOUND,
-                404,
-                "base image not found",
-                "check its name and tag, or bring it in with `chalk compute image import PATH --as REF`",
-            ),
-            Self::Denied { .. } => (
-                problem::BASE_DENIED,
-                403,
-                "base image needs a login",
-                "log in with `docker login` as the user of the service; the name may also be wrong, since registries hide private images",
-            ),
-            Self::Platform { .. } => (
-                problem::BASE_PLATFORM,
-                400,
-                "base image has no such platform",
-                "choose one of its platforms, or another base",
-            ),
-            Self::Unreachable { .. } => (
-                problem::REGISTRY_UNREACHABLE,
-                502,
-                "registry cannot be reached",
-                "check network, proxy and mirror settings of the service, or bring the image in with `chalk compute image import PATH --as REF`",
-            ),
-            Self::Invalid { .. } => (
-                problem::BAD_REQUEST,
-                400,
-                "base image is not usable",
-                "choose another base",
-            ),
-            Self::Storage { .. } => (
-                problem::INTERNAL,
-                500,
-                "the registry or the store failed",
-                "see the service's log",
-            ),
+impl Bases {
+    /// Looks in `regional` first, then asks with `client`; keeps blobs in `blobs`.
+    pub fn new(regional: Arc<dyn Regional>, client: Client, blobs: BlobStore) -> Self {
+        Self {
+            regional,
+            client,
+            blobs,
+            answers: Mutex::default(),
+            known: Mutex::default(),
+        }
+    }
+
+    /// Digest of the platform's manifest behind a reference. Imports are always looked at; what
+    /// other registries said is shared for five minutes.
+    ///
+    /// # Errors
+    /// See [`BaseError`].
+    pub async fn resolve(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Digest, BaseError> {
+        if let Some(digest) = self.imported(reference, platform).await? {
+            return Ok(digest);
+        }
+        let answer = {
+            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            // Nobody waits for entries that only the map holds; the old ones of them go.
+            answers.retain(|_, answer| {
+                Arc::strong_count(answer) > 1
+                    || answer
+                        .try_lock()
+                        .is_ok_and(|a| a.is_some_and(|(when, _)| when.elapsed() < FRESH))
+            });
+            let key = (reference.clone(), platform.clone());
+            Arc::clone(answers.entry(key).or_default())
         };
-        Problem {
-            kind: kind.to_owned(),
-            title: title.to_owned(),
-            status,
-            detail: self.to_string(),
-            hint: hint.to_owned(),
+        let mut answer = answer.lock().await;
+        if let Some((when, digest)) = *answer
+            && when.elapsed() < FRESH
+        {
+            return Ok(digest);
+        }
+        let resolved = self.client.resolve(reference, platform).await;
+        let resolved = resolved.map_err(|e| BaseError::of(reference, platform, &e))?;
+        let digest = resolved.manifest.digest;
+        // The build will want it, perhaps when the registry cannot be reached.
+        self.keep(reference, &resolved.manifest.bytes).await?;
+        *answer = Some((Instant::now(), digest));
+        Ok(digest)
+    }
+
+    /// The same among imports.
+    async fn imported(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Option<Digest>, BaseError> {
+        let (repository, tag) = import(reference);
+        let name = match reference.digest() {
+            Some(digest) => digest.to_string(),
+            None => tag,
+        };
+        let Some(found) = self
+            .regional_manifest(reference, &repository, &name)
+            .await?
+        else {
+            return Ok(None);
+        };
+        if INDEX_TYPES.contains(&found.media_type.as_str()) {
+            let index: Index =
+                serde_json::from_slice(&found.bytes).map_err(|e| BaseError::Invalid {
+                    reference: reference.clone(),
+                    detail: format!("its index cannot be read: {e}"),
+                })?;
+            return match index.manifests.iter().find(|entry| entry.is_for(platform)) {
+                Some(entry) => Ok(Some(entry.digest)),
+                None => Err(BaseError::Platform {
+                    reference: reference.clone(),
+                    wanted: platform.clone(),
+                    available: index.manifests.iter().filter_map(Entry::platform).collect(),
+                }),
+            };
+        }
+        let base = self
+            .read(reference, &found, &Origin::Regional(repository))
+            .await?;
+        let actual = Platform {
+            os: base.config.os.clone(),
+            architecture: base.config.architecture.clone(),
+            variant: base.config.variant.clone(),
+        };
+        let same = actual.os == platform.os && actual.architecture == platform.architecture;
+        let variant = platform.variant.is_none() || platform.variant == actual.variant;
+        if same && variant {
+            return Ok(Some(found.digest));
+        }
+        Err(BaseError::Platform {
+            reference: reference.clone(),
+            wanted: platform.clone(),
+            available: vec![actual.to_string()],
+        })
+    }
+
+    /// Manifest and config of a pinned base.
+    ///
+    /// # Errors
+    /// See [`BaseError`]; [`BaseError::Invalid`] when it is not pinned.
+    pub(crate) async fn image(
+        &self,
+        image: &BaseImage,
+        platform: &Platform,
+    ) -> Result<Arc<Base>, BaseError> {
+        let reference = &image.reference;
+        let invalid = |detail: &str| BaseError::Invalid {
+            reference: reference.clone(),
+            detail: detail.to_owned(),
+        };
+        let digest = image
+            .digest
+            .ok_or_else(|| invalid("it is not pinned to a digest"))?;
+        {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(base) = known.get(&digest) {
+                return Ok(Arc::clone(base));
+            }
+        }
+        let (manifest, origin) = self.find(reference, platform, digest).await?;
+        if INDEX_TYPES.contains(&manifest.media_type.as_str()) {
+            return Err(invalid(
+                "the digest names an index, not the image of a platform",
+            ));
+        }
+        self.read(reference, &manifest, &origin).await
+    }
+
+    /// A manifest by digest, from wherever it is.
+    async fn find(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        digest: Digest,
+    ) -> Result<(Manifest, Origin), BaseError> {
+        let name = digest.to_string();
+        let (imports, _) = import(reference);
+        for repository in [imports.as_str(), IMAGES] {
+            if let Some(found) = self.regional_manifest(reference, repository, &name).await? {
+                return Ok((found, Origin::Regional(repository.to_owned())));
+            }
+        }
+        let origin = Origin::Upstream(reference.clone());
+        let kept = self
+            .blobs
+            .run(move |blobs| blobs.read_small(&digest, DOCUMENT_LIMIT))
+            .await;
+        if let Ok(bytes) = kept {
+            let manifest = Manifest {
+                digest,
+                media_type: media_type_of(&bytes),
+                bytes: bytes.into(),
+            };
+            return Ok((manifest, origin));
+        }
+        let pinned = reference.with_digest(digest);
+        let found = self.client.manifest(&pinned).await;
+        match found.map_err(|e| BaseError::of(reference, platform, &e))? {
+            Some(manifest) => {
+                self.keep(reference, &manifest.bytes).await?;
+                Ok((manifest, origin))
+            }
+            None => Err(BaseError::NotFound {
+                reference: pinned,
+                detail: "its registry has no such manifest, and nothing was imported as it"
+                    .to_owned(),
+            }),
         }
     }
+
+    async fn read(
+        &self,
+        reference: &Reference,
+        manifest: &Manifest,
+        origin: &Origin,
+    ) -> Result<Arc<Base>, BaseError> {
+        let invalid = |detail: String| BaseError::Invalid {
+            reference: reference.clone(),
+            detail,
+        };
+        let image: oci::Manifest = serde_json::from_slice(&manifest.bytes)
+            .map_err(|e| invalid(format!("its manifest cannot be read: {e}")))?;
+        let blob = Blob {
+            digest: image.config.digest,
+            size: image.config.size,
+        };
+        if blob.size > DOCUMENT_LIMIT {
+            return Err(invalid(format!("its config has {} bytes", blob.size)));
+        }
+        self.pull(reference, origin, &blob, &Progress::none())
+            .await?;
+        let config = self
+            .blobs
+            .run(move |blobs| blobs.read_small(&blob.digest, DOCUMENT_LIMIT))
+            .await
+            .map_err(|e| storage(reference, &e))?;
+        let config: ImageFile = serde_json::from_slice(&config)
+            .map_err(|e| invalid(format!("its config cannot be read: {e}")))?;
+        layer_count_fits(&image, &config).map_err(invalid)?;
+        let base = Arc::new(Base {
+            reference: reference.clone(),
+            digest: manifest.digest,
+            layers: image.layers,
+            config,
+            origin: origin.clone(),
+        });
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KEPT {
+            known.pop_first();
+        }
+        known.insert(manifest.digest, Arc::clone(&base));
+        Ok(base)
+    }
+
+    /// Brings a layer of a base into the store.
+    ///
+    /// # Errors
+    /// See [`BaseError`].
+    pub(crate) async fn fetch_layer(
+        &self,
+        base: &Base,
+        blob: &Blob,
+        progress: &Progress,
+    ) -> Result<(), BaseError> {
+        self.pull(&base.reference, &base.origin, blob, progress)
+            .await
+    }
+
+    async fn pull(
+        &self,
+        reference: &Reference,
+        origin: &Origin,
+        blob: &Blob,
+        progress: &Progress,
+    ) -> Result<(), BaseError> {
+        let (digest, size) = (blob.digest, blob.size);
+        let there = self.blobs.run(move |blobs| blobs.size(&digest)).await;
+        if there.map_err(|e| storage(reference, &e))? == Some(size) {
+            return Ok(());
+        }
+        match origin {
+            Origin::Regional(repository) => self
+                .regional
+                .pull_blob(repository, blob, &self.blobs, progress)
+                .await
+                .map_err(|e| storage(reference, &e)),
+            Origin::Upstream(reference) => self
+                .client
+                .pull_blob(reference, blob, &self.blobs, progress)
+                .await
+                .map_err(|e| BaseError::of(reference, &Platform::default(), &e)),
+        }
+    }
+
+    async fn regional_manifest(
+        &self,
+        reference: &Reference,
+        repository: &str,
+        name: &str,
+    ) -> Result<Option<Manifest>, BaseError> {
+        let found = self.regional.manifest(repository, name).await;
+        found.map_err(|e| storage(reference, &e))
+    }
+
+    async fn keep(&self, reference: &Reference, bytes: &Bytes) -> Result<(), BaseError> {
+        let bytes = bytes.clone();
+        let kept = self.blobs.run(move |blobs| blobs.put(&bytes)).await;
+        kept.map(drop).map_err(|e| storage(reference, &e))
+    }
+}
+
+fn storage(reference: &Reference, error: &dyn std::error::Error) -> BaseError {
+    BaseError::Storage {
+        reference: reference.clone(),
+        detail: error.to_string(),
+    }
+}
+
+fn media_type_of(bytes: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Typed {
+        media_type: Option<String>,
+    }
+    let typed: Option<Typed> = serde_json::from_slice(bytes).ok();
+    typed
+        .and_then(|t| t.media_type)
+        .unwrap_or_else(|| oci::MANIFEST.to_owned())
 }

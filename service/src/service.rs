@@ -4,19 +4,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use chalk_core::keys::BUILDER_VERSION;
-use chalk_core::wire::{Info, PlanStep};
-use chalk_core::{Digest, Platform, Reference, Spec};
+use chalk_core::wire::Info;
 use chalk_store::{BlobError, BlobStore};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::bases::BaseError;
 use crate::builds::{Builds, BuildsError};
 use crate::catalog::{Catalog, CatalogError, Reindexed};
-use crate::engine::{Engine, EngineError, EventSink, Job, Outcome};
+use crate::engine::{Engine, EngineError};
 use crate::http::{self, Guard};
 use crate::index::{Found, Index, IndexError};
 use crate::places::upstream_options;
@@ -312,46 +309,38 @@ async fn recover(builds: &Arc<Builds>) -> Result<(), StartError> {
 }
 
 /// The engine of this program, where the system has what it needs.
+#[cfg(target_os = "linux")]
+fn embedded(around: Surroundings<'_>) -> Result<Parts, StartError> {
+    use chalk_store::registry::Client;
+
+    use crate::bases::Bases;
+    use crate::engine::embedded::{EmbeddedEngine, EngineSettings};
+
+    let Surroundings {
+        settings,
+        state_dir,
+        blobs,
+        regional,
+    } = around;
+    let client = Client::new(upstream_options(&settings.registry)).map_err(RegionalError::from)?;
+    let bases = Arc::new(Bases::new(regional.clone(), client, blobs.clone()));
+    let engine = EngineSettings::new(&settings.build, &state_dir);
+    let engine = EmbeddedEngine::new(engine, blobs, regional, bases.clone())?;
+    Ok(Parts {
+        engine: Arc::new(engine),
+        bases,
+    })
+}
+
+/// The engine of this program, where the system has what it needs.
+#[cfg(not(target_os = "linux"))]
 fn embedded(_: Surroundings<'_>) -> Result<Parts, StartError> {
+    use crate::engine::absent::NoEngine;
+
     Ok(Parts {
         engine: Arc::new(NoEngine),
         bases: Arc::new(NoEngine),
     })
-}
-
-/// In place of an engine on systems that have none: images can be looked up, not built.
-struct NoEngine;
-
-const NO_ENGINE: &str = "the embedded engine needs Linux; use a service on a Linux machine";
-
-#[async_trait]
-impl Engine for NoEngine {
-    fn name(&self) -> &str {
-        "none"
-    }
-
-    async fn plan(&self, _: &Spec) -> Result<Vec<PlanStep>, EngineError> {
-        Err(EngineError::Host(NO_ENGINE.to_owned()))
-    }
-
-    async fn build(
-        &self,
-        _: &Job,
-        _: &dyn EventSink,
-        _: &CancellationToken,
-    ) -> Result<Outcome, EngineError> {
-        Err(EngineError::Host(NO_ENGINE.to_owned()))
-    }
-}
-
-#[async_trait]
-impl PinBases for NoEngine {
-    async fn pin(&self, reference: &Reference, _: &Platform) -> Result<Digest, BaseError> {
-        Err(BaseError::Unreachable {
-            reference: reference.clone(),
-            detail: NO_ENGINE.to_owned(),
-        })
-    }
 }
 
 /// An address that can be connected to: one that listens everywhere is reached on loopback.

@@ -13,7 +13,12 @@ use chalk_core::wire::{BuildStep, EventKind, PlanStep};
 use chalk_core::{Digest, Spec};
 use tokio_util::sync::CancellationToken;
 
+#[cfg(not(target_os = "linux"))]
+pub(crate) mod absent;
+#[cfg(target_os = "linux")]
+pub mod embedded;
 mod error;
+pub(crate) mod oci;
 
 pub use crate::settings::{Compression, InvalidCompression};
 pub use error::EngineError;

@@ -1,0 +1,229 @@
+//! Typed installs: `pip_install` by uv where it can do what pip was asked, else by pip;
+//! `uv_pip_install` by uv; `apt_install` by apt-get. Downloads are kept in cache directories that
+//! are mounted for the time of the step and never part of a layer.
+
+mod requirements;
+pub(super) mod uv;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use chalk_core::lower::{Install, Installer};
+use chalk_sandbox::Mount;
+use serde::Deserialize;
+
+use super::run::{Call, Runner, StepError};
+use super::surroundings::{PRIVATE_DIR, file};
+use crate::settings;
+
+/// Prints facts about the Python that runs it, as JSON.
+const PROBE: &str = include_str!("probe.py");
+/// Oldest Python that uv installs into.
+const OLDEST_PYTHON: (u32, u32) = (3, 8);
+
+const REQUIREMENTS: &str = "/run/chalk/requirements.txt";
+const UV_DIR: &str = "/run/chalk/uv";
+const CACHE_DIR: &str = "/run/chalk/cache";
+
+/// `apt-get` with its lists and archives in the cache directory. Image makers set `Dir::Cache`
+/// and hooks that empty `/var/cache/apt`; options here come after all configuration files.
+const APT: &str = r#"set -e
+apt() {
+    apt-get -q -y \
+        -o Dir::State::Lists="$cache/lists" \
+        -o Dir::Cache="$cache" \
+        -o Dir::Cache::Archives="$cache/archives" \
+        -o Dir::Cache::PkgCache=pkgcache.bin \
+        -o Dir::Cache::SrcPkgCache=srcpkgcache.bin \
+        -o APT::Keep-Downloaded-Packages=true \
+        -o Acquire::Languages=none \
+        -o Acquire::GzipIndexes=false \
+        -o Acquire::Retries=3 \
+        -o Dpkg::Use-Pty=0 \
+        "$@"
+}
+cache=/run/chalk/cache
+mkdir -p "$cache/lists" "$cache/archives"
+apt update
+apt install --no-install-recommends -- "$@"
+"#;
+
+/// What the probe tells of the Python found on the `PATH`.
+#[derive(Debug, Clone, Deserialize)]
+struct Python {
+    version: (u32, u32),
+    executable: String,
+    implementation: String,
+    writable: bool,
+    pip: bool,
+    config: BTreeMap<String, String>,
+}
+
+/// Carries an install out in the root of `runner`.
+///
+/// # Errors
+/// When the installer is missing or fails.
+pub(super) async fn install(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepError> {
+    match install.installer {
+        Installer::Apt => apt(runner, install).await,
+        Installer::Pip | Installer::Uv => python(runner, install).await,
+    }
+}
+
+async fn apt(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepError> {
+    let mut call = Call::new(install, ["/bin/sh", "-c", APT, "apt_install"]);
+    call.args.extend(install.packages.iter().cloned());
+    if !install
+        .env
+        .iter()
+        .any(|(name, _)| name == "DEBIAN_FRONTEND")
+    {
+        call.set("DEBIAN_FRONTEND", "noninteractive");
+    }
+    // apt locks its directories and fails when it cannot.
+    let cache = runner.exclusive_cache("apt", &install.user).await?;
+    call.mounts.push(bind(cache.path(), CACHE_DIR, false));
+    runner.run(call).await
+}
+
+async fn python(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepError> {
+    let request = requirements::parse(&install.packages).map_err(StepError::failed)?;
+    let python = probe(runner, install).await?;
+    let uv = match install.installer {
+        Installer::Uv => {
+            let dir = runner.uv().await;
+            let dir = dir.map_err(|why| StepError::failed(format!("uv is needed, but {why}")))?;
+            let call = requirements::UvCall {
+                args: request.uv_args(),
+                env: Vec::new(),
+                compile: true,
+            };
+            Ok((dir, call))
+        }
+        _ => choose_uv(runner, install, &request, &python).await,
+    };
+    let requirements = request.file().map(|text| file(REQUIREMENTS, text));
+    let has_requirements = requirements.is_some();
+    let mut call = match uv {
+        Ok((dir, uv)) => {
+            let mut call = Call::new(install, [format!("{UV_DIR}/uv").as_str(), "pip", "install"]);
+            call.args.push(format!("--python={}", python.executable));
+            if uv.compile {
+                call.args.push("--compile-bytecode".to_owned());
+            }
+            if install.installer == Installer::Pip {
+                // pip looks at all indexes and takes the best version there is.
+                call.args
+                    .push("--index-strategy=unsafe-best-match".to_owned());
+            }
+            call.args.extend(uv.args);
+            for (name, value) in uv.env {
+                call.set(&name, &value);
+            }
+            call.set("UV_CACHE_DIR", CACHE_DIR);
+            // The cache is another mount, to which nothing can be linked.
+            call.set("UV_LINK_MODE", "copy");
+            call.set("UV_PYTHON_DOWNLOADS", "never");
+            call.set("UV_NO_PROGRESS", "1");
+            call.set("UV_NO_CONFIG", "1");
+            call.mounts.push(bind(dir, UV_DIR, true));
+            call.mounts.push(bind(
+                runner.shared_cache("uv", &install.user).await?,
+                CACHE_DIR,
+                false,
+            ));
+            call
+        }
+        Err(why) => {
+            runner.log.note(&format!("uv is not used: {why}"));
+            if !python.pip {
+                return Err(StepError::failed(format!(
+                    "uv is not used ({why}), and {} has no pip; install it, or take another base",
+                    python.executable
+                )));
+            }
+            let mut call = Call::new(
+                install,
+                [python.executable.as_str(), "-m", "pip", "install"],
+            );
+            call.args.extend(request.pip_args());
+            // The user's own "no cache" is there to keep the cache out of the layer; ours never is.
+            call.env.retain(|(name, _)| name != "PIP_NO_CACHE_DIR");
+            call.set("PIP_CACHE_DIR", CACHE_DIR);
+            call.set("PIP_ROOT_USER_ACTION", "ignore");
+            call.set("PIP_DISABLE_PIP_VERSION_CHECK", "1");
+            call.set("PIP_PROGRESS_BAR", "off");
+            call.mounts.push(bind(
+                runner.shared_cache("pip", &install.user).await?,
+                CACHE_DIR,
+                false,
+            ));
+            call
+        }
+    };
+    call.mounts.extend(requirements);
+    if has_requirements {
+        call.args.extend(["-r".to_owned(), REQUIREMENTS.to_owned()]);
+    }
+    runner.run(call).await
+}
+
+/// uv's directory and call for a `pip_install`, or why pip has to do it.
+async fn choose_uv(
+    runner: &Runner<'_>,
+    install: &Install,
+    request: &requirements::Request,
+    python: &Python,
+) -> Result<(PathBuf, requirements::UvCall), String> {
+    if runner.installer() == settings::Installer::Pip {
+        return Err("the setting `build.installer` is `pip`".to_owned());
+    }
+    let (major, minor) = python.version;
+    if python.version < OLDEST_PYTHON {
+        return Err(format!("it does not know Python {major}.{minor}"));
+    }
+    if !matches!(
+        python.implementation.as_str(),
+        "cpython" | "pypy" | "graalpy"
+    ) {
+        return Err(format!(
+            "it does not know the Python called {}",
+            python.implementation
+        ));
+    }
+    if !python.writable {
+        return Err("the step's user may not write to Python's packages, and only pip then installs into the home directory".to_owned());
+    }
+    let call = requirements::for_uv(request, &install.env, &python.config)?;
+    Ok((runner.uv().await?, call))
+}
+
+/// Looks at the first of `python3` and `python` on the `PATH`.
+async fn probe(runner: &mut Runner<'_>, install: &Install) -> Result<Python, StepError> {
+    for name in ["python3", "python"] {
+        let call = Call::new(install, [name, "-I", "-B", "-c", PROBE]);
+        match runner.capture(call).await? {
+            None => {}
+            Some(output) => {
+                return serde_json::from_slice(output.trim_ascii()).map_err(|_| {
+                    StepError::failed(format!(
+                        "the base's `{name}` does not run: {}",
+                        String::from_utf8_lossy(&output).trim()
+                    ))
+                });
+            }
+        }
+    }
+    Err(StepError::failed(
+        "the base has no `python3` or `python` on its PATH to install into; take a base with Python, or install it in an earlier step",
+    ))
+}
+
+fn bind(source: impl Into<PathBuf>, target: &str, read_only: bool) -> Mount {
+    debug_assert!(target.starts_with(PRIVATE_DIR));
+    Mount::Bind {
+        source: source.into(),
+        target: target.into(),
+        read_only,
+    }
+}

@@ -1,0 +1,208 @@
+//! Directories of layers, ready to be stacked, shared by all builds of one service.
+//!
+//! A layer directory is named by its layer's `diff_id`. While builds use it, it may still be
+//! unnamed: the file system is synced for it, and its name given, when the last of them is done,
+//! so that no build waits for the disk. Until then it is found here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use chalk_core::Digest;
+use chalk_store::BlobStore;
+use chalk_store::layer::{LayerError, UnpackOptions, unpack_blob};
+use chalk_store::snapshots::{NewSnapshot, SnapshotError, Snapshots};
+use tokio::sync::Mutex as AsyncMutex;
+
+/// Ends the name of a layer that hides everything below it.
+const OPAQUE: &str = "-opaque";
+
+/// A directory that overlayfs can stack. Stays while somebody holds it.
+#[derive(Debug)]
+pub(super) struct LayerDir {
+    path: PathBuf,
+    opaque: bool,
+    /// Not named yet.
+    unnamed: Option<NewSnapshot>,
+    /// The name it is to have; none for what is of use to this build alone.
+    name: OnceLock<String>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl LayerDir {
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it hides everything below it.
+    pub(super) fn opaque(&self) -> bool {
+        self.opaque
+    }
+}
+
+impl Drop for LayerDir {
+    fn drop(&mut self) {
+        let Some(snapshot) = self.unnamed.take() else {
+            return;
+        };
+        let name = self.name.take();
+        // Both ways write to the disk, which async threads must not wait for.
+        self.runtime.spawn_blocking(move || match name {
+            Some(name) => {
+                if let Err(error) = snapshot.commit(&name) {
+                    tracing::warn!(%error, "a layer directory is not kept");
+                }
+            }
+            None => drop(snapshot),
+        });
+    }
+}
+
+/// Why there is no directory of a layer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DirError {
+    /// The layer cannot be unpacked.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The snapshot directory failed.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The runtime is stopping.
+    #[error("the service is stopping")]
+    Stopping,
+}
+
+/// All layer directories.
+#[derive(Debug)]
+pub(super) struct LayerDirs {
+    snapshots: Snapshots,
+    /// In use, by name.
+    used: Mutex<BTreeMap<String, Weak<LayerDir>>>,
+    /// One lock for each layer that is being unpacked, so that it is unpacked once.
+    unpacking: Mutex<BTreeMap<Digest, Arc<AsyncMutex<()>>>>,
+}
+
+impl LayerDirs {
+    /// Keeps directories in `snapshots`.
+    pub(super) fn new(snapshots: Snapshots) -> Self {
+        Self {
+            snapshots,
+            used: Mutex::default(),
+            unpacking: Mutex::default(),
+        }
+    }
+
+    /// A new empty directory, to be filled as the upper directory of an overlay.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) fn create(&self) -> Result<Arc<LayerDir>, DirError> {
+        self.create_like(false)
+    }
+
+    /// The same, for contents that may hide everything below.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) fn create_like(&self, opaque: bool) -> Result<Arc<LayerDir>, DirError> {
+        Ok(Arc::new(Self::unnamed(self.snapshots.create()?, opaque)))
+    }
+
+    fn unnamed(snapshot: NewSnapshot, opaque: bool) -> LayerDir {
+        LayerDir {
+            path: snapshot.fs(),
+            opaque,
+            unnamed: Some(snapshot),
+            name: OnceLock::new(),
+            runtime: tokio::runtime::Handle::current(),
+        }
+    }
+
+    /// Says which layer a directory from [`create`](Self::create) has become; from now on others
+    /// find it.
+    pub(super) fn name(&self, dir: &Arc<LayerDir>, diff_id: &Digest) {
+        let name = diff_id.hex();
+        if dir.name.set(name.clone()).is_ok() {
+            self.remember(name, dir);
+        }
+    }
+
+    fn remember(&self, name: String, dir: &Arc<LayerDir>) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.retain(|_, dir| dir.strong_count() > 0);
+        // Equal contents: whoever was first may stay.
+        used.entry(name).or_insert_with(|| Arc::downgrade(dir));
+    }
+
+    /// The directory of a layer if it is there.
+    pub(super) fn find(&self, diff_id: &Digest) -> Result<Option<Arc<LayerDir>>, DirError> {
+        let plain = diff_id.hex();
+        for (name, opaque) in [(plain.clone(), false), (format!("{plain}{OPAQUE}"), true)] {
+            {
+                let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(dir) = used.get(&name).and_then(Weak::upgrade) {
+                    return Ok(Some(dir));
+                }
+            }
+            if let Some(path) = self.snapshots.get(&name)? {
+                return Ok(Some(Arc::new(LayerDir {
+                    path,
+                    opaque,
+                    unnamed: None,
+                    name: OnceLock::new(),
+                    runtime: tokio::runtime::Handle::current(),
+                })));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The directory of a layer, unpacked from its blob in `store` if it is not there.
+    ///
+    /// # Errors
+    /// When the blob is missing, damaged, or no sound layer.
+    pub(super) async fn get(
+        &self,
+        diff_id: &Digest,
+        blob: &Digest,
+        store: &BlobStore,
+    ) -> Result<Arc<LayerDir>, DirError> {
+        if let Some(dir) = self.find(diff_id)? {
+            return Ok(dir);
+        }
+        let lock = {
+            let mut locks = self
+                .unpacking
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(locks.entry(*diff_id).or_default())
+        };
+        let _unpacking = lock.lock().await;
+        if let Some(dir) = self.find(diff_id)? {
+            return Ok(dir);
+        }
+        let (snapshots, store) = (self.snapshots.clone(), store.clone());
+        let (diff_id, blob) = (*diff_id, *blob);
+        let done = tokio::task::spawn_blocking(move || {
+            let snapshot = snapshots.create()?;
+            let options = UnpackOptions::default();
+            let unpacked = unpack_blob(&store, &blob, Some(&diff_id), &snapshot.fs(), &options)?;
+            Ok::<_, DirError>((snapshot, unpacked.opaque_root))
+        });
+        let (snapshot, opaque) = done.await.map_err(|_| DirError::Stopping)??;
+        let dir = Arc::new(Self::unnamed(snapshot, opaque));
+        let name = match opaque {
+            true => format!("{}{OPAQUE}", diff_id.hex()),
+            false => diff_id.hex(),
+        };
+        let _ = dir.name.set(name.clone());
+        self.remember(name, &dir);
+        let mut locks = self
+            .unpacking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        locks.remove(&diff_id);
+        Ok(dir)
+    }
+}

@@ -1,0 +1,247 @@
+//! Puts the image together and publishes it: layers, config, spec, and the manifest with its tag
+//! last of all.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use chalk_core::Digest;
+use chalk_core::config::ImageConfig;
+use chalk_core::spec::StageBase;
+use chalk_store::Blob;
+
+use super::build::Build;
+use super::chain::merge_dirs;
+use super::join::{MAX_LAYERS, runs};
+use super::layers::LayerDir;
+use super::stage::StageDone;
+use super::steps::{Entry, Layer};
+use super::storage;
+use crate::bases::Base;
+use crate::engine::oci::{self, CREATED, Descriptor, History, ImageFile, Manifest};
+use crate::engine::{EngineError, Outcome};
+use crate::places::{IMAGES, SPEC_TYPE, STEPS};
+
+/// First word of the document whose digest names joined layers in the step cache.
+const JOINED: &str = "chalk.joined/v1";
+
+impl<'a> Build<'a> {
+    /// Publishes what the last stage made.
+    pub(super) async fn publish(
+        &self,
+        done: &StageDone,
+        config: ImageConfig,
+        author: Option<String>,
+    ) -> Result<Outcome, EngineError> {
+        let doing = "publish the image";
+        let base = self.result_base();
+        let Entry { layers, history } = self.joined(done, base.as_deref()).await?;
+        for layer in &layers {
+            self.pusher.push(IMAGES, &layer.blob()).await?;
+        }
+        let platform = &self.job.spec.platform;
+        let file = ImageFile {
+            created: Some(CREATED.to_owned()),
+            author,
+            config,
+            history,
+            other: base.as_deref().map(os_facts).unwrap_or_default(),
+            ..ImageFile::empty(platform)
+        };
+        let rootfs = oci::RootFs {
+            diff_ids: layers.iter().map(|layer| layer.diff_id).collect(),
+            ..file.rootfs.clone()
+        };
+        let config = self
+            .document(oci::CONFIG, &ImageFile { rootfs, ..file })
+            .await?;
+        let size = layers.iter().map(|layer| layer.descriptor.size).sum();
+        let count = layers.len();
+        let mut manifest =
+            Manifest::new(config, layers.into_iter().map(|l| l.descriptor).collect());
+        if let Some(base) = &base {
+            let mut note = |name: &str, value: String| {
+                let name = format!("org.opencontainers.image.base.{name}");
+                manifest.annotations.insert(name, value);
+            };
+            note("name", base.reference.without_digest().to_string());
+            note("digest", base.digest.to_string());
+        }
+        let manifest = serde_json::to_vec(&manifest).map_err(|e| storage(doing, &e))?;
+        let subject = Descriptor::of(oci::MANIFEST, &manifest);
+        // Before the image has its name, so that whoever finds it finds its spec.
+        self.attach_spec(&subject).await?;
+        if self.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let tag = self.job.image_hash.hex();
+        self.put_manifest(&tag, manifest).await?;
+        Ok(Outcome {
+            manifest: subject.digest,
+            size,
+            layers: count,
+            steps: Vec::new(),
+        })
+    }
+
+    /// The image that the result builds upon, if it builds upon one.
+    fn result_base(&self) -> Option<Arc<Base>> {
+        let mut index = self.stages.len().checked_sub(1)?;
+        while let StageBase::Stage(earlier) = self.stages[index].base {
+            index = earlier;
+        }
+        self.bases[index].clone()
+    }
+
+    async fn attach_spec(&self, subject: &Descriptor) -> Result<(), EngineError> {
+        let doing = "attach the spec to the image";
+        let spec = self.document(SPEC_TYPE, &self.job.spec).await?;
+        let empty = self
+            .document(oci::EMPTY, &BTreeMap::<String, String>::new())
+            .await?;
+        let mut manifest = Manifest::new(empty, vec![spec]);
+        manifest.artifact_type = Some(SPEC_TYPE.to_owned());
+        manifest.subject = Some(subject.clone());
+        let manifest = serde_json::to_vec(&manifest).map_err(|e| storage(doing, &e))?;
+        let name = Digest::of(&manifest).to_string();
+        self.put_manifest(&name, manifest).await
+    }
+
+    /// Stores a JSON document as a blob of the images' repository.
+    async fn document<T: serde::Serialize + Sync>(
+        &self,
+        media_type: &str,
+        document: &T,
+    ) -> Result<Descriptor, EngineError> {
+        let doing = "publish the image";
+        let bytes = serde_json::to_vec(document).map_err(|e| storage(doing, &e))?;
+        let descriptor = Descriptor::of(media_type, &bytes);
+        let put = self.shared.blobs.run(move |blobs| blobs.put(&bytes)).await;
+        let blob: Blob = put.map_err(|e| storage(doing, &e))?;
+        self.pusher.push(IMAGES, &blob).await?;
+        Ok(descriptor)
+    }
+
+    async fn put_manifest(&self, name: &str, manifest: Vec<u8>) -> Result<(), EngineError> {
+        let regional = &self.shared.regional;
+        let put = regional.put_manifest(IMAGES, name, oci::MANIFEST, manifest.into());
+        put.await.map_err(|e| storage("publish the image", &e))?;
+        Ok(())
+    }
+
+    /// Layers and history of the image, with runs of small layers joined where there are too
+    /// many.
+    async fn joined(&self, done: &StageDone, base: Option<&Base>) -> Result<Entry, EngineError> {
+        let Entry { layers, history } = &done.entry;
+        let sizes: Vec<u64> = layers.iter().map(|layer| layer.descriptor.size).collect();
+        let below = base.map_or(0, |base| base.layers.len()).min(layers.len());
+        let runs = runs(&sizes, below, MAX_LAYERS);
+        if runs.len() == layers.len() {
+            return Ok(done.entry.clone());
+        }
+        let mut joined = Vec::with_capacity(runs.len());
+        for run in &runs {
+            joined.push(match run.len() {
+                1 => layers[run.start].clone(),
+                _ => {
+                    self.join(&layers[run.clone()], done.dirs.get(run.clone()))
+                        .await?
+                }
+            });
+        }
+        Ok(Entry {
+            layers: joined,
+            history: joined_history(history, &runs),
+        })
+    }
+
+    /// One layer that stands for several; from the step cache, if it was made before.
+    async fn join(
+        &self,
+        parts: &[Layer],
+        dirs: Option<&[Arc<LayerDir>]>,
+    ) -> Result<Layer, EngineError> {
+        if self.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let key = joined_key(parts, self.compression().word());
+        if let Some((entry, _)) = self.shared.steps.get(&key).await?
+            && let [layer] = entry.layers.as_slice()
+        {
+            return Ok(layer.clone());
+        }
+        let dirs = match dirs {
+            Some(dirs) => dirs.to_vec(),
+            None => self.layer_dirs(parts).await?,
+        };
+        let merged = merge_dirs(dirs, &self.shared.dirs).await?;
+        let layer = self.keep(&merged).await?;
+        self.pusher.push(STEPS, &layer.blob()).await?;
+        let entry = Entry {
+            layers: vec![layer.clone()],
+            history: vec![History::default()],
+        };
+        let platform = &self.job.spec.platform;
+        self.shared.steps.put(&key, &entry, platform).await?;
+        Ok(layer)
+    }
+}
+
+/// Name of joined layers in the step cache: what they are made of, and how they are packed.
+fn joined_key(parts: &[Layer], compression: &str) -> Digest {
+    let mut text = format!("{JOINED}\n{compression}\n");
+    for part in parts {
+        text.push_str(&format!("{}\n", part.diff_id));
+    }
+    Digest::of(text.as_bytes())
+}
+
+/// The history with the entries of joined layers marked as having made none, but the last of
+/// each run, so that there still is one for each layer.
+fn joined_history(history: &[History], runs: &[Range<usize>]) -> Vec<History> {
+    let mut layer = 0;
+    let mark = |entry: &History| {
+        let mut entry = entry.clone();
+        if !entry.empty_layer {
+            entry.empty_layer = !runs.iter().any(|run| run.end == layer + 1);
+            layer += 1;
+        }
+        entry
+    };
+    history.iter().map(mark).collect()
+}
+
+/// What of a base's config speaks of the operating system beyond the platform.
+fn os_facts(base: &Base) -> BTreeMap<String, serde_json::Value> {
+    let names = ["os.version", "os.features"];
+    let facts = base.config.other.iter();
+    let facts = facts.filter(|(name, _)| names.contains(&name.as_str()));
+    facts
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_has_one_entry_for_each_layer() {
+        let check = |empty: &str, runs: &[Range<usize>], expect: &str| {
+            let entry = |c: char| History {
+                empty_layer: c == 'e',
+                ..History::default()
+            };
+            let history: Vec<History> = empty.chars().map(entry).collect();
+            let got = joined_history(&history, runs);
+            let got: String = got
+                .iter()
+                .map(|h| if h.empty_layer { 'e' } else { 'l' })
+                .collect();
+            assert_eq!(got, expect);
+        };
+        check("lel", &[0..1, 1..2], "lel");
+        check("lelll", &[0..1, 1..4], "leeel");
+        check("llell", &[0..2, 2..4], "eleel");
+    }
+}

@@ -1,0 +1,325 @@
+//! Where a stage goes on: at the deepest operation whose result is cached and usable, or at its
+//! base.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chalk_core::Digest;
+use chalk_core::lower::Action;
+use chalk_core::spec::StageBase;
+use chalk_core::wire::EventKind;
+use chalk_store::Blob;
+use chalk_store::layer::LayerError;
+use chalk_store::registry::{Progress, Transfer};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+
+use super::build::{Build, StageFuture};
+use super::layers::{DirError, LayerDir};
+use super::steps::{Entry, Layer, Place};
+use super::storage;
+use crate::bases::Base;
+use crate::engine::EngineError;
+use crate::engine::oci::Descriptor;
+
+/// Layers that are fetched and unpacked at once.
+const UNPACKING: usize = 4;
+/// Time between two reports on a pull.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What a stage goes on from.
+pub(super) struct Start {
+    /// First operation to carry out.
+    pub(super) next: usize,
+    /// Layers and history up to it.
+    pub(super) entry: Entry,
+    /// Directories of the layers, if they are needed.
+    pub(super) dirs: Option<Vec<Arc<LayerDir>>>,
+}
+
+/// Why a start cannot be used.
+enum Unusable {
+    /// A blob is gone or damaged; a start further up may do.
+    Blob(String),
+    /// Nothing will do.
+    Fatal(EngineError),
+}
+
+impl<'a> Build<'a> {
+    /// Finds where stage `index` goes on. `needs_dirs` says that its files are read in any case.
+    pub(super) async fn start(
+        &self,
+        index: usize,
+        earlier: &[StageFuture<'_>],
+        needs_dirs: bool,
+    ) -> Result<Start, EngineError> {
+        let ops = &self.stages[index].ops;
+        let forced = &self.forced[index];
+        // Operations from here on must run.
+        let mut usable = forced.iter().position(|f| *f).unwrap_or(ops.len());
+        loop {
+            let found = self.deepest(index, usable).await?;
+            let (next, entry, place) = match found {
+                Some((op, entry, place)) => (op + 1, Some(entry), place),
+                None => (0, None, Place::Local),
+            };
+            // Changes of the config that follow need nothing run.
+            let limit = forced.iter().position(|f| *f).unwrap_or(ops.len());
+            let following = ops[next..limit.max(next)].iter();
+            let config_only = following
+                .take_while(|op| op.action == Action::Config)
+                .count();
+            let work_left = ops[next..].iter().any(|op| op.action != Action::Config);
+            let wants_dirs = needs_dirs || work_left;
+            let Some(entry) = entry else {
+                let start = self.start_at_base(index, earlier, wants_dirs).await?;
+                self.tell_cached(index, 0, config_only, Place::Local);
+                return Ok(start);
+            };
+            let dirs = match wants_dirs {
+                true => self.dirs(&entry.layers).await.map(Some),
+                false => Ok(None),
+            };
+            match dirs {
+                Ok(dirs) => {
+                    self.tell_cached(index, 0, next + config_only, place);
+                    return Ok(Start { next, entry, dirs });
+                }
+                Err(Unusable::Fatal(error)) => return Err(error),
+                Err(Unusable::Blob(why)) => {
+                    let key = &ops[next - 1].key;
+                    tracing::warn!(%key, %why, "a cached step is built again");
+                    self.events.emit(EventKind::Warning {
+                        message: format!("a cached step cannot be used and is built again: {why}"),
+                    });
+                    self.shared.steps.forget(key).await;
+                    usable = next - 1;
+                }
+            }
+        }
+    }
+
+    /// The deepest operation before `usable` that is in the step cache.
+    async fn deepest(
+        &self,
+        index: usize,
+        usable: usize,
+    ) -> Result<Option<(usize, Entry, Place)>, EngineError> {
+        for (position, op) in self.stages[index].ops[..usable].iter().enumerate().rev() {
+            if self.cancel.is_cancelled() {
+                return Err(EngineError::Cancelled);
+            }
+            if op.action == Action::Config {
+                continue;
+            }
+            if let Some((entry, place)) = self.shared.steps.get(&op.key).await? {
+                return Ok(Some((position, entry, place)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn tell_cached(&self, index: usize, from: usize, to: usize, place: Place) {
+        for op in &self.stages[index].ops[from..to] {
+            if let Some(step) = self.position(op.step, &op.key) {
+                self.cached(step, place.word());
+            }
+        }
+    }
+
+    async fn start_at_base(
+        &self,
+        index: usize,
+        earlier: &[StageFuture<'_>],
+        wants_dirs: bool,
+    ) -> Result<Start, EngineError> {
+        let (entry, dirs) = match &self.stages[index].base {
+            StageBase::Scratch => (Entry::default(), Some(Vec::new())),
+            StageBase::Stage(stage) => {
+                let missing = || EngineError::Spec(format!("there is no stage {stage}"));
+                let done = earlier.get(*stage).ok_or_else(missing)?;
+                let done = done.clone().await.map_err(|_| EngineError::Cancelled)?;
+                (done.entry.clone(), Some(done.dirs.clone()))
+            }
+            StageBase::Image(_) => {
+                let missing = || EngineError::Spec(format!("stage {index} has no base"));
+                let base = self.bases[index].as_ref().ok_or_else(missing)?;
+                let entry = entry_of(base);
+                let dirs = match wants_dirs {
+                    true => Some(self.base_dirs(base, &entry.layers).await?),
+                    false => None,
+                };
+                (entry, dirs)
+            }
+        };
+        Ok(Start {
+            next: 0,
+            entry,
+            dirs,
+        })
+    }
+
+    /// Directories of layers of the step cache or of a base that they build upon.
+    async fn dirs(&self, layers: &[Layer]) -> Result<Vec<Arc<LayerDir>>, Unusable> {
+        let all = layers.iter().map(|layer| self.dir(layer).boxed());
+        let all: Vec<_> = all.collect();
+        stream::iter(all).buffered(UNPACKING).try_collect().await
+    }
+
+    async fn dir(&self, layer: &Layer) -> Result<Arc<LayerDir>, Unusable> {
+        let shared = self.shared;
+        if let Ok(Some(dir)) = shared.dirs.find(&layer.diff_id) {
+            return Ok(dir);
+        }
+        if self.cancel.is_cancelled() {
+            return Err(Unusable::Fatal(EngineError::Cancelled));
+        }
+        let digest = &layer.descriptor.digest;
+        let mut tried_again = false;
+        loop {
+            let fetched = self.pusher.fetch(&layer.blob()).await;
+            fetched.map_err(|e| Unusable::Blob(e.to_string()))?;
+            match shared.dirs.get(&layer.diff_id, digest, &shared.blobs).await {
+                Ok(dir) => return Ok(dir),
+                // A damaged blob was set aside; there may be a sound one elsewhere.
+                Err(DirError::Layer(error)) if !tried_again => {
+                    tracing::warn!(%digest, %error, "a layer is fetched again");
+                    tried_again = true;
+                }
+                Err(DirError::Layer(error)) => return Err(Unusable::Blob(in_words(&error))),
+                Err(error) => return Err(Unusable::Fatal(storage("unpack a layer", &error))),
+            }
+        }
+    }
+
+    /// Directories of layers, or why there are none.
+    pub(super) async fn layer_dirs(
+        &self,
+        layers: &[Layer],
+    ) -> Result<Vec<Arc<LayerDir>>, EngineError> {
+        self.dirs(layers).await.map_err(|error| match error {
+            Unusable::Fatal(error) => error,
+            Unusable::Blob(cause) => EngineError::Storage {
+                doing: "unpack a layer".to_owned(),
+                cause,
+            },
+        })
+    }
+
+    /// Directories of the layers of a base, pulled with reports on how far it is.
+    async fn base_dirs(
+        &self,
+        base: &Arc<Base>,
+        layers: &[Layer],
+    ) -> Result<Vec<Arc<LayerDir>>, EngineError> {
+        let unpacked = |layer: &Layer| matches!(self.shared.dirs.find(&layer.diff_id), Ok(Some(_)));
+        let absent: Vec<Blob> = layers
+            .iter()
+            .filter(|l| !unpacked(l))
+            .map(Layer::blob)
+            .collect();
+        if !absent.is_empty() {
+            self.pull(base, &absent).await?;
+        }
+        match self.dirs(layers).await {
+            Ok(dirs) => Ok(dirs),
+            Err(Unusable::Fatal(error)) => Err(error),
+            Err(Unusable::Blob(why)) => Err(EngineError::Base(crate::bases::BaseError::Invalid {
+                reference: base.reference.clone(),
+                detail: why,
+            })),
+        }
+    }
+
+    async fn pull(&self, base: &Arc<Base>, absent: &[Blob]) -> Result<(), EngineError> {
+        let state = Arc::new(Mutex::new(std::collections::BTreeMap::<Digest, u64>::new()));
+        let seen = Arc::clone(&state);
+        let progress = Progress::new(move |transfer: Transfer| {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.insert(transfer.digest, transfer.done);
+        });
+        let total: u64 = absent.iter().map(|blob| blob.size).sum();
+        let tell = |done: u64| {
+            self.events.emit(EventKind::Pulling {
+                image: base.reference.to_string(),
+                done,
+                total,
+            });
+        };
+        let mut moved = false;
+        let bases = &self.shared.bases;
+        let all = absent
+            .iter()
+            .map(|blob| bases.fetch_layer(base, blob, &progress).boxed());
+        let all: Vec<_> = all.collect();
+        let fetch = stream::iter(all)
+            .buffer_unordered(UNPACKING)
+            .try_collect::<()>();
+        let mut fetch = std::pin::pin!(fetch);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.tick().await;
+        loop {
+            tokio::select! {
+                done = &mut fetch => {
+                    done?;
+                    break;
+                }
+                () = self.cancel.cancelled() => return Err(EngineError::Cancelled),
+                _ = ticks.tick() => {
+                    let seen = state.lock().unwrap_or_else(PoisonError::into_inner);
+                    let done = seen.values().sum();
+                    drop(seen);
+                    moved = true;
+                    tell(done);
+                }
+            }
+        }
+        let seen = state.lock().unwrap_or_else(PoisonError::into_inner);
+        if moved || !seen.is_empty() {
+            drop(seen);
+            tell(total);
+        }
+        Ok(())
+    }
+}
+
+/// An error with its causes.
+fn in_words(error: &LayerError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+/// A base as the result of no step.
+fn entry_of(base: &Base) -> Entry {
+    let layers = base.layers.iter().zip(&base.config.rootfs.diff_ids);
+    let layers = layers.map(|(descriptor, diff_id)| Layer {
+        descriptor: oci_descriptor(descriptor),
+        diff_id: *diff_id,
+    });
+    Entry {
+        layers: layers.collect(),
+        history: base.config.sound_history(),
+    }
+}
+
+/// Docker's own media types of layers in the words of the OCI; the bytes are the same.
+fn oci_descriptor(descriptor: &Descriptor) -> Descriptor {
+    let media_type = match descriptor.media_type.as_str() {
+        "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
+            "application/vnd.oci.image.layer.v1.tar+gzip"
+        }
+        "application/vnd.docker.image.rootfs.diff.tar" => "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.docker.image.rootfs.diff.tar.zstd" => {
+            "application/vnd.oci.image.layer.v1.tar+zstd"
+        }
+        other => other,
+    };
+    Descriptor {
+        media_type: media_type.to_owned(),
+        ..descriptor.clone()
+    }
+}

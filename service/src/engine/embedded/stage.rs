@@ -1,0 +1,342 @@
+//! Carries the operations of a stage out. While one runs, the layer of the one before it is
+//! packed, pushed and noted in the step cache.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chalk_core::Digest;
+use chalk_core::lower::{Action, Op};
+use chalk_core::wire::{EventKind, StepState};
+use chalk_store::Blob;
+use chalk_store::layer::{PackOptions, PackedLayer, pack};
+use futures_util::future::join_all;
+use tokio::sync::mpsc;
+
+use super::build::{Build, StageFuture, stages_read};
+use super::chain::Chain;
+use super::layers::LayerDir;
+use super::output::StepLog;
+use super::resume::Start;
+use super::run::{Runner, StepError};
+use super::steps::{Entry, Layer};
+use super::storage;
+use crate::engine::oci::{CREATED, Descriptor, History};
+use crate::engine::{Compression, EngineError};
+use crate::places::STEPS;
+
+/// A stage that came to its end.
+#[derive(Debug)]
+pub(super) struct StageDone {
+    /// All layers and their history.
+    pub(super) entry: Entry,
+    /// Directories of all layers, bottom first; none when nobody wanted to read files.
+    pub(super) dirs: Vec<Arc<LayerDir>>,
+    /// The same as a chain.
+    pub(super) chain: Chain,
+}
+
+/// An operation that was carried out, on its way to the cache.
+struct Finished<'b> {
+    op: &'b Op,
+    step: Option<usize>,
+    /// What it changed; none when it changed no file.
+    dir: Option<Arc<LayerDir>>,
+    seconds: f64,
+}
+
+impl<'a> Build<'a> {
+    /// Carries stage `index` out.
+    pub(super) async fn run_stage(
+        &self,
+        index: usize,
+        earlier: &[StageFuture<'_>],
+        last: bool,
+    ) -> Result<StageDone, EngineError> {
+        let start = self.start(index, earlier, !last).await?;
+        let ops = &self.stages[index].ops[start.next..];
+        let base_key = self.stages[index].base_key;
+        // What later operations read is built meanwhile.
+        let read: Vec<usize> = ops.iter().flat_map(|op| stages_read(&op.action)).collect();
+        let sources: Vec<StageFuture<'_>> = read
+            .iter()
+            .filter_map(|stage| earlier.get(*stage).cloned())
+            .collect();
+        let Start {
+            entry, dirs, next, ..
+        } = start;
+        let dirs = dirs.unwrap_or_default();
+        let chain = Chain::new(base_key, dirs.clone());
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let (run, finished, _) = tokio::join!(
+            self.run_operations(index, next, chain, earlier, sender),
+            self.finish_operations(entry, receiver),
+            join_all(sources),
+        );
+        // A failure to keep a layer stops the build; the step that was stopped by it is no cause.
+        let (entry, new_dirs) = finished?;
+        let chain = run?;
+        let mut dirs = dirs;
+        dirs.extend(new_dirs);
+        Ok(StageDone { entry, dirs, chain })
+    }
+
+    async fn run_operations<'b>(
+        &'b self,
+        index: usize,
+        next: usize,
+        mut chain: Chain,
+        earlier: &[StageFuture<'_>],
+        finished: mpsc::UnboundedSender<Finished<'b>>,
+    ) -> Result<Chain, EngineError> {
+        for op in &self.stages[index].ops[next..] {
+            if self.cancel.is_cancelled() {
+                return Err(EngineError::Cancelled);
+            }
+            let step = self.position(op.step, &op.key);
+            let told = self.told(step);
+            let mut dir = None;
+            let mut began = Instant::now();
+            if op.action == Action::Config {
+                // What was not told as cached before.
+                if step.is_some() && !told {
+                    self.begin(step);
+                }
+            } else {
+                let mut read = Vec::new();
+                for stage in stages_read(&op.action) {
+                    let missing = || EngineError::Spec(format!("there is no stage {stage}"));
+                    let done = earlier.get(stage).ok_or_else(missing)?.clone();
+                    let done = done.await.map_err(|_| EngineError::Cancelled)?;
+                    read.push((stage, done));
+                }
+                let _slot = tokio::select! {
+                    slot = self.shared.slots.acquire() => slot,
+                    () = self.cancel.cancelled() => return Err(EngineError::Cancelled),
+                };
+                self.begin(step);
+                began = Instant::now();
+                let layer = self.shared.dirs.create();
+                let layer = layer.map_err(|e| storage("make a layer directory", &e))?;
+                self.carry_out(op, step, &chain, &read, &layer).await?;
+                if !is_empty(&layer).await {
+                    chain.push(Arc::clone(&layer), &self.shared.dirs).await?;
+                    dir = Some(layer);
+                }
+            }
+            let sent = finished.send(Finished {
+                op,
+                step: step.filter(|_| !told),
+                dir,
+                seconds: began.elapsed().as_secs_f64(),
+            });
+            // The other side ends early only when it failed.
+            if sent.is_err() {
+                return Err(EngineError::Cancelled);
+            }
+        }
+        Ok(chain)
+    }
+
+    fn begin(&self, step: Option<usize>) {
+        if let Some(step) = step {
+            self.record(step, |record| record.state = StepState::Running);
+            self.events.emit(EventKind::StepStarted { step });
+        }
+    }
+
+    /// Whether a step was told as cached.
+    fn told(&self, step: Option<usize>) -> bool {
+        let mut told = false;
+        if let Some(step) = step {
+            self.record(step, |record| told = record.state == StepState::Cached);
+        }
+        told
+    }
+
+    /// Carries one operation out in `layer`; tells when it fails.
+    async fn carry_out(
+        &self,
+        op: &Op,
+        step: Option<usize>,
+        chain: &Chain,
+        sources: &[(usize, Arc<StageDone>)],
+        layer: &Arc<LayerDir>,
+    ) -> Result<(), EngineError> {
+        let began = Instant::now();
+        let position = step.unwrap_or_else(|| op.step.min(self.last_step()));
+        let emit = |event| self.events.emit(event);
+        let mut runner = Runner {
+            shared: self.shared,
+            job: self.job,
+            cancel: &self.cancel,
+            chain,
+            sources,
+            upper: layer.path().to_owned(),
+            scratch: &self.scratch,
+            log: StepLog::new(position, &self.job.secrets, &emit),
+            deadline: began + self.shared.settings.step_timeout,
+        };
+        let done = match &op.action {
+            Action::Config => Ok(()),
+            Action::Run(run) => runner.run_step(run).await,
+            Action::Install(install) => runner.install_step(install).await,
+            files => runner.write_files(files).await,
+        };
+        let tail = runner.log.finish();
+        let (message, exit_code) = match done {
+            Ok(()) => return Ok(()),
+            Err(StepError::Cancelled) => return Err(EngineError::Cancelled),
+            Err(StepError::Engine(error)) => (error.to_string(), None),
+            Err(StepError::Failed { message, exit_code }) => (message, exit_code),
+        };
+        self.record(position, |record| {
+            record.state = StepState::Failed;
+            record.seconds = began.elapsed().as_secs_f64();
+        });
+        self.events.emit(EventKind::StepFailed {
+            step: position,
+            exit_code,
+            message: message.clone(),
+            tail: tail.clone(),
+        });
+        Err(EngineError::Step {
+            step: position,
+            title: op.title.clone(),
+            exit_code,
+            message,
+            tail,
+        })
+    }
+
+    fn last_step(&self) -> usize {
+        let ops = self.stages.iter().flat_map(|stage| &stage.ops);
+        let listed = ops.filter_map(|op| self.position(op.step, &op.key));
+        listed.max().unwrap_or(0)
+    }
+
+    /// Packs, pushes and notes what operations made, in order; gives all layers and history.
+    async fn finish_operations(
+        &self,
+        mut entry: Entry,
+        mut finished: mpsc::UnboundedReceiver<Finished<'_>>,
+    ) -> Result<(Entry, Vec<Arc<LayerDir>>), EngineError> {
+        let mut dirs = Vec::new();
+        let result = async {
+            while let Some(done) = finished.recv().await {
+                self.finish(&mut entry, &mut dirs, done).await?;
+            }
+            Ok(())
+        }
+        .await;
+        if let Err(error) = result {
+            // Stops the operations, which would run for nothing.
+            let stopped = error;
+            self.cancel_for(&stopped);
+            return Err(stopped);
+        }
+        Ok((entry, dirs))
+    }
+
+    fn cancel_for(&self, error: &EngineError) {
+        tracing::warn!(build = self.job.id, %error, "a layer cannot be kept");
+        self.cancel.cancel();
+    }
+
+    async fn finish(
+        &self,
+        entry: &mut Entry,
+        dirs: &mut Vec<Arc<LayerDir>>,
+        done: Finished<'_>,
+    ) -> Result<(), EngineError> {
+        let layer = match done.dir {
+            Some(dir) => {
+                let layer = self.keep(&dir).await?;
+                dirs.push(dir);
+                Some(layer)
+            }
+            None => None,
+        };
+        entry.history.push(History {
+            created: Some(CREATED.to_owned()),
+            created_by: Some(done.op.created_by.clone()),
+            empty_layer: layer.is_none(),
+            ..History::default()
+        });
+        let blob = layer.as_ref().map(Layer::blob);
+        entry.layers.extend(layer);
+        if done.op.action != Action::Config {
+            // The base's layers are part of the entry, too.
+            for layer in &entry.layers {
+                self.pusher.push(STEPS, &layer.blob()).await?;
+            }
+            let platform = &self.job.spec.platform;
+            self.shared.steps.put(&done.op.key, entry, platform).await?;
+        }
+        if let Some(step) = done.step {
+            let size = blob.map_or(0, |blob: Blob| blob.size);
+            self.record(step, |record| {
+                record.state = StepState::Ran;
+                record.seconds = done.seconds;
+                record.layer_bytes = size;
+            });
+            self.events.emit(EventKind::StepDone {
+                step,
+                seconds: done.seconds,
+                layer: blob.map(|blob| blob.digest),
+                layer_bytes: size,
+            });
+        }
+        Ok(())
+    }
+
+    /// Compression of new layers.
+    pub(super) fn compression(&self) -> Compression {
+        self.job
+            .compression
+            .unwrap_or(self.shared.settings.compression)
+    }
+
+    /// Packs a directory into a layer of the store.
+    pub(super) async fn keep(&self, dir: &Arc<LayerDir>) -> Result<Layer, EngineError> {
+        let options = PackOptions {
+            compression: layer_compression(self.compression()),
+            ..PackOptions::default()
+        };
+        let packed = {
+            let _place = self.shared.packing.acquire().await;
+            let (store, path) = (self.shared.blobs.clone(), dir.path().to_owned());
+            let work = move || pack(&path, &store, &options, &mut |_| false);
+            tokio::task::spawn_blocking(work).await
+        };
+        let doing = "pack a layer";
+        let packed: PackedLayer = packed
+            .map_err(|e| storage(doing, &e))?
+            .map_err(|e| storage(doing, &e))?;
+        let diff_id: Digest = packed.diff_id;
+        self.shared.dirs.name(dir, &diff_id);
+        Ok(Layer {
+            descriptor: Descriptor {
+                media_type: packed.media_type.to_owned(),
+                digest: packed.digest,
+                size: packed.size,
+                annotations: std::collections::BTreeMap::new(),
+            },
+            diff_id,
+        })
+    }
+}
+
+fn layer_compression(compression: Compression) -> chalk_store::layer::Compression {
+    use chalk_store::layer::Compression as Layer;
+    match compression {
+        Compression::Zstd => Layer::Zstd(3),
+        Compression::Gzip => Layer::Gzip(6),
+        Compression::None => Layer::None,
+    }
+}
+
+async fn is_empty(dir: &Arc<LayerDir>) -> bool {
+    let path = dir.path().to_owned();
+    let empty = move || std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    tokio::task::spawn_blocking(empty).await.unwrap_or(false)
+}

@@ -1,0 +1,260 @@
+//! The step cache: what a chain of steps made, by step key.
+//!
+//! In the regional registry an entry is an image manifest in the repository `chalk/steps`, tagged
+//! with the key, that lists the layers so far, base included; its config has their `diff_ids` and
+//! the history. So a fresh builder starts warm, and a registry's own collector keeps what is
+//! tagged. A file per key in the state directory saves the way to the registry; it counts only
+//! while all its blobs are in the store.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use chalk_core::{Digest, Platform};
+use chalk_store::registry::Progress;
+use chalk_store::{Blob, BlobStore};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::EngineError;
+use crate::engine::oci::{self, Descriptor, History, ImageFile, Manifest};
+use crate::places::STEPS;
+use crate::registry::Regional;
+
+/// Largest config of an entry.
+const CONFIG_LIMIT: u64 = 16 << 20;
+
+/// A layer as an image names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Layer {
+    /// The blob.
+    pub(super) descriptor: Descriptor,
+    /// Digest of what it unpacks to.
+    pub(super) diff_id: Digest,
+}
+
+impl Layer {
+    /// Digest and size of the blob.
+    pub(super) fn blob(&self) -> Blob {
+        Blob {
+            digest: self.descriptor.digest,
+            size: self.descriptor.size,
+        }
+    }
+}
+
+/// What is known under a key.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// All layers, bottom first.
+    pub(super) layers: Vec<Layer>,
+    /// One entry for each layer among those that made none.
+    pub(super) history: Vec<History>,
+}
+
+/// Where an entry was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the state directory.
+    Local,
+    /// In the registry.
+    Registry,
+}
+
+impl Place {
+    /// The word of the events.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Registry => "registry",
+        }
+    }
+}
+
+/// The step cache.
+#[derive(Debug)]
+pub(super) struct StepCache {
+    dir: PathBuf,
+    regional: Arc<dyn Regional>,
+    blobs: BlobStore,
+}
+
+fn failed(doing: &str, error: &dyn std::error::Error) -> EngineError {
+    EngineError::Storage {
+        doing: doing.to_owned(),
+        cause: error.to_string(),
+    }
+}
+
+impl StepCache {
+    /// Keeps its files in `dir`.
+    pub(super) fn new(dir: PathBuf, regional: Arc<dyn Regional>, blobs: BlobStore) -> Self {
+        Self {
+            dir,
+            regional,
+            blobs,
+        }
+    }
+
+    /// Whether there is an entry.
+    ///
+    /// # Errors
+    /// When the registry fails.
+    pub(super) async fn has(&self, key: &Digest) -> Result<bool, EngineError> {
+        if self.local(key).await.is_some() {
+            return Ok(true);
+        }
+        let head = self.regional.head_manifest(STEPS, &key.hex()).await;
+        Ok(head
+            .map_err(|e| failed("look into the step cache", &e))?
+            .is_some())
+    }
+
+    /// The entry of a key. One that cannot be read counts as absent.
+    ///
+    /// # Errors
+    /// When the registry fails.
+    pub(super) async fn get(&self, key: &Digest) -> Result<Option<(Entry, Place)>, EngineError> {
+        if let Some(entry) = self.local(key).await {
+            return Ok(Some((entry, Place::Local)));
+        }
+        let doing = "look into the step cache";
+        let found = self.regional.manifest(STEPS, &key.hex()).await;
+        let Some(found) = found.map_err(|e| failed(doing, &e))? else {
+            return Ok(None);
+        };
+        let entry = self.read(&found.bytes).await;
+        match entry {
+            Ok(entry) => {
+                self.remember(key, &entry).await;
+                Ok(Some((entry, Place::Registry)))
+            }
+            Err(why) => {
+                tracing::warn!(%key, %why, "an entry of the step cache is not used");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn read(&self, manifest: &[u8]) -> Result<Entry, String> {
+        let manifest: Manifest = serde_json::from_slice(manifest).map_err(|e| e.to_string())?;
+        let config = Blob {
+            digest: manifest.config.digest,
+            size: manifest.config.size,
+        };
+        if config.size > CONFIG_LIMIT {
+            return Err(format!("its config has {} bytes", config.size));
+        }
+        self.regional
+            .pull_blob(STEPS, &config, &self.blobs, &Progress::none())
+            .await
+            .map_err(|e| e.to_string())?;
+        let bytes = self
+            .blobs
+            .run(move |blobs| blobs.read_small(&config.digest, CONFIG_LIMIT))
+            .await
+            .map_err(|e| e.to_string())?;
+        let config: ImageFile = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+        if config.rootfs.diff_ids.len() != manifest.layers.len() {
+            return Err("its config does not fit its manifest".to_owned());
+        }
+        let history = config.sound_history();
+        let layer = |(descriptor, diff_id)| Layer {
+            descriptor,
+            diff_id,
+        };
+        let layers = manifest.layers.into_iter().zip(config.rootfs.diff_ids);
+        Ok(Entry {
+            layers: layers.map(layer).collect(),
+            history,
+        })
+    }
+
+    /// Publishes an entry. Its layers must be in the registry's repository already.
+    ///
+    /// # Errors
+    /// When the registry or the store fails.
+    pub(super) async fn put(
+        &self,
+        key: &Digest,
+        entry: &Entry,
+        platform: &Platform,
+    ) -> Result<(), EngineError> {
+        let doing = "write to the step cache";
+        let mut config = ImageFile::empty(platform);
+        config.created = Some(oci::CREATED.to_owned());
+        config.rootfs.diff_ids = entry.layers.iter().map(|layer| layer.diff_id).collect();
+        config.history.clone_from(&entry.history);
+        let config = serde_json::to_vec(&config).map_err(|e| failed(doing, &e))?;
+        let descriptor = Descriptor::of(oci::CONFIG, &config);
+        let layers = entry.layers.iter().map(|layer| layer.descriptor.clone());
+        let manifest = Manifest::new(descriptor, layers.collect());
+        let manifest = serde_json::to_vec(&manifest).map_err(|e| failed(doing, &e))?;
+        let blob = self.blobs.run(move |blobs| blobs.put(&config)).await;
+        let blob = blob.map_err(|e| failed(doing, &e))?;
+        let none = Progress::none();
+        let pushed = self
+            .regional
+            .push_blob(STEPS, &blob, &self.blobs, &none)
+            .await;
+        pushed.map_err(|e| failed(doing, &e))?;
+        self.regional
+            .put_manifest(STEPS, &key.hex(), oci::MANIFEST, manifest.into())
+            .await
+            .map_err(|e| failed(doing, &e))?;
+        self.remember(key, entry).await;
+        Ok(())
+    }
+
+    /// Takes an entry for absent from now on, since its blobs turned out to be damaged.
+    pub(super) async fn forget(&self, key: &Digest) {
+        let path = self.path(key);
+        let _ = tokio::fs::remove_file(path).await;
+        if let Err(error) = self.regional.delete(STEPS, &key.hex()).await {
+            tracing::warn!(%key, %error, "a damaged entry stays in the step cache");
+        }
+    }
+
+    fn path(&self, key: &Digest) -> PathBuf {
+        self.dir.join(key.hex())
+    }
+
+    async fn local(&self, key: &Digest) -> Option<Entry> {
+        let path = self.path(key);
+        self.blobs
+            .run(move |blobs| {
+                let Ok(bytes) = std::fs::read(&path) else {
+                    return Ok(None);
+                };
+                let entry: Option<Entry> = serde_json::from_slice(&bytes).ok();
+                let Some(entry) = entry else {
+                    let _ = std::fs::remove_file(&path);
+                    return Ok(None);
+                };
+                for layer in &entry.layers {
+                    if blobs.size(&layer.descriptor.digest)? != Some(layer.descriptor.size) {
+                        return Ok(None);
+                    }
+                }
+                Ok::<_, chalk_store::BlobError>(Some(entry))
+            })
+            .await
+            .ok()
+            .flatten()
+    }
+
+    /// Notes an entry in the state directory. The registry has it; so this may fail.
+    async fn remember(&self, key: &Digest, entry: &Entry) {
+        let (dir, path) = (self.dir.clone(), self.path(key));
+        let Ok(bytes) = serde_json::to_vec(entry) else {
+            return;
+        };
+        let written = tokio::task::spawn_blocking(move || {
+            let mut file = tempfile::NamedTempFile::new_in(&dir)?;
+            file.write_all(&bytes)?;
+            file.persist(&path).map_err(|e| e.error)
+        });
+        if let Ok(Err(error)) = written.await {
+            tracing::warn!(%error, "a note of the step cache cannot be written");
+        }
+    }
+}
