@@ -1,17 +1,16 @@
 //! The parent's side: starts the helper, pumps output, keeps the time, stops everything.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::pin;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
 use rustix::pipe::PipeFlags;
-use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
@@ -19,72 +18,16 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::SandboxError;
+use crate::exit::{Exit, Status, Usage};
 use crate::init::HELPER_NAME;
 use crate::mount_attributes::{self, Attributes};
-use crate::output::{OutputSink, Stream};
+use crate::output::{OutputSink, pump};
 use crate::seccomp;
 use crate::spec::{RunSpec, Seccomp};
 use crate::wire::{Report, Request};
 
-/// Most bytes read from a stream at once.
-const CHUNK: usize = 64 << 10;
-
 /// Most bytes of reports that a helper can send: a handful of short lines.
 const MAX_REPORTS: usize = 256 << 10;
-
-/// How a run ended, and what it took.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Exit {
-    /// How the command ended.
-    pub status: Status,
-    /// What all processes of the run used together; zero when they had to be killed before the
-    /// helper could count.
-    pub usage: Usage,
-    /// From start to the end of the last process.
-    pub wall: Duration,
-}
-
-/// How a command ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// By itself, with this code; 0 is success.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
-    /// Killed at its time limit.
-    TimedOut,
-    /// Killed because the caller cancelled it.
-    Cancelled,
-}
-
-impl Status {
-    /// Whether the command ended with code 0.
-    pub fn success(self) -> bool {
-        self == Status::Code(0)
-    }
-
-    /// The code as a shell would give it: 128 + n for signal n, 124 for the time limit (as
-    /// `timeout(1)`), 130 when cancelled.
-    pub fn shell_code(self) -> i32 {
-        match self {
-            Status::Code(code) => code,
-            Status::Signal(signal) => 128 + signal,
-            Status::TimedOut => 124,
-            Status::Cancelled => 130,
-        }
-    }
-}
-
-/// What the processes of a run used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Processor time in user mode.
-    pub user: Duration,
-    /// Processor time in the kernel.
-    pub system: Duration,
-    /// Greatest resident size of any one process, in bytes.
-    pub max_rss_bytes: u64,
-}
 
 /// Runs `spec` to its end and hands its output to `sink`.
 ///
@@ -399,46 +342,6 @@ async fn write_all(socket: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Hands both streams to the sink until both end. Once the run has `ended` everything written is
-/// in the pipes, so an empty pipe is the end even when some process outside of the run was handed
-/// its other end and keeps it open.
-async fn pump(
-    stdout: &mut pipe::Receiver,
-    stderr: &mut pipe::Receiver,
-    sink: &mut impl OutputSink,
-    ended: &Notify,
-) {
-    let mut out_buffer = vec![0; CHUNK];
-    let mut err_buffer = vec![0; CHUNK];
-    let (mut out_open, mut err_open) = (true, true);
-    while out_open || err_open {
-        tokio::select! {
-            result = stdout.read(&mut out_buffer), if out_open => match result {
-                Ok(0) | Err(_) => out_open = false,
-                Ok(count) => sink.write(Stream::Stdout, &out_buffer[..count]).await,
-            },
-            result = stderr.read(&mut err_buffer), if err_open => match result {
-                Ok(0) | Err(_) => err_open = false,
-                Ok(count) => sink.write(Stream::Stderr, &err_buffer[..count]).await,
-            },
-            () = ended.notified() => break,
-        }
-    }
-    for (receiver, stream, open) in [
-        (stdout, Stream::Stdout, out_open),
-        (stderr, Stream::Stderr, err_open),
-    ] {
-        while open && let Ok(count @ 1..) = read_now(receiver, &mut out_buffer) {
-            sink.write(stream, &out_buffer[..count]).await;
-        }
-    }
-}
-
-/// Reads without waiting, past Tokio's own idea of readiness, which may lag behind.
-fn read_now(receiver: &pipe::Receiver, buffer: &mut [u8]) -> rustix::io::Result<usize> {
-    rustix::io::retry_on_intr(|| rustix::io::read(receiver, &mut *buffer))
-}
-
 fn encode(spec: &RunSpec) -> Result<Vec<u8>, SandboxError> {
     let filters = match spec.seccomp {
         Seccomp::Default => seccomp::default_filters()?.to_vec(),
@@ -460,7 +363,13 @@ fn encode(spec: &RunSpec) -> Result<Vec<u8>, SandboxError> {
 /// This program's own file, by way of a read-only mount that is nowhere attached: a process in
 /// the sandbox that gets hold of the helper's `/proc/PID/exe` cannot write to the host's file
 /// through it (CVE-2019-5736).
-fn own_executable() -> Result<OwnedFd, SandboxError> {
+///
+/// Made once and kept: letting go of a mount waits for every processor.
+fn own_executable() -> Result<BorrowedFd<'static>, SandboxError> {
+    static MOUNT: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(mount) = MOUNT.get() {
+        return Ok(mount.as_fd());
+    }
     let open = || -> io::Result<OwnedFd> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = rustix::mount::open_tree(CWD, "/proc/self/exe", flags)?;
@@ -471,11 +380,14 @@ fn own_executable() -> Result<OwnedFd, SandboxError> {
         mount_attributes::set(&tree, attributes)?;
         Ok(tree)
     };
-    open().map_err(|error| match error.raw_os_error() {
-        Some(libc::EPERM) => SandboxError::NotPrivileged,
-        Some(libc::ENOSYS) => SandboxError::KernelTooOld,
-        _ => helper("find the program of")(error),
-    })
+    match open() {
+        Ok(mount) => Ok(MOUNT.get_or_init(|| mount).as_fd()),
+        Err(error) => Err(match error.raw_os_error() {
+            Some(libc::EPERM) => SandboxError::NotPrivileged,
+            Some(libc::ENOSYS) => SandboxError::KernelTooOld,
+            _ => helper("find the program of")(error),
+        }),
+    }
 }
 
 fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {

@@ -219,7 +219,7 @@ async fn without_a_network_there_is_only_lo_and_it_is_up() {
 #[tokio::test]
 async fn a_fork_bomb_ends_at_the_time_limit() {
     let fixture = Fixture::new();
-    let mut spec = fixture.spec("f() { f | f & }; f; sleep 1000");
+    let mut spec = fixture.spec("sh -c 'f() { f | f & }; f' & exec sleep 1000");
     spec.timeout = Some(Duration::from_secs(2));
     spec.max_processes = 600;
     let ran = run(&spec).await.expect("runs");
