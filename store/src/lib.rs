@@ -20,5 +20,7 @@ pub mod snapshots;
 pub mod stack;
 pub mod tree;
 pub mod uploads;
+mod verify;
 
 pub use blobs::{Blob, BlobError, BlobStore, BlobWriter};
+pub use verify::{VerifiedBlob, VerifyingReader};

@@ -338,7 +338,7 @@ mod tests {
                 let _ = rustix::fs::ioctl_setflags(&file, rustix::fs::IFlags::IMMUTABLE);
             }
         }
-        let _ = fs::set_permissions(root.join("locked"), fs::Permissions::from_mode(0));
+        let _ = fs::set_permissions(root.join("locked"), fs::Permissions::from_mode(0o000));
         // Deeper than there are descriptors, and than a path may be long.
         let mut at = File::open(&root).unwrap();
         for _ in 0..3000 {

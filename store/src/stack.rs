@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use chalk_core::glob::{Glob, InvalidGlob};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -39,6 +40,9 @@ pub enum StackError {
     /// Symbolic links that lead in a circle.
     #[error("`{0}` leads through too many symbolic links")]
     TooManyLinks(String),
+    /// A pattern that Go refuses.
+    #[error(transparent)]
+    Pattern(#[from] InvalidGlob),
     /// A file is larger than the caller takes.
     #[error("`{path}` has {size} bytes, more than the {limit} allowed here")]
     TooLarge {
@@ -178,42 +182,32 @@ impl Stack {
         Ok(Some(bytes))
     }
 
-    /// All files whose path matches `pattern`, sorted by path bytes: `*`, `?`, `[a-z]`, `[^a]` and
-    /// `\` as in Go's `path.Match`, which Dockerfiles use; no wildcard matches a slash. Links on
-    /// the way are followed, one at the end is not.
-    pub fn glob(&self, pattern: &[u8]) -> Result<Vec<StackEntry>> {
-        let mut found = vec![self.resolve(b"", false)?];
-        for part in pattern.split(|b| *b == b'/') {
-            if matches!(part, b"" | b".") {
+    /// All files whose path matches `pattern`, sorted by path bytes. Patterns are those of
+    /// [`Glob::go`], as in Dockerfiles, matched name by name: no wildcard matches a slash. Links
+    /// on the way are followed, one at the end is not.
+    pub fn glob(&self, pattern: &str) -> Result<Vec<StackEntry>> {
+        let mut found = vec![self.root_entry()?];
+        for part in pattern.split('/') {
+            if matches!(part, "" | ".") {
                 continue;
             }
+            let glob = if part.contains(['*', '?', '[', '\\']) {
+                Some(Glob::go(part)?)
+            } else {
+                None
+            };
             let mut next = Vec::new();
             for dir in found {
                 let mut base = dir.path.clone();
                 if !base.is_empty() {
                     base.push(b'/');
                 }
-                let names = if part.iter().any(|b| b"*?[\\".contains(b)) {
-                    // A link that leads in a circle matches nothing, as in Go.
-                    let dir = match self.lookup(&dir.path, true) {
-                        Ok(Some(dir)) => dir,
-                        Ok(None) | Err(StackError::TooManyLinks(_)) => continue,
-                        Err(e) => return Err(e),
-                    };
-                    if dir.kind() != EntryKind::Dir {
-                        continue;
-                    }
-                    let all = dir.read_dir()?.into_iter().map(|(name, _)| name);
-                    all.filter(|name| matches_name(part, name)).collect()
-                } else {
-                    vec![part.to_vec()]
+                let names = match &glob {
+                    None => vec![part.as_bytes().to_vec()],
+                    Some(glob) => self.matching(&dir.path, glob)?,
                 };
                 for name in names {
-                    match self.lookup([&base[..], &name].concat(), false) {
-                        Ok(entry) => next.extend(entry),
-                        Err(StackError::TooManyLinks(_)) => {}
-                        Err(e) => return Err(e),
-                    }
+                    next.extend(self.lookup_or_loop([&base[..], &name].concat(), false)?);
                 }
             }
             found = next;
@@ -221,6 +215,27 @@ impl Stack {
         found.sort_by(|a, b| a.path.cmp(&b.path));
         found.dedup_by(|a, b| a.path == b.path);
         Ok(found)
+    }
+
+    /// Names in the directory at `path` that match; none if it is no directory.
+    fn matching(&self, path: &[u8], glob: &Glob) -> Result<Vec<Vec<u8>>> {
+        match self.lookup_or_loop(path, true)? {
+            Some(dir) if dir.kind() == EntryKind::Dir => {
+                let mut names: Vec<_> = dir.read_dir()?.into_iter().map(|(name, _)| name).collect();
+                names.retain(|name| glob.matches(&String::from_utf8_lossy(name)));
+                Ok(names)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// [`lookup`](Self::lookup), where links in a circle are no file: a pattern matches what there
+    /// is, as in Go.
+    fn lookup_or_loop(&self, path: impl AsRef<[u8]>, follow: bool) -> Result<Option<StackEntry>> {
+        match self.lookup(path, follow) {
+            Err(StackError::TooManyLinks(_)) => Ok(None),
+            found => found,
+        }
     }
 
     fn root_entry(&self) -> Result<StackEntry> {
@@ -486,136 +501,12 @@ impl StackEntry {
     }
 }
 
-/// Go's `path.Match` for one name; a broken pattern matches nothing.
-fn matches_name<'a>(mut pattern: &'a [u8], mut name: &'a [u8]) -> bool {
-    // The last star, and where it ends for now; an earlier one never has to give way.
-    let mut star: Option<(&'a [u8], &'a [u8])> = None;
-    loop {
-        if pattern.is_empty() && name.is_empty() {
-            return true;
-        }
-        if let Some(rest) = pattern.strip_prefix(b"*") {
-            star = Some((rest, name));
-            pattern = rest;
-        } else if let Some(rest) = matches_one(pattern, name) {
-            (pattern, name) = rest;
-        } else if let Some((rest, [_, longer @ ..])) = star {
-            star = Some((rest, longer));
-            (pattern, name) = (rest, longer);
-        } else {
-            return false;
-        }
-    }
-}
-
-/// Matches one character against a pattern that starts with no star; gives what is left of both.
-fn matches_one<'a>(pattern: &'a [u8], name: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
-    let (first, rest) = pattern.split_first()?;
-    let literal = |wanted: &u8, rest| (name.first() == Some(wanted)).then(|| (rest, &name[1..]));
-    match first {
-        b'?' => {
-            let width = char_width(name);
-            (width > 0).then(|| (rest, &name[width..]))
-        }
-        b'[' => match class(rest, name) {
-            Some((true, rest, width)) => Some((rest, &name[width..])),
-            _ => None,
-        },
-        b'\\' => {
-            let (wanted, rest) = rest.split_first()?;
-            literal(wanted, rest)
-        }
-        wanted => literal(wanted, rest),
-    }
-}
-
-/// Bytes of the first character; of what is not UTF-8, one.
-fn char_width(name: &[u8]) -> usize {
-    decode(name).map_or(0, |(_, width)| width)
-}
-
-fn decode(bytes: &[u8]) -> Option<(u32, usize)> {
-    let first = *bytes.first()?;
-    let chunk = &bytes[..bytes.len().min(4)];
-    let text = match std::str::from_utf8(chunk) {
-        Ok(text) => text,
-        Err(e) => std::str::from_utf8(&chunk[..e.valid_up_to()]).unwrap_or_default(),
-    };
-    Some(match text.chars().next() {
-        Some(c) => (u32::from(c), c.len_utf8()),
-        None => (u32::from(first), 1),
-    })
-}
-
-/// A `[...]` class behind its bracket: whether it takes the name's first character, what follows
-/// the class, and the character's width.
-fn class<'p>(mut pattern: &'p [u8], name: &[u8]) -> Option<(bool, &'p [u8], usize)> {
-    let (wanted, width) = decode(name)?;
-    let negated = pattern.first() == Some(&b'^');
-    if negated {
-        pattern = &pattern[1..];
-    }
-    let mut hit = false;
-    let mut ranges = 0;
-    loop {
-        if pattern.first() == Some(&b']') && ranges > 0 {
-            return Some((hit != negated, &pattern[1..], width));
-        }
-        let (low, rest) = class_char(pattern)?;
-        let (high, rest) = match rest.strip_prefix(b"-") {
-            Some(rest) => class_char(rest)?,
-            None => (low, rest),
-        };
-        hit |= (low..=high).contains(&wanted);
-        ranges += 1;
-        pattern = rest;
-    }
-}
-
-fn class_char(pattern: &[u8]) -> Option<(u32, &[u8])> {
-    let pattern = match pattern.first()? {
-        b'-' | b']' => return None,
-        b'\\' => &pattern[1..],
-        _ => pattern,
-    };
-    let (value, width) = decode(pattern)?;
-    Some((value, &pattern[width..]))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
-
-    #[test]
-    fn patterns() {
-        for (pattern, name, expect) in [
-            ("*", "", true),
-            ("*.py", "a.py", true),
-            ("*.py", "a.pyc", false),
-            ("a*b*c", "aXbYc", true),
-            ("a**c", "abc", true),
-            ("?", "é", true),
-            ("??", "é", false),
-            ("[a-c]x", "bx", true),
-            ("[^a-c]x", "bx", false),
-            ("[^a-c]x", "dx", true),
-            ("[é]", "é", true),
-            ("[]a]", "]", false),
-            ("[a", "a", false),
-            ("\\*", "*", true),
-            ("\\*", "a", false),
-            ("[\\-x]", "-", true),
-        ] {
-            assert_eq!(
-                matches_name(pattern.as_bytes(), name.as_bytes()),
-                expect,
-                "{pattern} {name}"
-            );
-        }
-    }
 
     fn lines(stack: &Stack, dir: &str) -> Vec<String> {
         let entries = stack.get(dir).unwrap().read_dir().unwrap();
@@ -704,8 +595,11 @@ mod tests {
             stack.read("etc/group", 3),
             Err(StackError::TooLarge { size: 5, .. })
         ));
-        let found = stack.glob(b"/*/[gp]*").unwrap();
+        let found = stack.glob("/*/[gp]*").unwrap();
         let paths: Vec<_> = found.iter().map(|e| e.path().to_vec()).collect();
         assert_eq!(paths, [&b"etc/group"[..], b"etc/passwd"]);
+        assert_eq!(stack.glob("gone/*").unwrap().len(), 0);
+        assert_eq!(stack.glob("hid/up/\\group").unwrap().len(), 1);
+        assert!(matches!(stack.glob("[a"), Err(StackError::Pattern(_))));
     }
 }

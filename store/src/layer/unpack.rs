@@ -8,7 +8,8 @@ use chalk_core::Digest;
 use super::apply::Applier;
 use super::stream::{Total, with_stream};
 use super::{EntryHeader, EntryProblem, Kind, LayerError, LayerReader, OverlayAttrs, Result};
-use crate::blobs::{BlobStore, VerifiedBlob, mismatch_or};
+use crate::blobs::BlobStore;
+use crate::verify::{VerifiedBlob, mismatch_or};
 
 /// What becomes of device nodes in a layer. Base images made from distributions have some in
 /// `/dev`; a sandbox brings its own `/dev`, and a node elsewhere would open the host's disks to
