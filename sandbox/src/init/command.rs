@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 use std::ptr;
+use std::time::Duration;
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::process::{Resource, Rlimit};
@@ -34,6 +35,10 @@ const DOCKER_DEFAULT: CapabilitySet = CapabilitySet::CHOWN
 /// Limits of open files. The soft one is what programs expect that use `select(2)` or close every
 /// possible descriptor one by one; others raise it themselves.
 const OPEN_FILES: (u64, u64) = (1024, 524_288);
+
+/// How often, and how far apart, a program is tried that is open for writing.
+const BUSY_TRIES: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// How willingly the kernel kills processes of a sandbox when memory runs out: before the service.
 const OOM_SCORE_ADJ: &[u8] = b"500";
@@ -216,7 +221,7 @@ impl Command {
         let env = pointers(&self.env);
         let mut reason = libc::ENOENT;
         for candidate in &self.candidates {
-            match system::execve(candidate, &args, &env) {
+            match execute_when_free(candidate, &args, &env) {
                 libc::ENOENT | libc::ENOTDIR if self.candidates.len() > 1 => {}
                 libc::EACCES => reason = libc::EACCES,
                 errno => return errno,
@@ -224,6 +229,23 @@ impl Command {
         }
         reason
     }
+}
+
+/// The service writes files of the root, and a process that it starts at the same moment holds
+/// their descriptors until its own `execve`; so "text file busy" passes by itself.
+fn execute_when_free(
+    path: &CStr,
+    args: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+) -> i32 {
+    for _ in 0..BUSY_TRIES {
+        let errno = system::execve(path, args, env);
+        if errno != libc::ETXTBSY {
+            return errno;
+        }
+        std::thread::sleep(BUSY_PAUSE);
+    }
+    libc::ETXTBSY
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {

@@ -290,6 +290,8 @@ fn inner(test: &str, directory: &Path) -> Command {
             "--nocapture",
         ])
         .env(INNER, directory)
+        // What it leaves when it is killed goes with the directory.
+        .env("TMPDIR", directory)
         .stdout(Stdio::null());
     command
 }
@@ -336,7 +338,12 @@ fn without_privileges_the_error_says_what_to_do() {
         let inner = inner("inner_unprivileged", directory.path());
         // The test program may lie where another user cannot reach it.
         let program = directory.path().join("program");
-        std::fs::copy(inner.get_program(), &program).expect("copied");
+        // Copied by another process: one that this process starts at the same time could hold a
+        // descriptor that was open for writing, and then it could not be executed.
+        let status = Command::new("cp")
+            .args([inner.get_program(), program.as_os_str()])
+            .status();
+        assert!(status.expect("cp runs").success());
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(directory.path(), open).expect("opened");
         let output = Command::new("setpriv")
