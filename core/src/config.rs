@@ -8,6 +8,7 @@ use serde_json::Value;
 
 /// Execution parameters of an image. Fields that this type does not name are kept in `other`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ImageConfig {
     /// `user[:group]`.

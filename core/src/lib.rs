@@ -22,6 +22,8 @@ pub mod path;
 pub mod platform;
 pub mod reference;
 mod requirement;
+#[cfg(feature = "schema")]
+mod schema;
 pub mod source;
 pub mod spec;
 pub mod tree;

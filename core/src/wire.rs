@@ -34,6 +34,7 @@ use crate::{Digest, Platform, Reference, Spec};
 
 /// An RFC 9457 problem document (`application/problem+json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Problem {
     /// Stable word: see [`problem`].
     #[serde(rename = "type")]
@@ -104,6 +105,7 @@ pub mod exit {
 
 /// What the service is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Info {
     /// Version of the program.
     pub version: String,
@@ -117,6 +119,7 @@ pub struct Info {
 
 /// A spec to pin or plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ResolveRequest {
     /// The spec.
     pub spec: Spec,
@@ -127,6 +130,7 @@ pub struct ResolveRequest {
 
 /// A spec with every base pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Resolved {
     /// The pinned spec.
     pub spec: Spec,
@@ -136,6 +140,7 @@ pub struct Resolved {
 
 /// What a build would do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Plan {
     /// Hash of the spec with its bases by tag.
     pub recipe_hash: Digest,
@@ -160,6 +165,7 @@ pub struct Plan {
 
 /// Base of a [`Plan`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlanBase {
     /// Reference.
     #[serde(rename = "ref")]
@@ -170,6 +176,7 @@ pub struct PlanBase {
 
 /// Step of a [`Plan`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PlanStep {
     /// Kind word.
     pub kind: String,
@@ -183,6 +190,7 @@ pub struct PlanStep {
 
 /// State of a planned step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PlanState {
     /// Its result is in the step cache.
@@ -193,6 +201,7 @@ pub enum PlanState {
 
 /// Some blobs.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlobList {
     /// Digests, sorted.
     pub digests: Vec<Digest>,
@@ -200,6 +209,7 @@ pub struct BlobList {
 
 /// A build to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BuildRequest {
     /// The spec, pinned or not.
     pub spec: Spec,
@@ -222,6 +232,7 @@ pub struct BuildRequest {
 
 /// Answer to a [`BuildRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum BuildReply {
     /// The image is there; nothing was queued.
@@ -234,6 +245,7 @@ pub enum BuildReply {
 
 /// A build, past or present.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Build {
     /// Identifier, sortable by time.
     pub id: String,
@@ -266,6 +278,7 @@ impl Eq for Build {}
 
 /// State of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum BuildStatus {
     /// Waits for a place.
@@ -291,6 +304,7 @@ impl BuildStatus {
 
 /// Step of a [`Build`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BuildStep {
     /// Kind word.
     pub kind: String,
@@ -309,6 +323,7 @@ pub struct BuildStep {
 
 /// State of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StepState {
     /// Not begun.
@@ -325,6 +340,7 @@ pub enum StepState {
 
 /// Something that happened in a build. Numbered from 1 without gaps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Number within the build.
     pub seq: u64,
@@ -337,6 +353,7 @@ pub struct Event {
 
 /// Kinds of events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum EventKind {
     /// Waits for a place; `ahead` builds are before it.
@@ -424,6 +441,7 @@ pub enum EventKind {
 
 /// Output stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
     /// Standard output.
@@ -434,6 +452,7 @@ pub enum Stream {
 
 /// An image in the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Image {
     /// Image hash.
     pub image_hash: Digest,
@@ -455,6 +474,7 @@ pub struct Image {
 
 /// An image with all that is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImageDetail {
     /// The image.
     #[serde(flatten)]
@@ -471,6 +491,7 @@ pub struct ImageDetail {
 
 /// Layer of an [`ImageDetail`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Layer {
     /// Digest as stored.
     pub digest: Digest,
@@ -484,6 +505,7 @@ pub struct Layer {
 
 /// Step of an [`ImageDetail`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ImageStep {
     /// Kind word.
     pub kind: String,
@@ -495,6 +517,7 @@ pub struct ImageStep {
 
 /// What an import brought in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Imported {
     /// Reference that specs may name as their base.
     #[serde(rename = "ref")]

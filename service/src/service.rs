@@ -48,16 +48,19 @@ pub enum StartError {
     Index(#[from] IndexError),
     /// The regional registry cannot be used.
     #[error("the regional registry cannot be used: {0}")]
-    Registry(#[from] RegionalError),
+    Registry(Box<RegionalError>),
     /// The builds of an earlier service cannot be read.
     #[error("the builds of an earlier service cannot be read: {0}")]
     Recovery(String),
-    /// The index cannot be made anew.
-    #[error("the index cannot be made anew from the regional registry: {0}")]
-    Reindex(#[from] CatalogError),
     /// The engine cannot be made.
     #[error("the build engine cannot be used: {0}")]
     Engine(Box<EngineError>),
+}
+
+impl From<RegionalError> for StartError {
+    fn from(error: RegionalError) -> Self {
+        Self::Registry(Box::new(error))
+    }
 }
 
 impl From<EngineError> for StartError {

@@ -16,7 +16,7 @@ pub(crate) mod record;
 mod recovery;
 mod run;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -101,9 +101,18 @@ struct Queue {
     /// Builds that wait or run, by id.
     live: BTreeMap<String, Arc<Live>>,
     waiting: VecDeque<Arc<Live>>,
-    running: usize,
+    /// Hashes of the builds that run, each once.
+    running: BTreeSet<Digest>,
     reused: VecDeque<Build>,
     stopping: bool,
+}
+
+impl Queue {
+    /// Whether a build of that hash may run now. Two of one hash (one of them forced) follow each
+    /// other, so that what the later one publishes is what stays.
+    fn has_place(&self, hash: &Digest, parallel: usize) -> bool {
+        self.running.len() < parallel && !self.running.contains(hash)
+    }
 }
 
 impl Builds {
@@ -206,7 +215,7 @@ impl Builds {
     /// # Errors
     /// When the service stops, the queue is full, or the build's directory cannot be made.
     pub(crate) async fn start(self: &Arc<Self>, wanted: Wanted) -> Result<Build, BuildsError> {
-        self.admit(&self.queue())?;
+        self.admit(&self.queue(), &wanted.image_hash)?;
         let record = self.record(self.new_id(), &wanted);
         let this = self.clone();
         let kept = record.clone();
@@ -243,19 +252,19 @@ impl Builds {
         if let Some(shared) = self.joinable(&queue, &wanted) {
             return (false, Ok(shared));
         }
-        if let Err(refused) = self.admit(&queue) {
+        if let Err(refused) = self.admit(&queue, &wanted.image_hash) {
             return (false, Err(refused));
         }
         tracing::info!(id = live.id(), hash = %live.hash(), force = live.forced(), "build is queued");
         queue.live.insert(live.id().to_owned(), live.clone());
         live.set_job(wanted);
-        if queue.running < self.settings.parallel {
-            queue.running += 1;
+        if queue.has_place(&live.hash(), self.settings.parallel) {
+            queue.running.insert(live.hash());
             self.tasks.spawn(run::run(self.clone(), live.clone()));
         } else {
             queue.waiting.push_back(live.clone());
             live.emit(EventKind::Queued {
-                ahead: queue.running + queue.waiting.len() - 1,
+                ahead: queue.running.len() + queue.waiting.len() - 1,
             });
         }
         if live.cancels_when_left() {
@@ -264,11 +273,11 @@ impl Builds {
         (true, Ok(live.snapshot()))
     }
 
-    fn admit(&self, queue: &Queue) -> Result<(), BuildsError> {
+    fn admit(&self, queue: &Queue, hash: &Digest) -> Result<(), BuildsError> {
         if queue.stopping {
             return Err(BuildsError::Stopping);
         }
-        let waits = queue.running >= self.settings.parallel;
+        let waits = !queue.has_place(hash, self.settings.parallel);
         if waits && queue.waiting.len() >= self.settings.queue_limit {
             return Err(BuildsError::Full(queue.waiting.len()));
         }
@@ -294,19 +303,22 @@ impl Builds {
         log::EventLog::create(&path, limit).map_err(io("make", &path))
     }
 
-    /// A place is free: the build that has waited longest takes it.
-    fn next(self: &Arc<Self>) {
+    /// A build gives its place back: the one that has waited longest and may run takes it.
+    fn next(self: &Arc<Self>, ended: &Live) {
         let mut queue = self.queue();
-        queue.running -= 1;
-        while queue.running < self.settings.parallel
-            && let Some(live) = queue.waiting.pop_front()
-        {
-            queue.running += 1;
+        queue.running.remove(&ended.hash());
+        let parallel = self.settings.parallel;
+        let may_run = |queue: &Queue| {
+            let mut waiting = queue.waiting.iter();
+            waiting.position(|live| queue.has_place(&live.hash(), parallel))
+        };
+        while let Some(live) = may_run(&queue).and_then(|at| queue.waiting.remove(at)) {
+            queue.running.insert(live.hash());
             self.tasks.spawn(run::run(self.clone(), live));
         }
         for (position, live) in queue.waiting.iter().enumerate() {
             live.emit(EventKind::Queued {
-                ahead: queue.running + position,
+                ahead: queue.running.len() + position,
             });
         }
     }

@@ -7,7 +7,6 @@ use futures_util::FutureExt;
 
 use super::{Builds, Live, blocking};
 use crate::engine::{EngineError, Outcome};
-use crate::index::Known;
 
 /// Runs a build that has a place, and gives the place to the next.
 pub(super) async fn run(builds: Arc<Builds>, live: Arc<Live>) {
@@ -15,7 +14,7 @@ pub(super) async fn run(builds: Arc<Builds>, live: Arc<Live>) {
     live.change(|build| build.status = BuildStatus::Running);
     let result = carry_out(&builds, &live).await;
     finish(&builds, &live, result).await;
-    builds.next();
+    builds.next(&live);
 }
 
 /// Ends a build that was cancelled while it waited.
@@ -44,15 +43,15 @@ async fn carry_out(builds: &Arc<Builds>, live: &Arc<Live>) -> Result<Outcome, Pr
             ));
         }
     };
-    let known = Known {
-        digest: outcome.manifest,
-        platform: job.spec.platform.clone(),
-        size: outcome.size,
-        layers: outcome.layers,
-        created: jiff::Timestamp::now().to_string(),
-    };
-    let kept = builds.catalog.put(&job.image_hash, &known).await;
-    kept.map_err(|e| fault(e.to_string()))?;
+    // What counts is what the registry has now.
+    match builds.catalog.find(&job.image_hash).await {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            let detail = "the image is not in the regional registry under its hash";
+            return Err(fault(detail.to_owned()));
+        }
+        Err(error) => return Err(fault(error.to_string())),
+    }
     Ok(outcome)
 }
 

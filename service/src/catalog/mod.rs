@@ -132,20 +132,12 @@ impl Catalog {
                 let Some(known) = self.read(hash).await? else {
                     return Ok(None);
                 };
-                self.put(hash, &known).await?;
+                let (hash, read) = (*hash, known.clone());
+                self.indexed(move |index| index.put_image(&hash, &read))
+                    .await?;
                 Ok(Some(known))
             }
         }
-    }
-
-    /// Takes a freshly published image into the index.
-    ///
-    /// # Errors
-    /// When the index fails.
-    pub(crate) async fn put(&self, hash: &Digest, known: &Known) -> Result<()> {
-        let (hash, known) = (*hash, known.clone());
-        self.indexed(move |index| index.put_image(&hash, &known))
-            .await
     }
 
     /// Which image a text means: at least 8 hex digits of a hash (with or without `sha256:`), or a

@@ -192,7 +192,7 @@ mod tests {
         check("{}", "missing field `digests` at line 1 column 2");
         check(
             "{\"digests\":\n [\"x\"]}",
-            "digests[0]: `x` is not a digest: expected `sha256:` and 64 lower-case hex digits at line 2 column 5",
+            "digests[0]: `x` is not a digest: expected `sha256:` and 64 lower-case hex digits at line 2 column 6",
         );
         check(
             "{\"digests\": []} x",

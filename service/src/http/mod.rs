@@ -5,6 +5,7 @@ mod builds;
 mod errors;
 mod guard;
 mod images;
+mod openapi;
 mod problem;
 mod specs;
 
@@ -15,55 +16,186 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Json, Router};
-use chalk_core::wire::{Info, problem as kinds};
+use chalk_core::wire::{self, Info, problem as kinds};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) use guard::Guard;
+use openapi::Call;
 use problem::ApiError;
 
 use crate::service::Service;
 
 type Api = State<Arc<Service>>;
 
+const TEXT: &str = "text/plain";
+
 /// One call of the API.
 pub(crate) struct Route {
     /// Method.
-    pub(crate) method: Method,
+    method: Method,
     /// Path with `{parameters}`.
-    pub(crate) path: &'static str,
+    path: &'static str,
     handler: MethodRouter<Arc<Service>>,
+    call: Call,
 }
 
 /// Every call but those below `/v2`.
 pub(crate) fn routes() -> Vec<Route> {
-    let route = |method, path, handler| Route {
+    let route = |method: Method, path, handler: MethodRouter<Arc<Service>>, call| Route {
         method,
         path,
         handler,
+        call,
     };
+    let (get_, post_, put_, delete_) = (Method::GET, Method::POST, Method::PUT, Method::DELETE);
     vec![
-        route(Method::GET, "/healthz", get(healthz)),
-        route(Method::GET, "/readyz", get(readyz)),
-        route(Method::GET, "/v1/info", get(info)),
-        route(Method::POST, "/v1/resolve", post(specs::resolve)),
-        route(Method::POST, "/v1/plan", post(specs::plan)),
-        route(Method::POST, "/v1/blobs/missing", post(specs::missing)),
-        route(Method::PUT, "/v1/blobs/{digest}", put(specs::upload)),
-        route(Method::POST, "/v1/builds", post(builds::start)),
-        route(Method::GET, "/v1/builds", get(builds::list)),
-        route(Method::GET, "/v1/builds/{id}", get(builds::get)),
-        route(Method::DELETE, "/v1/builds/{id}", delete(builds::cancel)),
-        route(Method::GET, "/v1/builds/{id}/events", get(builds::events)),
-        route(Method::GET, "/v1/builds/{id}/logs", get(builds::logs)),
-        route(Method::GET, "/v1/images", get(images::list)),
-        route(Method::GET, "/v1/images/{id}", get(images::get)),
-        route(Method::DELETE, "/v1/images/{id}", delete(images::delete)),
         route(
-            Method::PUT,
+            get_.clone(),
+            "/healthz",
+            get(healthz),
+            Call::new("Whether the process lives").gives_other(TEXT),
+        ),
+        route(
+            get_.clone(),
+            "/readyz",
+            get(readyz),
+            Call::new("Whether the service takes requests").gives_other(TEXT),
+        ),
+        route(
+            get_.clone(),
+            "/v1/openapi.json",
+            get(openapi),
+            Call::new("This document").gives_other("application/json"),
+        ),
+        route(
+            get_.clone(),
+            "/v1/info",
+            get(info),
+            Call::new("What the service is").gives::<wire::Info>(),
+        ),
+        route(
+            post_.clone(),
+            "/v1/resolve",
+            post(specs::resolve),
+            Call::new("Pin every base of a spec")
+                .takes::<wire::ResolveRequest>()
+                .gives::<wire::Resolved>(),
+        ),
+        route(
+            post_.clone(),
+            "/v1/plan",
+            post(specs::plan),
+            Call::new("Say what a build would do")
+                .takes::<wire::ResolveRequest>()
+                .gives::<wire::Plan>(),
+        ),
+        route(
+            post_.clone(),
+            "/v1/blobs/missing",
+            post(specs::missing),
+            Call::new("Say which blobs the store lacks")
+                .takes::<wire::BlobList>()
+                .gives::<wire::BlobList>(),
+        ),
+        route(
+            put_.clone(),
+            "/v1/blobs/{digest}",
+            put(specs::upload),
+            Call::new("Upload a blob").takes_bytes().answers(201),
+        ),
+        route(
+            post_.clone(),
+            "/v1/builds",
+            post(builds::start),
+            Call::new("Build an image, share a build of it, or find it built")
+                .takes::<wire::BuildRequest>()
+                .gives::<wire::BuildReply>(),
+        ),
+        route(
+            get_.clone(),
+            "/v1/builds",
+            get(builds::list),
+            Call::new("List builds, newest first")
+                .query(&[
+                    ("limit", "most builds to list; 50 unless given"),
+                    ("name", "only builds under this name"),
+                    ("hash", "only builds of images whose hash begins so"),
+                ])
+                .gives::<Vec<wire::Build>>(),
+        ),
+        route(
+            get_.clone(),
+            "/v1/builds/{id}",
+            get(builds::get),
+            Call::new("Describe a build").gives::<wire::Build>(),
+        ),
+        route(
+            delete_.clone(),
+            "/v1/builds/{id}",
+            delete(builds::cancel),
+            Call::new("Cancel a build; its events tell when it has ended").gives::<wire::Build>(),
+        ),
+        route(
+            get_.clone(),
+            "/v1/builds/{id}/events",
+            get(builds::events),
+            Call::new("Follow the events of a build; `Last-Event-ID` counts before `after`")
+                .query(&[("after", "number of the last event that is not wanted")])
+                .gives_other("text/event-stream"),
+        ),
+        route(
+            get_.clone(),
+            "/v1/builds/{id}/logs",
+            get(builds::logs),
+            Call::new("Output of a build")
+                .query(&[
+                    ("step", "only of this step, counted from 0"),
+                    ("follow", "`true` to go on until the build ends"),
+                ])
+                .gives_other(TEXT),
+        ),
+        route(
+            get_.clone(),
+            "/v1/images",
+            get(images::list),
+            Call::new("List images, newest first")
+                .query(&[("name", "only images of this repository, or repository:tag")])
+                .gives::<Vec<wire::Image>>(),
+        ),
+        route(
+            get_,
+            "/v1/images/{id}",
+            get(images::get),
+            Call::new("Describe an image, by hash prefix or name").gives::<wire::ImageDetail>(),
+        ),
+        route(
+            delete_,
+            "/v1/images/{id}",
+            delete(images::delete),
+            Call::new(
+                "Delete an image with its names and attached specs, or only a name; blobs stay until the registry is collected",
+            )
+            .answers(204),
+        ),
+        route(
+            put_,
             "/v1/images/{id}/names/{name}",
             put(images::name),
+            Call::new("Name an image").gives::<wire::Image>(),
         ),
-        route(Method::POST, "/v1/imports", post(images::import)),
+        route(
+            post_,
+            "/v1/imports",
+            post(images::import),
+            Call::new("Take in an OCI archive, a `docker save` archive or a root file system")
+                .query(&[
+                    ("ref", "reference that specs may then use as base"),
+                    ("platform", "linux/amd64 unless given"),
+                    ("image", "which image of an archive that holds several"),
+                ])
+                .takes_bytes()
+                .gives::<wire::Imported>(),
+        ),
     ]
 }
 
@@ -96,6 +228,10 @@ async fn readyz(State(service): Api) -> Result<&'static str, ApiError> {
 
 async fn info(State(service): Api) -> Json<Info> {
     Json(service.info())
+}
+
+async fn openapi() -> Json<serde_json::Value> {
+    Json(openapi::document(&routes()))
 }
 
 async fn no_such_path(method: Method, uri: Uri) -> ApiError {

@@ -1,0 +1,12 @@
+//! The HTTP API over loopback, with an engine that publishes real images without running anything.
+
+// Tests state what they expect by panicking; clippy sees that only inside of `#[test]` itself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod auth;
+mod builds;
+mod events;
+mod images;
+mod requests;
+mod restart;
+mod service;
