@@ -391,3 +391,38 @@ async fn external_registry_is_regional() {
     }
     assert!(External::new("r.example", "../up", options()).is_err());
 }
+
+/// `0.0.0.0` reaches this machine, but is no loopback address to the client.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn insecure_registries_are_asked_what_they_speak() {
+    if ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
+        .iter()
+        .any(|v| std::env::var(v).is_ok())
+    {
+        eprintln!("not tried: a proxy would get the request");
+        return;
+    }
+    let server = Embedded::start().await;
+    let (_dir, here) = store();
+    let pushed = image(&here, "amd64", &[b"layer"]);
+    let host = format!("0.0.0.0:{}", server.addr.port());
+    let at: Reference = format!("{host}/app:v1").parse().unwrap();
+    let none = Progress::none();
+    let strict = client()
+        .push_image(&at, &pushed.digest, &here, &none)
+        .await
+        .unwrap_err();
+    assert!(
+        strict.to_string().contains("insecure registries"),
+        "{strict}"
+    );
+    let mut settings = options();
+    settings.insecure.insert(host);
+    let lenient = Client::new(settings).unwrap();
+    lenient
+        .push_image(&at, &pushed.digest, &here, &none)
+        .await
+        .unwrap();
+    assert_eq!(lenient.tags(&at).await.unwrap(), ["v1"]);
+}

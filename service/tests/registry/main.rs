@@ -8,4 +8,6 @@ mod api;
 mod client;
 mod faults;
 mod fixture;
+mod requests;
 mod tokens;
+mod uploads;

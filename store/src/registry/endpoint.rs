@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use reqwest::Url;
 
+use super::Client;
 use super::error::RegistryError;
 use super::options::Options;
 
@@ -18,6 +19,8 @@ pub(super) struct Endpoint {
     pub(super) login: String,
     /// Whether this is a mirror: asked first, never written to.
     pub(super) mirror: bool,
+    /// Whether its scheme is yet to be found out by asking.
+    pub(super) unsettled: bool,
 }
 
 impl Endpoint {
@@ -50,7 +53,54 @@ pub(super) fn host_of(url: &Url) -> String {
     }
 }
 
-/// Servers to read `registry` from, in order: its mirrors, then its origin.
+impl Client {
+    /// Servers to read `registry` from, in order: its mirrors, then its origin.
+    pub(super) async fn endpoints(&self, registry: &str) -> Result<Vec<Endpoint>, RegistryError> {
+        let mut all = endpoints(&self.inner.options, registry)?;
+        for endpoint in &mut all {
+            self.settle(endpoint).await;
+        }
+        Ok(all)
+    }
+
+    /// The registry itself, to write to.
+    pub(super) async fn origin(&self, registry: &str) -> Result<Endpoint, RegistryError> {
+        let mut endpoint = origin(&self.inner.options, registry)?;
+        self.settle(&mut endpoint).await;
+        Ok(endpoint)
+    }
+
+    /// Finds out whether an insecure registry speaks TLS, as Docker does: by trying it first. The
+    /// answer is kept; without one the scheme stays, and the request itself says what is wrong.
+    async fn settle(&self, endpoint: &mut Endpoint) {
+        if !endpoint.unsettled {
+            return;
+        }
+        let host = endpoint.host();
+        let mut schemes = self.inner.schemes.lock().await;
+        if let Some(scheme) = schemes.get(&host) {
+            let _ = endpoint.base.set_scheme(scheme);
+            return;
+        }
+        let explicit = endpoint.base.port();
+        for scheme in ["https", "http"] {
+            let mut base = endpoint.base.clone();
+            if base.set_scheme(scheme).is_err() || base.set_port(explicit).is_err() {
+                continue;
+            }
+            let ask = self.inner.lenient.get(base.clone()).send();
+            let answer = tokio::time::timeout(self.inner.options.connect_timeout, ask).await;
+            if matches!(answer, Ok(Ok(_))) {
+                tracing::debug!(host, scheme, "insecure registry answers");
+                schemes.insert(host, scheme);
+                endpoint.base = base;
+                return;
+            }
+        }
+    }
+}
+
+/// What the settings say of [`Client::endpoints`].
 pub(super) fn endpoints(options: &Options, registry: &str) -> Result<Vec<Endpoint>, RegistryError> {
     let mut all = Vec::new();
     for text in options.mirrors.get(registry).into_iter().flatten() {
@@ -60,15 +110,14 @@ pub(super) fn endpoints(options: &Options, registry: &str) -> Result<Vec<Endpoin
     Ok(all)
 }
 
-/// The registry itself.
-pub(super) fn origin(options: &Options, registry: &str) -> Result<Endpoint, RegistryError> {
+fn origin(options: &Options, registry: &str) -> Result<Endpoint, RegistryError> {
     // Docker Hub's API has a host of its own.
     let host = if registry == "docker.io" {
         "registry-1.docker.io"
     } else {
         registry
     };
-    let scheme = scheme(options, host);
+    let (scheme, unsettled) = scheme(options, host);
     let base =
         Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|e| RegistryError::Setting {
             setting: format!("registry `{registry}`"),
@@ -79,6 +128,7 @@ pub(super) fn origin(options: &Options, registry: &str) -> Result<Endpoint, Regi
         base,
         login: registry.to_owned(),
         mirror: false,
+        unsettled,
     })
 }
 
@@ -87,11 +137,12 @@ fn mirror(options: &Options, registry: &str, text: &str) -> Result<Endpoint, Reg
         setting: format!("mirror `{text}` of {registry}"),
         detail,
     };
-    let full = if text.contains("://") {
-        text.to_owned()
+    let (full, unsettled) = if text.contains("://") {
+        (text.to_owned(), false)
     } else {
         let host = text.split('/').next().unwrap_or(text);
-        format!("{}://{text}", scheme(options, host))
+        let (scheme, unsettled) = scheme(options, host);
+        (format!("{scheme}://{text}"), unsettled)
     };
     let mut base = Url::parse(&full).map_err(|e| {
         refuse(format!(
@@ -122,18 +173,29 @@ fn mirror(options: &Options, registry: &str, text: &str) -> Result<Endpoint, Reg
         login: host_of(&base),
         base,
         mirror: true,
+        unsettled,
     })
 }
 
-fn scheme(options: &Options, host: &str) -> &'static str {
-    let name = match host.rsplit_once(':') {
+/// Scheme of a host that was given without one, and whether to find out if that is right.
+fn scheme(options: &Options, host: &str) -> (&'static str, bool) {
+    if is_loopback(bare(host)) {
+        ("http", false)
+    } else {
+        ("https", is_insecure(options, host))
+    }
+}
+
+/// Whether the settings allow `host` (with or without port) to be insecure.
+pub(super) fn is_insecure(options: &Options, host: &str) -> bool {
+    options.insecure.contains(host) || options.insecure.contains(bare(host))
+}
+
+/// A host without its port.
+fn bare(host: &str) -> &str {
+    match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,
-    };
-    if is_loopback(name) || options.insecure.contains(host) || options.insecure.contains(name) {
-        "http"
-    } else {
-        "https"
     }
 }
 
@@ -179,7 +241,7 @@ mod tests {
                 "https://harbor.example/v2/proxy/",
                 "https://m.example/hub/v2/",
                 "http://127.0.0.1:5001/v2/",
-                "http://plain.example:5000/v2/",
+                "https://plain.example:5000/v2/",
                 "https://tls.example:5000/v2/",
                 "https://registry-1.docker.io/v2/",
             ],
@@ -187,8 +249,11 @@ mod tests {
         check("ghcr.io", &["https://ghcr.io/v2/"]);
         check("localhost:5000", &["http://localhost:5000/v2/"]);
         check("[::1]:5000", &["http://[::1]:5000/v2/"]);
-        check("plain.example:5000", &["http://plain.example:5000/v2/"]);
-        check("plain.example", &["https://plain.example/v2/"]);
+        check("plain.example:5000", &["https://plain.example:5000/v2/"]);
+        let unsettled = |host: &str| origin(&options, host).map(|e| e.unsettled).ok();
+        assert_eq!(unsettled("plain.example:5000"), Some(true));
+        assert_eq!(unsettled("plain.example"), Some(false));
+        assert_eq!(unsettled("localhost:5000"), Some(false));
     }
 
     #[test]

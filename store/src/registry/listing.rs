@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Client;
 use super::auth::Scopes;
-use super::endpoint::{Endpoint, origin};
+use super::endpoint::Endpoint;
 use super::error::RegistryError;
 use super::transport::{ANSWER_LIMIT, Answer, Attempt};
 
@@ -54,7 +54,7 @@ impl Client {
         struct Page {
             tags: Option<Vec<String>>,
         }
-        let endpoint = origin(&self.inner.options, repository.registry())?;
+        let endpoint = self.origin(repository.registry()).await?;
         let name = repository.repository();
         let what = format!("tags of {name}");
         let mut url = endpoint.url(&format!("{name}/tags/list"))?;
@@ -78,7 +78,7 @@ impl Client {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Referrer>, RegistryError> {
-        let endpoint = origin(&self.inner.options, repository.registry())?;
+        let endpoint = self.origin(repository.registry()).await?;
         let name = repository.repository();
         let what = format!("referrers of {subject} in {name}");
         let mut url = endpoint.url(&format!("{name}/referrers/{subject}"))?;
@@ -114,7 +114,7 @@ impl Client {
     /// All of [`RegistryError`] but `NotFound` and `NoSuchPlatform`; `Protocol` when the registry
     /// does not allow deletion.
     pub async fn delete_manifest(&self, reference: &Reference) -> Result<bool, RegistryError> {
-        let endpoint = origin(&self.inner.options, reference.registry())?;
+        let endpoint = self.origin(reference.registry()).await?;
         let (repository, name) = (reference.repository(), reference.manifest_name());
         let url = endpoint.url(&format!("{repository}/manifests/{name}"))?;
         let what = format!("deletion of {reference}");

@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
 use super::auth::Scopes;
-use super::endpoint::{Endpoint, endpoints};
+use super::endpoint::Endpoint;
 use super::error::RegistryError;
 use super::platform::{choose, from_words, runs};
 use super::transport::{Answer, Attempt};
@@ -75,7 +75,7 @@ impl Client {
     /// All of [`RegistryError`] but `NotFound` and `NoSuchPlatform`.
     pub async fn manifest(&self, reference: &Reference) -> Result<Option<Manifest>, RegistryError> {
         let mut notes = Vec::new();
-        for endpoint in endpoints(&self.inner.options, reference.registry())? {
+        for endpoint in self.endpoints(reference.registry()).await? {
             match self.manifest_at(&endpoint, reference).await {
                 Ok(Some(manifest)) => return Ok(Some(manifest)),
                 Ok(None) if !endpoint.mirror => return Ok(None),
@@ -96,7 +96,7 @@ impl Client {
         &self,
         reference: &Reference,
     ) -> Result<Option<ManifestHead>, RegistryError> {
-        let endpoint = super::endpoint::origin(&self.inner.options, reference.registry())?;
+        let endpoint = self.origin(reference.registry()).await?;
         let answer = self
             .ask_manifest(&endpoint, reference, Method::HEAD)
             .await?;

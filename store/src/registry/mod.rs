@@ -7,7 +7,7 @@
 //! [`BlobStore`](crate::BlobStore) only when it is whole.
 //!
 //! - `manifest`: manifests by tag and digest; `platform`: the right one of an index
-//! - `pull`, `push`: blobs and whole images
+//! - `pull`, `push`, `upload`: blobs and whole images
 //! - `listing`: tags and referrers
 //! - `transport`, `auth`, `challenge`, `credentials`, `endpoint`: one request, its login, its
 //!   server
@@ -25,7 +25,9 @@ mod progress;
 mod pull;
 mod push;
 mod transport;
+mod upload;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use reqwest::redirect;
@@ -57,6 +59,10 @@ struct Inner {
     proxied: reqwest::Client,
     /// For loopback, which never is behind a proxy.
     direct: reqwest::Client,
+    /// For insecure registries: accepts any certificate.
+    lenient: reqwest::Client,
+    /// Schemes that insecure registries turned out to speak, by host and port.
+    schemes: tokio::sync::Mutex<BTreeMap<String, &'static str>>,
     logins: auth::Logins,
     blobs: Arc<Semaphore>,
 }
@@ -77,14 +83,15 @@ impl Client {
             });
         }
         let certificates = certificates(&options)?;
-        let http = |proxied: bool| {
+        let http = |proxied: bool, lenient: bool| {
             let mut builder = reqwest::Client::builder()
                 .user_agent(concat!("chalk/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(options.connect_timeout)
                 .http2_adaptive_window(true)
                 .redirect(redirect::Policy::custom(follow))
                 .referer(false)
-                .tls_certs_merge(certificates.iter().cloned());
+                .tls_certs_merge(certificates.iter().cloned())
+                .tls_danger_accept_invalid_certs(lenient);
             if !proxied {
                 builder = builder.no_proxy();
             }
@@ -95,8 +102,10 @@ impl Client {
         };
         Ok(Self {
             inner: Arc::new(Inner {
-                proxied: http(true)?,
-                direct: http(false)?,
+                proxied: http(true, false)?,
+                direct: http(false, false)?,
+                lenient: http(true, true)?,
+                schemes: tokio::sync::Mutex::default(),
                 logins: auth::Logins::default(),
                 blobs: Arc::new(Semaphore::new(options.parallel)),
                 options,

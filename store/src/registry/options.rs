@@ -16,7 +16,9 @@ pub struct Options {
     pub mirrors: BTreeMap<String, Vec<String>>,
     /// PEM file of certificate authorities trusted in addition to the system's.
     pub ca_bundle: Option<PathBuf>,
-    /// Registries (`host` or `host:port`) spoken to over plain HTTP. Loopback always is.
+    /// Registries (`host` or `host:port`) that may be spoken to over plain HTTP, or with a
+    /// certificate that nobody vouches for, whichever they answer. Loopback is always spoken to
+    /// over plain HTTP.
     pub insecure: BTreeSet<String>,
     /// Where credentials are looked up that `explicit` does not have.
     pub credentials: CredentialSource,

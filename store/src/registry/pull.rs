@@ -10,7 +10,7 @@ use reqwest::{Method, Response, StatusCode};
 use tokio::task::JoinSet;
 
 use super::auth::Scopes;
-use super::endpoint::{Endpoint, endpoints, origin};
+use super::endpoint::Endpoint;
 use super::error::RegistryError;
 use super::manifest::{Resolved, passed_over};
 use super::progress::Progress;
@@ -32,7 +32,7 @@ impl Client {
         repository: &Reference,
         digest: &Digest,
     ) -> Result<bool, RegistryError> {
-        let endpoint = origin(&self.inner.options, repository.registry())?;
+        let endpoint = self.origin(repository.registry()).await?;
         let name = repository.repository();
         let attempt = Attempt::new(
             Method::HEAD,
@@ -71,7 +71,7 @@ impl Client {
             return Err(BlobError::Cancelled.into());
         };
         let mut notes = Vec::new();
-        for endpoint in endpoints(&self.inner.options, repository.registry())? {
+        for endpoint in self.endpoints(repository.registry()).await? {
             let pull = Pull {
                 client: self,
                 endpoint: &endpoint,
@@ -137,7 +137,7 @@ impl Client {
         let what = format!("blob {digest} of {name}");
         let mut notes = Vec::new();
         let mut last = None;
-        for endpoint in endpoints(&self.inner.options, repository.registry())? {
+        for endpoint in self.endpoints(repository.registry()).await? {
             let attempt = Attempt::get(endpoint.url(&format!("{name}/blobs/{digest}"))?);
             let scopes = Scopes::pull(name);
             let fetched = self

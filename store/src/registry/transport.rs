@@ -14,7 +14,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use super::Client;
 use super::auth::Scopes;
 use super::challenge::challenge;
-use super::endpoint::{Endpoint, host_of};
+use super::endpoint::{Endpoint, host_of, is_insecure, is_loopback};
 use super::error::RegistryError;
 
 /// Errors and listings are read up to here.
@@ -212,16 +212,19 @@ impl Client {
         }
     }
 
-    async fn send_once(&self, attempt: &Attempt) -> Result<Response, Broken> {
-        let direct = attempt
-            .url
-            .host_str()
-            .is_some_and(super::endpoint::is_loopback);
-        let http = if direct {
+    /// The HTTP client for a server.
+    fn http(&self, url: &Url) -> &reqwest::Client {
+        if url.host_str().is_some_and(is_loopback) {
             &self.inner.direct
+        } else if is_insecure(&self.inner.options, &host_of(url)) {
+            &self.inner.lenient
         } else {
             &self.inner.proxied
-        };
+        }
+    }
+
+    async fn send_once(&self, attempt: &Attempt) -> Result<Response, Broken> {
+        let http = self.http(&attempt.url);
         let mut request = http
             .request(attempt.method.clone(), attempt.url.clone())
             .headers(attempt.headers.clone());
