@@ -175,6 +175,11 @@ pub(crate) enum Image {
         #[arg(long)]
         platform: Option<String>,
     },
+    /// Print a declaration as an equivalent Dockerfile
+    Dockerfile {
+        /// Declaration file, hash prefix or name
+        file: String,
+    },
     /// Print a declaration as spec JSON, its local files replaced by digests
     Spec {
         /// Declaration file, hash prefix or name

@@ -83,6 +83,7 @@ async fn image(command: Image, loaded: &Loaded, json: bool) -> Result<(), Failur
         // These need a service only to look something up.
         Image::Hash(hash) => commands::declare::hash(loaded, &hash, json).await,
         Image::Diff { a, b } => commands::compare::diff(loaded, &a, &b, json).await,
+        Image::Dockerfile { file } => commands::declare::dockerfile(loaded, &file).await,
         Image::Spec { file } => commands::declare::spec(loaded, &file).await,
         Image::Build(build) => commands::build::build(loaded, &build, json).await,
         command => {
@@ -117,7 +118,11 @@ async fn with_server(command: Image, server: &Server, json: bool) -> Result<(), 
             reference,
             platform,
         } => commands::import::import(server, &path, &reference, platform.as_deref(), json).await,
-        Image::Hash(_) | Image::Diff { .. } | Image::Spec { .. } | Image::Build(_) => Ok(()),
+        Image::Hash(_)
+        | Image::Diff { .. }
+        | Image::Dockerfile { .. }
+        | Image::Spec { .. }
+        | Image::Build(_) => Ok(()),
     }
 }
 

@@ -145,6 +145,13 @@ pub(crate) async fn lock(server: &Server, args: &cli::Lock, json: bool) -> Resul
     output::line(&format!("wrote {}", path.display()))
 }
 
+pub(crate) async fn dockerfile(loaded: &Loaded, file: &str) -> Result<(), Failure> {
+    let spec = subject_spec(loaded, file).await?;
+    let text = chalk_core::dockerfile::export(&spec)
+        .map_err(|e| Failure::usage("this declaration has no form as a Dockerfile").why(e))?;
+    output::line(text.trim_end())
+}
+
 pub(crate) async fn spec(loaded: &Loaded, file: &str) -> Result<(), Failure> {
     let spec = subject_spec(loaded, file).await?;
     output::line(spec.to_json().pretty().trim_end())
