@@ -147,8 +147,9 @@ fn options<'a>(
     }
 }
 
-/// Lowers and exports without a panic; what is exported reads back, and means the same.
-fn carry_on(spec: &Spec, files: &MemoryFiles) {
+/// Lowers and exports without a panic. With the files of its context, what is exported reads back
+/// and means the same.
+fn carry_on(spec: &Spec, files: Option<&MemoryFiles>) {
     let mut configs = |_: &BaseImage| {
         let config = ImageConfig {
             env: vec!["A=base".into(), "odd".into()],
@@ -163,7 +164,8 @@ fn carry_on(spec: &Spec, files: &MemoryFiles) {
         let listed = ops.filter(|op| keyed.get(op.step).is_some_and(|k| k.key == op.key));
         assert_eq!(listed.count(), keyed.len());
     }
-    if let Ok(text) = export(spec) {
+    let text = export(spec);
+    if let (Ok(text), Some(files)) = (text, files) {
         let (args, platform) = (BTreeMap::new(), spec.platform.clone());
         let back = parse(&text, &options(&args, &platform, files))
             .unwrap_or_else(|e| panic!("{e}\n--- exported\n{text}"));
@@ -176,7 +178,7 @@ fn carry_on(spec: &Spec, files: &MemoryFiles) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
     #[test]
     fn dockerfiles(text in script(), value in any::<String>()) {
@@ -189,16 +191,21 @@ proptest! {
             }
             // The same again.
             prop_assert_eq!(&parse(&text, &options).unwrap(), &parsed);
-            carry_on(&Spec::new(Base::Dockerfile(parsed.dockerfile)), &files);
+            carry_on(&Spec::new(Base::Dockerfile(parsed.dockerfile)), Some(&files));
         }
         if let Ok(parsed) = instructions(&text, &options) {
-            let mut spec = Spec::new(Base::Scratch);
+            // An image, since its variables are as unknown as those of the instructions' base.
+            let mut spec = Spec::new(Base::Image(BaseImage {
+                reference: "a".parse().unwrap(),
+                digest: None,
+                platform: None,
+            }));
             for instruction in parsed.instructions {
                 prop_assert_eq!(check_canonical(&instruction), Ok(()), "{}", instruction.text);
                 let kind = chalk_core::spec::StepKind::Dockerfile(instruction);
                 spec.steps.push(chalk_core::spec::Step::new(kind));
             }
-            carry_on(&spec, &files);
+            carry_on(&spec, Some(&files));
         }
         let _ = reads(&text);
     }
@@ -212,7 +219,7 @@ proptest! {
         spec.steps.push(chalk_core::spec::Step::new(
             chalk_core::spec::StepKind::Dockerfile(instruction),
         ));
-        carry_on(&spec, &files());
+        carry_on(&spec, None);
     }
 
     #[test]
@@ -238,7 +245,8 @@ proptest! {
             if let Some(glob) = glob {
                 let _ = glob.matches(&path);
                 if glob.is_literal() {
-                    prop_assert!(!glob.matches(&format!("{path}x")) || !glob.matches(&path));
+                    let longer = glob.matches(&format!("{path}x"));
+                    prop_assert!(!longer || !glob.matches(&path));
                 }
             }
         }

@@ -395,6 +395,7 @@ fn read(instruction: &Instruction, what: &str) -> Result<Command, ExportError> {
         what: what.to_owned(),
         reason,
     };
+    super::check_canonical(instruction).map_err(|problem| fail(problem.to_string()))?;
     let image = |from: &str| match from.strip_prefix('@') {
         None => Ok(from.to_owned()),
         Some(index) => index

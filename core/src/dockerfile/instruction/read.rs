@@ -208,10 +208,18 @@ impl Parser<'_> {
     fn arguments(&self) -> Result<Vec<(String, Option<String>)>, Fault> {
         self.required("a name, or `name=default`")?;
         let words = quoted_words(self.split.arguments, self.escape);
-        let argument = |word: String| match word.split_once('=') {
-            Some(("", _)) => Err(self.here(Fault::syntax("ARG expects a name before `=`"))),
-            Some((name, value)) => Ok((name.to_owned(), Some(self.word(value.to_owned())))),
-            None => Ok((word, None)),
+        let argument = |word: String| {
+            let (name, value) = match word.split_once('=') {
+                Some((name, value)) => (name, Some(self.word(value.to_owned()))),
+                None => (word.as_str(), None),
+            };
+            let sound = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+            if name.is_empty() || !name.chars().all(sound) {
+                return Err(self.here(Fault::syntax(format!(
+                    "`{name}` cannot name an argument: expected letters, digits and `_`"
+                ))));
+            }
+            Ok((name.to_owned(), value))
         };
         words.into_iter().map(argument).collect()
     }
