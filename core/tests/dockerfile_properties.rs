@@ -169,10 +169,10 @@ fn carry_on(spec: &Spec, files: Option<&MemoryFiles>) {
         let (args, platform) = (BTreeMap::new(), spec.platform.clone());
         let back = parse(&text, &options(&args, &platform, files))
             .unwrap_or_else(|e| panic!("{e}\n--- exported\n{text}"));
-        if let Base::Dockerfile(dockerfile) = &spec.base {
-            if spec.steps.is_empty() {
-                assert_eq!(&back.dockerfile, dockerfile, "{text}");
-            }
+        if let Base::Dockerfile(dockerfile) = &spec.base
+            && spec.steps.is_empty()
+        {
+            assert_eq!(&back.dockerfile, dockerfile, "{text}");
         }
     }
 }
@@ -241,13 +241,12 @@ proptest! {
 
     #[test]
     fn globs(pattern in any::<String>(), path in any::<String>()) {
-        for glob in [Glob::go(&pattern).ok(), Glob::docker(&pattern).ok(), Glob::git(&pattern)] {
-            if let Some(glob) = glob {
-                let _ = glob.matches(&path);
-                if glob.is_literal() {
-                    let longer = glob.matches(&format!("{path}x"));
-                    prop_assert!(!longer || !glob.matches(&path));
-                }
+        let globs = [Glob::go(&pattern).ok(), Glob::docker(&pattern).ok(), Glob::git(&pattern)];
+        for glob in globs.into_iter().flatten() {
+            let _ = glob.matches(&path);
+            if glob.is_literal() {
+                let longer = glob.matches(&format!("{path}x"));
+                prop_assert!(!longer || !glob.matches(&path));
             }
         }
     }

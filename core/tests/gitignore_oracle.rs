@@ -1,5 +1,11 @@
 //! Our reading of `.gitignore` against git's own, on made-up trees.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that runs git on real files"
+)]
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
