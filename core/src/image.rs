@@ -406,3 +406,128 @@ impl Drop for Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::MemoryFiles;
+    use crate::spec::{Base, StepKind};
+    use crate::upload::Contents;
+
+    fn resolve(image: &Image) -> Result<Resolved, String> {
+        let files = MemoryFiles::new()
+            .file("app.py", "app")
+            .executable("run.sh", "run")
+            .file("src/a", "app")
+            .file("src/.git/HEAD", "x")
+            .file("docker/Dockerfile", "FROM alpine\nCOPY app.py /\n")
+            .file("docker/app.py", "other");
+        image.resolve(&files).map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn the_example_of_the_page_has_this_hash() {
+        let image = Image::debian_slim(None)
+            .env([("PROJECT_ROOT", "/app")])
+            .workdir("/app")
+            .pip_install(["pandas >= 2.0", "Requests"])
+            .run_commands(["apt-get update && apt-get install -y git curl"]);
+        let spec = resolve(&image).unwrap().spec;
+        assert_eq!(
+            spec.recipe_hash().to_string(),
+            "sha256:913a151e52559d4b4ceb6d49c82bc207b3add19de3891688a60fe74d9c54deed"
+        );
+        assert_eq!(spec.image_hash(), None);
+    }
+
+    #[test]
+    fn branches_leave_their_trunk_as_it_was() {
+        let trunk = Image::scratch().run_commands("a");
+        let one = trunk.run_commands("b").env([("A", "1")]);
+        let two = trunk.run_commands("c");
+        let commands = |image: &Image| {
+            let command = |step: crate::spec::Step| match step.kind {
+                StepKind::Run { command } => command,
+                other => other.word().to_owned(),
+            };
+            let steps = resolve(image).unwrap().spec.steps;
+            steps.into_iter().map(command).collect::<Vec<_>>()
+        };
+        assert_eq!(commands(&trunk), ["a"]);
+        assert_eq!(commands(&one), ["a", "b"]);
+        assert_eq!(commands(&two), ["a", "c"]);
+        assert!(resolve(&two).unwrap().spec.env.is_empty());
+    }
+
+    #[test]
+    fn every_wrong_call_is_named() {
+        let image = Image::base("Python")
+            .run_commands(["ok", ""])
+            .env([("A=B", "")])
+            .workdir("app")
+            .add_local_file("app.py", "../app.py", Strategy::Copy)
+            .apt_install_with("git", StepOptions::new().secret("a/b"))
+            .entrypoint(Vec::<String>::new());
+        let errors = resolve(&image).unwrap_err();
+        let place = |line: &str| line.splitn(3, ": ").take(2).collect::<Vec<_>>().join(": ");
+        assert_eq!(
+            errors.lines().map(place).collect::<Vec<_>>(),
+            [
+                "call 1: base",
+                "call 2: run_commands[1]",
+                "call 3: env.A=B",
+                "call 4: workdir",
+                "call 5: add_local_file.dest",
+                "call 6: apt_install.secrets",
+                "call 7: entrypoint",
+            ]
+        );
+    }
+
+    #[test]
+    fn files_are_uploaded_once_and_mounts_never() {
+        let image = Image::scratch()
+            .add_local_file("app.py", "/app/", LocalOptions::copy())
+            .add_local_file("./run.sh", "/run", Strategy::Copy)
+            .add_local_dir("src", "/src", Strategy::Copy)
+            .add_local_file("app.py", "/mounted/", Strategy::Mount)
+            .run_commands(["cat /mounted/app.py", "true"])
+            .dockerfile_commands("RUN ls /mounted/app.py")
+            .add_local_dir("src", "/late", Strategy::default())
+            .workdir("/mounted");
+        let resolved = resolve(&image).unwrap();
+        let uploads: Vec<_> = resolved
+            .uploads
+            .iter()
+            .map(|upload| match &upload.contents {
+                Contents::File(path) => path.clone(),
+                Contents::Bytes(bytes) => String::from_utf8_lossy(&bytes[..10]).into_owned(),
+            })
+            .collect();
+        assert_eq!(uploads, ["app.py", "./run.sh", "[{\"digest\""]);
+        let warned: Vec<_> = resolved.warnings.iter().map(|w| w.path.as_str()).collect();
+        assert_eq!(warned, ["steps[3]", "steps[5]"]);
+        let StepKind::AddFile { dest, mode, .. } = &resolved.spec.steps[0].kind else {
+            panic!("{:?}", resolved.spec.steps[0]);
+        };
+        assert_eq!((dest.as_str(), *mode), ("/app/app.py", 0o644));
+        assert_eq!(resolved.spec.mounts[1].after, 6);
+    }
+
+    #[test]
+    fn a_dockerfile_finds_its_context() {
+        let context = |image: Image| match resolve(&image).unwrap().spec.base {
+            Base::Dockerfile(dockerfile) => dockerfile.stages[0].instructions[0].context,
+            other => panic!("{other:?}"),
+        };
+        let text = "FROM alpine\nCOPY app.py /\n";
+        let path = "docker/Dockerfile";
+        let beside = context(Image::from_dockerfile_path(path, DockerfileOptions::new()));
+        assert_eq!(beside, context(Image::from_dockerfile(text, "docker")));
+        let here = DockerfileOptions::new().context(".");
+        let here = context(Image::from_dockerfile_path(path, here));
+        assert_ne!(here, beside);
+        assert_eq!(here, context(Image::from_dockerfile(text, ".")));
+        assert!(resolve(&Image::from_dockerfile(text, None)).is_err());
+    }
+}
