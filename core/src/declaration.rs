@@ -95,7 +95,7 @@ impl Declaration {
                 let mut options = DockerfileOptions::new().context(".");
                 options.file = Some(name.to_owned());
                 let place = Place {
-                    position: None,
+                    at: None,
                     path: String::new(),
                 };
                 Content::Image(Image::from_dockerfile_with(text, options).read_at(place))

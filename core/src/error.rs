@@ -223,10 +223,35 @@ impl Fault {
             code: self.code,
             file: None,
             position: None,
-            path,
-            message: self.message,
-            hint: self.hint,
+            path: printable(&path),
+            message: printable(&self.message),
+            hint: printable(&self.hint),
         }
+    }
+}
+
+/// A text that may quote what a file holds, fit for a terminal: control characters escaped, and the
+/// middle left out of what is too long to read.
+fn printable(text: &str) -> String {
+    const EACH_END: usize = 400;
+    let escape = |part: &str| {
+        let mut out = String::with_capacity(part.len());
+        for c in part.chars() {
+            if c.is_control() {
+                out.extend(c.escape_default());
+            } else {
+                out.push(c);
+            }
+        }
+        out
+    };
+    let head = text.char_indices().nth(EACH_END);
+    let tail = text.char_indices().nth_back(EACH_END - 1);
+    match (head, tail) {
+        (Some((head, _)), Some((tail, _))) if head < tail => {
+            format!("{} … {}", escape(&text[..head]), escape(&text[tail..]))
+        }
+        _ => escape(text),
     }
 }
 
@@ -237,4 +262,29 @@ pub(crate) fn each<T, R>(
 ) -> Result<Vec<R>, Fault> {
     let item = |(i, item)| read(item).map_err(|fault| fault.at_index(i));
     items.into_iter().enumerate().map(item).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_fit_for_a_terminal() {
+        let message = |text: &str| Fault::new(ErrorCode::Value, text).into_error().message;
+        assert_eq!(message("é `\u{1b}[2J\n`"), "é `\\u{1b}[2J\\n`");
+        let long = format!("{}middle{}", "ä".repeat(400), "ö".repeat(400));
+        assert_eq!(
+            message(&long),
+            format!("{} … {}", "ä".repeat(400), "ö".repeat(400))
+        );
+        let fits = "ä".repeat(800);
+        assert_eq!(message(&fits), fits);
+    }
+
+    #[test]
+    fn a_path_is_told_from_the_root() {
+        let fault = Fault::new(ErrorCode::Value, "wrong").in_field("dest");
+        let error = fault.at_index(2).in_field("steps").into_error();
+        assert_eq!(error.to_string(), "steps[2].dest: wrong");
+    }
 }

@@ -22,7 +22,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::Spec;
-use crate::error::{Fault, Position, SpecError, SpecErrors, Warning};
+use crate::error::{Fault, SpecError, SpecErrors, Warning};
 use crate::source::Source;
 use crate::upload::Upload;
 
@@ -43,6 +43,9 @@ pub struct Image {
     last: Arc<Link>,
 }
 
+/// Most errors that are told at once.
+const ERROR_LIMIT: usize = 100;
+
 /// One call and all before it.
 pub(crate) struct Link {
     previous: Option<Arc<Link>>,
@@ -57,7 +60,9 @@ pub(crate) struct Link {
 /// Where a call stands in the file that it was read from.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
-    pub(crate) position: Option<Position>,
+    /// The text that it was read from, and the offset in it. Line and column are counted only when
+    /// there is something wrong.
+    pub(crate) at: Option<(Arc<str>, usize)>,
     /// Field, such as `step[2].run_commands`.
     pub(crate) path: String,
 }
@@ -125,6 +130,9 @@ impl Image {
         let mut errors = Vec::new();
         let mut calls = Vec::with_capacity(self.last.number);
         for link in self.links() {
+            if errors.len() == ERROR_LIMIT {
+                break;
+            }
             match &link.call {
                 Ok(call) => calls.push((link, call)),
                 Err(fault) => errors.push(link.error(fault.clone())),
@@ -377,7 +385,12 @@ impl Link {
     fn error(&self, fault: Fault) -> SpecError {
         let mut error = fault.into_error();
         let (place, position) = match &self.place {
-            Some(place) => (place.path.clone(), place.position),
+            Some(Place { at, path }) => {
+                let position = at
+                    .as_ref()
+                    .map(|(text, at)| crate::input::position(text, *at));
+                (path.clone(), position)
+            }
             None => (format!("call {}: {}", self.number, self.word), None),
         };
         error.path = match error.path.as_str() {

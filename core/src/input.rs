@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{ErrorCode, Fault, Position, Segment, SpecError};
 use crate::jcs::Json;
+use crate::spelling::nearest;
 
 /// Longest text that is read, in bytes.
 pub(crate) const TEXT_LIMIT: usize = 32 << 20;
@@ -151,9 +152,17 @@ impl Node {
 
     /// The error of a fault that lies in this tree, which is the root of `text`.
     pub(crate) fn locate(&self, fault: Fault, text: &str) -> SpecError {
+        SpecError {
+            position: self.offset_of(fault.path()).map(|at| position(text, at)),
+            ..fault.into_error()
+        }
+    }
+
+    /// Where a field stands, or the last part of the way to it that is there.
+    pub(crate) fn offset_of<'p>(&self, path: impl Iterator<Item = &'p Segment>) -> Option<usize> {
         let mut node = self;
         let mut at = self.at;
-        for segment in fault.path() {
+        for segment in path {
             let next = match (segment, &node.value) {
                 (Segment::Field(name), Value::Map(fields)) => fields
                     .iter()
@@ -169,10 +178,7 @@ impl Node {
             at = place;
             node = child;
         }
-        SpecError {
-            position: at.map(|at| position(text, at)),
-            ..fault.into_error()
-        }
+        at
     }
 
     /// The fields of a map, each of which must be among `known`.
@@ -369,35 +375,6 @@ pub(crate) fn position(text: &str, at: usize) -> Position {
 /// Texts are limited to far less than 2^32 bytes.
 fn small(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-/// The known word that `word` was probably meant to be.
-pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
-    let folded = |text: &str| text.to_ascii_lowercase().replace('-', "_");
-    let word = folded(word);
-    let limit = word.chars().count().div_ceil(3).min(3);
-    known
-        .iter()
-        .map(|known| (distance(&word, &folded(known)), *known))
-        .filter(|(distance, _)| *distance <= limit)
-        .min()
-        .map(|(_, known)| known)
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 impl From<Json<'_>> for Node {

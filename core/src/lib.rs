@@ -26,6 +26,7 @@ mod requirement;
 mod schema;
 pub mod source;
 pub mod spec;
+mod spelling;
 pub mod tree;
 pub mod upload;
 pub mod wire;

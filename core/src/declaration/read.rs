@@ -1,12 +1,16 @@
 //! Reading `image.toml`: the calls of [`Image`] as tables. Values are checked by the calls' own
 //! code, so a file and a chain accept the same things.
 
+use std::sync::Arc;
+
 use crate::Image;
 use crate::error::{ErrorCode, Fault, Segment, SpecError};
 use crate::image::calls::{Call, Installer, local_path};
 use crate::image::{DockerfileOptions, LocalOptions, Place, StepOptions, Strategy};
-use crate::input::{Fields, Node, nearest};
+use crate::input::{Fields, Node};
 use crate::spec::check;
+use crate::spec::read::check_count;
+use crate::spelling::nearest;
 
 /// Keys of `[image]`.
 const FACTS: [&str; 12] = [
@@ -47,15 +51,17 @@ impl Image {
     /// When the text is no TOML or no sound declaration; the error names field, line and column.
     pub fn from_toml(text: &str) -> Result<Self, SpecError> {
         let root = Node::from_toml(text)?;
-        Reader { root: &root, text }
-            .image()
-            .map_err(|fault| root.locate(fault, text))
+        let reader = Reader {
+            root: &root,
+            text: text.into(),
+        };
+        reader.image().map_err(|fault| root.locate(fault, text))
     }
 }
 
 struct Reader<'t> {
     root: &'t Node,
-    text: &'t str,
+    text: Arc<str>,
 }
 
 impl Reader<'_> {
@@ -64,6 +70,7 @@ impl Reader<'_> {
         let image = fields.need("image", |node| self.facts(node))?;
         let with_steps = fields.read("step", |node| {
             let mut image = image.clone();
+            check_count(node.list()?.len())?;
             for (i, node) in node.list()?.iter().enumerate() {
                 image = self
                     .step(&image, i, node)
@@ -77,12 +84,11 @@ impl Reader<'_> {
     /// Where a field stands, for errors that come to light when local files are read. The path is
     /// given as that of a fault.
     fn place(&self, path: impl FnOnce(Fault) -> Fault) -> Place {
-        let error = self
-            .root
-            .locate(path(Fault::new(ErrorCode::File, "")), self.text);
+        let fault = path(Fault::new(ErrorCode::File, ""));
+        let at = self.root.offset_of(fault.path());
         Place {
-            position: error.position,
-            path: error.path,
+            at: at.map(|at| (self.text.clone(), at)),
+            path: fault.into_error().path,
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::error::{Fault, Problem, nearest};
+use super::error::{Fault, Problem};
 use crate::glob::{Glob, has_wildcard};
 use crate::ignore::DockerIgnore;
 use crate::path::clean;
 use crate::source::{Listed, ListedKind, Source, SourceError, join};
+use crate::spelling::nearest;
 use crate::tree::Tree;
 use crate::upload::Upload;
 

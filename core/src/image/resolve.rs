@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::calls::{
     Call, DockerfileOptions, DockerfileText, Installer, Local, StepOptions, Strategy,
 };
-use super::{Image, Link, Resolved, requirements};
+use super::{ERROR_LIMIT, Image, Link, Resolved, requirements};
 use crate::dockerfile;
 use crate::error::{ErrorCode, Fault, Position, SpecError, SpecErrors, Warning};
 use crate::requirement::normalise_list;
@@ -32,6 +32,9 @@ pub(super) fn resolve(image: &Image, source: &dyn Source) -> Result<Resolved, Sp
     for (link, call) in &calls {
         if let Err(error) = resolving.step(link, call) {
             errors.push(error);
+            if errors.len() == ERROR_LIMIT {
+                break;
+            }
         }
     }
     if !errors.is_empty() {
@@ -213,18 +216,15 @@ impl Resolving<'_> {
             },
         )
         .map_err(|error| {
-            let place = link.error(Fault::new(ErrorCode::Dockerfile, ""));
+            let fault = Fault::new(code_of(&error.problem), error.problem.to_string());
             SpecError {
-                code: code_of(&error.problem),
                 // A declaration that is itself a Dockerfile knows its name better.
                 file: options.file.is_none().then_some(error.file),
                 position: Some(Position {
                     line: error.line,
                     column: error.column,
                 }),
-                path: place.path,
-                message: error.problem.to_string(),
-                hint: error.hint,
+                ..link.error(fault.hint(error.hint))
             }
         })?;
         for warning in parsed.warnings {

@@ -313,7 +313,7 @@ fn step(node: &Node) -> Result<Step, Fault> {
         }
         other => {
             let fault = Fault::new(ErrorCode::Value, format!("`{other}` is no kind of step"));
-            let hint = match crate::input::nearest(other, &KINDS) {
+            let hint = match crate::spelling::nearest(other, &KINDS) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known: {}", KINDS.join(", ")),
             };
