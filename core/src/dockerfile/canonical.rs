@@ -77,7 +77,7 @@ impl<'a> Canonicaliser<'a> {
                 }
                 for (name, value) in values {
                     if let Some(name) = name {
-                        scope.set(&name, value);
+                        scope.set_env(&name, value);
                     }
                 }
                 Ok(command.text())

@@ -29,6 +29,8 @@ pub(crate) fn is_proxy(name: &str) -> bool {
 pub(crate) struct Scope {
     /// `None`: set, to a value that is not known.
     variables: BTreeMap<String, Option<String>>,
+    /// Those that `ENV` set.
+    env: BTreeMap<String, Option<String>>,
     /// Whether every other variable is unset; else the base may set it.
     closed: bool,
 }
@@ -40,6 +42,7 @@ impl Scope {
         Self {
             variables: BTreeMap::from([path]),
             closed: true,
+            ..Self::default()
         }
     }
 
@@ -50,6 +53,20 @@ impl Scope {
 
     pub(crate) fn set(&mut self, name: &str, value: Option<String>) {
         self.variables.insert(name.to_owned(), value);
+    }
+
+    /// What `ENV` sets.
+    pub(crate) fn set_env(&mut self, name: &str, value: Option<String>) {
+        self.set(name, value.clone());
+        self.env.insert(name.to_owned(), value);
+    }
+
+    /// What a stage sees that continues this one: arguments carry over, but where `ENV` set the
+    /// same name it wins.
+    pub(crate) fn next_stage(&self) -> Self {
+        let mut next = self.clone();
+        next.variables.extend(self.env.clone());
+        next
     }
 
     fn lookup(&self, name: &str) -> Lookup {
@@ -87,8 +104,8 @@ pub(crate) fn global_arguments(
     // The platform that builds is fixed: where a hash is computed must not count.
     let machine = Platform::default();
     let mut scope = Scope {
-        variables: BTreeMap::new(),
         closed: true,
+        ..Scope::default()
     };
     let mut put = |name: &str, value: &str| {
         let value = build.get(name).map_or(value, String::as_str);

@@ -66,7 +66,7 @@ pub(super) fn parse(text: &str, options: &Options<'_>) -> Result<Parsed, Dockerf
         let statement = &script.statements[draft.statement];
         let (base, mut scope) = match draft.base {
             Some(base) => {
-                let scope = scopes.get(&base).cloned().unwrap_or_default();
+                let scope = scopes.get(&base).map(Scope::next_stage).unwrap_or_default();
                 (
                     StageBase::Stage(index.get(&base).copied().unwrap_or(0)),
                     scope,

@@ -100,6 +100,10 @@ impl Machine {
         let mut next = self.clone();
         next.cmd_set = false;
         next.config.on_build.clear();
+        // As in BuildKit, build arguments carry over, but where ENV set the same name it wins.
+        for (name, value) in &self.env {
+            set_env(&mut next.step_env, name, value);
+        }
         next
     }
 
@@ -246,6 +250,10 @@ impl Machine {
                 let args = self.command_line(line);
                 let history = format!("CMD {}", quoted(&args));
                 self.config.cmd = Some(args).filter(|args| !args.is_empty());
+                // Means something on Windows only; Docker writes it for every CMD.
+                self.config
+                    .other
+                    .insert("ArgsEscaped".into(), Value::Bool(true));
                 self.cmd_set = true;
                 history
             }

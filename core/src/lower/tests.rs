@@ -135,6 +135,10 @@ fn configs_are_docker_s() {
         if object.get("Env") == Some(&json!([format!("PATH={PATH}")])) {
             object.remove("Env");
         }
+        assert_eq!(
+            object.remove("ArgsEscaped").is_some(),
+            text.contains("CMD") && !text.contains("CHECK")
+        );
         if object.get("WorkingDir") == Some(&json!("/")) {
             object.remove("WorkingDir");
         }
@@ -415,6 +419,12 @@ fn stages_continue_and_inherit() {
     );
     let env = &last_run(&build).env;
     assert_eq!((value(env, "X"), value(env, "Y")), (Some("1"), Some("2")));
+    // Seen with Docker 20.10: the next stage has what ENV set, over an argument of that name.
+    let shadowed = build_on(
+        &from_text("FROM a AS b\nENV A=env\nARG A=arg\nWORKDIR /$A\nFROM b\nWORKDIR $A"),
+        &base_config(),
+    );
+    assert_eq!(shadowed.unwrap().config.working_dir, "/arg/env");
     // CMD was set in another stage.
     assert_eq!(build.config.cmd, None);
 }
