@@ -366,6 +366,17 @@ impl Running {
         self.service.catalog.reindex().await
     }
 
+    /// Ends the service when nobody needs it any more: takes back its announcement, waits until no
+    /// build waits or runs, and shuts down. For a service that a command started for itself and
+    /// that others found and use.
+    pub async fn finish(self) {
+        if let Err(error) = self.service.state.withdraw() {
+            tracing::warn!(%error, "the service stays announced");
+        }
+        self.service.builds.idle().await;
+        self.shutdown().await;
+    }
+
     /// Ends the service: takes no more requests, cancels builds (what their finished steps made is
     /// kept), lets open requests end, and gives the state directory back. Takes at most the
     /// setting `serve.stop_timeout`, and what a build needs to clean up.

@@ -36,6 +36,8 @@ use crate::settings;
 pub(crate) use live::{FollowGuard, Live};
 pub(crate) use log::{Follower, Line};
 
+/// How often is looked whether all builds have ended.
+const IDLE_POLL: Duration = Duration::from_millis(20);
 /// Reused builds that are remembered, so that a client can ask for them by id.
 const REUSED: usize = 256;
 
@@ -487,6 +489,13 @@ impl Builds {
             return Ok(());
         }
         self.forget(&ids)
+    }
+
+    /// Waits until no build waits or runs.
+    pub(crate) async fn idle(&self) {
+        while !self.queue().live.is_empty() {
+            tokio::time::sleep(IDLE_POLL).await;
+        }
     }
 
     /// Takes no more builds, cancels what waits and runs, and waits for its end at most `limit`.

@@ -143,7 +143,10 @@ impl Catalog {
 
     /// Makes a blob of the images' repository known to another.
     async fn link(&self, blob: Blob, repository: &str) -> Result<()> {
-        if self.regional.has_blob(repository, &blob.digest).await? {
+        let (regional, digest) = (&self.regional, &blob.digest);
+        if regional.has_blob(repository, digest).await?
+            || regional.mount_blob(repository, digest, IMAGES).await?
+        {
             return Ok(());
         }
         let progress = Progress::none();

@@ -55,6 +55,10 @@ pub trait Regional: Send + Sync + fmt::Debug {
     /// Whether the repository has a blob.
     async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool>;
 
+    /// Makes a blob of the repository `from` part of `repository`, without its bytes moving; `false`
+    /// when that is not there, or the registry cannot.
+    async fn mount_blob(&self, repository: &str, digest: &Digest, from: &str) -> Result<bool>;
+
     /// Makes a blob of `store` part of the repository.
     async fn push_blob(
         &self,
@@ -117,6 +121,18 @@ impl Regional for Registry {
             .off_runtime(move |registry| registry.blob(&repository, &digest))
             .await?;
         Ok(size.is_some())
+    }
+
+    async fn mount_blob(&self, repository: &str, digest: &Digest, from: &str) -> Result<bool> {
+        let (repository, digest, from) = (repository.to_owned(), *digest, from.to_owned());
+        self.off_runtime(move |registry| {
+            if registry.blob(&from, &digest)?.is_none() {
+                return Ok(false);
+            }
+            registry.link_blob(&repository, &digest)?;
+            Ok(true)
+        })
+        .await
     }
 
     async fn push_blob(
@@ -319,6 +335,12 @@ impl Regional for External {
     async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool> {
         let at = self.reference(repository, None)?;
         Ok(self.client.has_blob(&at, digest).await?)
+    }
+
+    async fn mount_blob(&self, repository: &str, digest: &Digest, from: &str) -> Result<bool> {
+        let at = self.reference(repository, None)?;
+        let from = self.reference(from, None)?;
+        Ok(self.client.mount(&at, digest, from.repository()).await?)
     }
 
     async fn push_blob(

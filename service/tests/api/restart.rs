@@ -116,6 +116,28 @@ async fn builds_that_a_crash_interrupted_are_failed_with_all_their_events() {
     }
 }
 
+#[tokio::test]
+async fn a_service_that_finishes_lets_builds_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = Api::start(settings(dir.path())).await;
+    let build = api.accepted(&request(commands(&["wait"]))).await;
+    let path = format!("/v1/builds/{}/events", build.id);
+    let followed = api.request(Method::GET, &path).send().await.unwrap();
+    let control = api.control.clone();
+    let end = tokio::spawn(api.running.finish());
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    assert!(!end.is_finished());
+    assert!(
+        chalk_service::state::discover(dir.path())
+            .unwrap()
+            .is_none()
+    );
+    control.gate.add_permits(1);
+    let events = crate::service::parse_events(&followed.text().await.unwrap());
+    assert_eq!(end_of(&events).status, BuildStatus::Built);
+    end.await.unwrap();
+}
+
 fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
