@@ -253,7 +253,8 @@ impl Follower {
         })
     }
 
-    /// The next events, in order; `None` after the last. Waits for new ones if `wait`.
+    /// The next events, in order; `None` after the last. Waits for new ones if `wait`. Dropping the
+    /// future loses no event.
     pub(crate) async fn next(&mut self, wait: bool) -> io::Result<Option<Vec<Line>>> {
         loop {
             // What is known before reading: if it says closed, the file is whole.

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::sse::{Event as Sent, KeepAlive, Sse};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use chalk_core::wire::{BlobList, Build, BuildReply, BuildRequest, Event, EventKind};
 use futures_util::{Stream, StreamExt, stream};
@@ -144,20 +143,32 @@ pub(super) async fn events(
         None => query.after.unwrap_or(0),
     };
     let events = service.builds().follow(&id, after).await?;
-    let lines = lines(events, after, true).map(move |line| {
-        let sent = Sent::default().id(line.seq.to_string()).data(line.json);
-        Ok::<_, Infallible>(if line.seq == after + 1 {
-            sent.retry(RETRY)
-        } else {
-            sent
-        })
+    let first = Bytes::from(format!("retry: {}\n\n", RETRY.as_millis()));
+    let sent = batches(events, after, true).map(|batch| match batch {
+        Some(lines) => frames(&lines),
+        None => Bytes::from_static(b": waiting\n\n"),
     });
-    let alive = KeepAlive::new().interval(KEEP_ALIVE).text("waiting");
-    let mut response = Sse::new(lines).keep_alive(alive).into_response();
-    response
-        .headers_mut()
-        .insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    let body = stream::once(async { first }).chain(sent);
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+        // Tells nginx not to hold events back.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    let body = Body::from_stream(body.map(Ok::<_, Infallible>));
+    Ok((headers, body).into_response())
+}
+
+/// Events in the form of the HTML standard, "Server-sent events". All of a batch go out at once,
+/// since a long log has millions.
+fn frames(lines: &[Line]) -> Bytes {
+    let mut text = Vec::new();
+    for Line { seq, json } in lines {
+        text.extend_from_slice(format!("id: {seq}\ndata: ").as_bytes());
+        text.extend_from_slice(json.as_bytes());
+        text.extend_from_slice(b"\n\n");
+    }
+    text.into()
 }
 
 fn number(value: &HeaderValue) -> ApiResult<u64> {
@@ -171,33 +182,38 @@ fn number(value: &HeaderValue) -> ApiResult<u64> {
     })
 }
 
-/// The events as they are kept; ends with the build if `wait`, else with what there is.
-fn lines(events: Events, after: u64, wait: bool) -> impl Stream<Item = Line> + Send {
-    let batches = stream::unfold(events, move |mut events| async move {
+/// The events as they are kept, in batches; ends with the build if `wait`, else with what there
+/// is. `None` stands for a while in which nothing happened.
+fn batches(events: Events, after: u64, wait: bool) -> impl Stream<Item = Option<Vec<Line>>> + Send {
+    stream::unfold(events, move |mut events| async move {
         let batch = match &mut events {
-            Events::Kept { follower, .. } => match follower.next(wait).await {
-                Ok(batch) => batch?,
-                Err(error) => {
-                    tracing::error!(%error, "the events of a build cannot be read");
-                    return None;
+            Events::Kept { follower, .. } => {
+                match tokio::time::timeout(KEEP_ALIVE, follower.next(wait)).await {
+                    Err(_) => None,
+                    Ok(Ok(batch)) => Some(batch?),
+                    Ok(Err(error)) => {
+                        tracing::error!(%error, "the events of a build cannot be read");
+                        return None;
+                    }
                 }
-            },
+            }
             Events::Reused(build) => {
+                let build = build.take()?;
                 let event = Event {
                     seq: 1,
-                    time: build.as_ref()?.created.clone(),
-                    kind: EventKind::Finished {
-                        build: build.take()?,
-                    },
+                    time: build.created.clone(),
+                    kind: EventKind::Finished { build },
                 };
                 let json = serde_json::to_string(&event).ok()?;
-                let line = Line { seq: 1, json };
-                if after == 0 { vec![line] } else { Vec::new() }
+                Some(if after == 0 {
+                    vec![Line { seq: 1, json }]
+                } else {
+                    Vec::new()
+                })
             }
         };
         Some((batch, events))
-    });
-    batches.flat_map(stream::iter)
+    })
 }
 
 #[derive(Deserialize)]
@@ -215,18 +231,27 @@ pub(super) async fn logs(
     Query(query): Query<LogsQuery>,
 ) -> ApiResult<Response> {
     let events = service.builds().follow(&id, 0).await?;
-    let text = lines(events, 0, query.follow).filter_map(move |line| async move {
-        let event: Event = serde_json::from_str(&line.json).ok()?;
-        match event.kind {
-            EventKind::Log { step, text, .. } if query.step.is_none_or(|s| s == step) => {
-                Some(Ok::<_, Infallible>(Bytes::from(text)))
+    let text = batches(events, 0, query.follow).map(move |batch| {
+        let mut text = String::new();
+        for line in batch.unwrap_or_default() {
+            if let Some(piece) = output(&line, query.step) {
+                text.push_str(&piece);
             }
-            _ => None,
         }
+        Ok::<_, Infallible>(Bytes::from(text))
     });
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     Ok((headers, Body::from_stream(text)).into_response())
+}
+
+/// The output in an event, if it has some of that step.
+fn output(line: &Line, wanted: Option<usize>) -> Option<String> {
+    let event: Event = serde_json::from_str(&line.json).ok()?;
+    match event.kind {
+        EventKind::Log { step, text, .. } if wanted.is_none_or(|s| s == step) => Some(text),
+        _ => None,
+    }
 }
