@@ -1,8 +1,8 @@
 //! File name patterns of three families: Go's `filepath.Match` (sources of `COPY`), moby's
 //! patterns (`.dockerignore`, `--exclude`) and git's (`.gitignore`).
 //!
-//! `globset` was tried and left: git matches bytes, has POSIX classes and gives `**` a meaning only
-//! between slashes, moby lets `**` stand anywhere, and a pattern that a stranger wrote must never
+//! `globset` speaks none of the three: git matches bytes, has POSIX classes and gives `**` a meaning
+//! only between slashes, moby lets `**` stand anywhere, and a pattern that a stranger wrote must never
 //! cost more than its length times the path's. One small automaton serves all three.
 
 /// A compiled pattern.

@@ -318,6 +318,14 @@ mod second_opinion {
         }
     }
 
+    /// Why it is no more than a second opinion. When this fails, it has learned heredocs.
+    #[test]
+    fn knows_no_heredoc_within_a_command() {
+        let text = "FROM a\nRUN cat <<EOF > /x\nhello\nEOF\n";
+        let error = parse_dockerfile::parse(text).unwrap_err().to_string();
+        assert!(error.contains("unknown instruction 'hello'"), "{error}");
+    }
+
     proptest! {
         #[test]
         fn agrees(lines in vec(line(), 0..20)) {

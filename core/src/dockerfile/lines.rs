@@ -1,7 +1,6 @@
 //! From the text of a Dockerfile to statements: directives, comments, continuations, heredocs.
 //!
-//! The crate `parse-dockerfile` was tried first. It reads one heredoc, at the very start of a `RUN`,
-//! and forgets the delimiter's name; `RUN cat <<EOF > /x` makes it take the body for instructions.
+//! The crate `parse-dockerfile` reads one heredoc, at the very start of a `RUN`, and forgets the delimiter's name; `RUN cat <<EOF > /x` makes it take the body for instructions.
 //! Nothing on top of it can repair that, so this follows BuildKit's own line reader; the crate
 //! serves as a second opinion in the tests.
 
