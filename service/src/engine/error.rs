@@ -43,7 +43,7 @@ pub enum EngineError {
     MissingBlobs(Vec<Digest>),
     /// A base cannot be had.
     #[error(transparent)]
-    Base(#[from] BaseError),
+    Base(Box<BaseError>),
     /// The regional registry or the store failed.
     #[error("cannot {doing}: {cause}")]
     Storage {
@@ -55,6 +55,12 @@ pub enum EngineError {
     /// This host cannot run the build.
     #[error("{0}")]
     Host(String),
+}
+
+impl From<BaseError> for EngineError {
+    fn from(error: BaseError) -> Self {
+        Self::Base(Box::new(error))
+    }
 }
 
 impl EngineError {

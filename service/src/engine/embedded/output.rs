@@ -111,14 +111,8 @@ impl<'a> StepLog<'a> {
             return;
         }
         let text: Vec<u8> = held.line.drain(..cut).collect();
-        let text = String::from_utf8_lossy(&text).into_owned();
+        let text = without_redrawn(&String::from_utf8_lossy(&text));
         for line in text.lines() {
-            // A progress bar redraws its line; the last state counts.
-            let line = line
-                .trim_end_matches('\r')
-                .rsplit('\r')
-                .next()
-                .unwrap_or("");
             if self.tail.len() == TAIL_LINES {
                 self.tail.pop_front();
             }
@@ -130,6 +124,22 @@ impl<'a> StepLog<'a> {
             text,
         });
     }
+}
+
+/// Keeps of each line what a terminal would show in the end: a progress bar redraws its line.
+fn without_redrawn(text: &str) -> String {
+    if !text.contains('\r') {
+        return text.to_owned();
+    }
+    let shown = text.split_inclusive('\n').map(|line| {
+        let (line, end) = match line.strip_suffix('\n') {
+            Some(line) => (line, "\n"),
+            None => (line, ""),
+        };
+        let last = line.trim_end_matches('\r').rsplit('\r').next();
+        format!("{}{end}", last.unwrap_or_default())
+    });
+    shown.collect()
 }
 
 /// Where the last, perhaps unfinished, character of `bytes` begins, so that it is not cut apart.
@@ -199,6 +209,8 @@ mod tests {
         check(&[b"a", b"b\nc", b"d"], &["ab\n", "cd"]);
         check(&[b""], &[]);
         check(&[b"\xff\xfe\n"], &["\u{fffd}\u{fffd}\n"]);
+        check(&[b"a\r\nb\n"], &["a\nb\n"]);
+        check(&[b"10%\r50%", b"\r100%\nnext\r"], &["100%\n", "next"]);
         check(&["ü".as_bytes()[..1].into(), &"ü".as_bytes()[1..]], &["ü"]);
     }
 

@@ -19,7 +19,7 @@ use super::steps::{Entry, Layer};
 use super::storage;
 use crate::bases::Base;
 use crate::engine::oci::{self, CREATED, Descriptor, History, ImageFile, Manifest};
-use crate::engine::{EngineError, Outcome};
+use crate::engine::{Compression, EngineError, Outcome};
 use crate::places::{IMAGES, SPEC_TYPE, STEPS};
 
 /// First word of the document whose digest names joined layers in the step cache.
@@ -35,7 +35,19 @@ impl<'a> Build<'a> {
     ) -> Result<Outcome, EngineError> {
         let doing = "publish the image";
         let base = self.result_base();
-        let Entry { layers, history } = self.joined(done, base.as_deref()).await?;
+        let Entry {
+            mut layers,
+            history,
+        } = self.joined(done, base.as_deref()).await?;
+        let count = layers.len();
+        for (index, layer) in layers.iter_mut().enumerate() {
+            if self.is_unreadable(layer) {
+                // Positions are those of the stage's layers only while none were joined.
+                let same = count == done.entry.layers.len();
+                let dirs = done.dirs.get(index..=index).filter(|_| same);
+                *layer = self.join(std::slice::from_ref(layer), dirs).await?;
+            }
+        }
         for layer in &layers {
             self.pusher.push(IMAGES, &layer.blob()).await?;
         }
@@ -56,7 +68,6 @@ impl<'a> Build<'a> {
             .document(oci::CONFIG, &ImageFile { rootfs, ..file })
             .await?;
         let size = layers.iter().map(|layer| layer.descriptor.size).sum();
-        let count = layers.len();
         let mut manifest =
             Manifest::new(config, layers.into_iter().map(|l| l.descriptor).collect());
         if let Some(base) = &base {
@@ -155,7 +166,14 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// One layer that stands for several; from the step cache, if it was made before.
+    /// Whether a client for which `gzip` or `none` was chosen cannot read a layer: one of a base
+    /// or of the step cache that is compressed by zstd.
+    fn is_unreadable(&self, layer: &Layer) -> bool {
+        self.compression() != Compression::Zstd && layer.descriptor.media_type.ends_with("+zstd")
+    }
+
+    /// One layer in the build's compression that stands for others; from the step cache, if it
+    /// was made before.
     async fn join(
         &self,
         parts: &[Layer],
@@ -174,7 +192,10 @@ impl<'a> Build<'a> {
             Some(dirs) => dirs.to_vec(),
             None => self.layer_dirs(parts).await?,
         };
-        let merged = merge_dirs(dirs, &self.shared.dirs).await?;
+        let merged = match dirs.as_slice() {
+            [one] => Arc::clone(one),
+            _ => merge_dirs(dirs, &self.shared.dirs).await?,
+        };
         let layer = self.keep(&merged).await?;
         self.pusher.push(STEPS, &layer.blob()).await?;
         let entry = Entry {

@@ -223,7 +223,7 @@ impl<'a> Build<'a> {
         match self.dirs(layers).await {
             Ok(dirs) => Ok(dirs),
             Err(Unusable::Fatal(error)) => Err(error),
-            Err(Unusable::Blob(why)) => Err(EngineError::Base(crate::bases::BaseError::Invalid {
+            Err(Unusable::Blob(why)) => Err(EngineError::from(crate::bases::BaseError::Invalid {
                 reference: base.reference.clone(),
                 detail: why,
             })),

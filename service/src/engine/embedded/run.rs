@@ -10,13 +10,13 @@ use chalk_core::wire::Stream;
 use chalk_sandbox::{Contents, Mount, Network, Root, RunSpec, SandboxError, Status, User};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::caches::CacheDir;
 use super::chain::Chain;
 use super::install::install;
 use super::output::StepLog;
 use super::scratch::Scratch;
 use super::stage::StageDone;
+use super::{Shared, storage};
 use crate::engine::{EngineError, Job, Secret};
 use crate::settings;
 
@@ -166,7 +166,7 @@ impl Runner<'_> {
         };
         let exit = chalk_sandbox::run(&spec, &mut sink, self.cancel)
             .await
-            .map_err(sandbox_failure)?;
+            .map_err(|e| sandbox_failure(&e))?;
         let code = exit.status.shell_code();
         let message = match exit.status {
             Status::Code(0) => return Ok(()),
@@ -208,7 +208,7 @@ impl Runner<'_> {
             Ok(exit) if exit.status.success() => Ok(Some(out)),
             Ok(_) => Ok(Some(all)),
             Err(error) if error.exit_code() == Some(127) => Ok(None),
-            Err(error) => Err(sandbox_failure(error)),
+            Err(error) => Err(sandbox_failure(&error)),
         }
     }
 
@@ -369,6 +369,18 @@ impl Runner<'_> {
             .await
     }
 
+    /// A directory for temporary files of everybody, outside of the layer.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) fn temp_dir(&self) -> Result<PathBuf, StepError> {
+        let path = self.scratch.dir("tmp")?;
+        let mode = rustix::fs::Mode::from_raw_mode(0o1777);
+        let made = rustix::fs::chmod(&path, mode);
+        made.map_err(|e| storage("make a temporary directory", &e))?;
+        Ok(path)
+    }
+
     /// A cache directory of `tool` for the base and the user, which several steps may use at once.
     ///
     /// # Errors
@@ -393,8 +405,8 @@ impl Runner<'_> {
     }
 }
 
-fn sandbox_failure(error: SandboxError) -> StepError {
-    match &error {
+fn sandbox_failure(error: &SandboxError) -> StepError {
+    match error {
         SandboxError::Exec { .. }
         | SandboxError::User { .. }
         | SandboxError::InvalidSpec { .. } => StepError::Failed {

@@ -192,11 +192,6 @@ impl Dest {
         Ok(matches!(self.look(path)?, Some(Found::Dir)))
     }
 
-    /// Whether something is at a resolved path.
-    pub(super) fn exists(&self, path: &[u8]) -> Result<bool> {
-        Ok(self.look(path)?.is_some())
-    }
-
     /// The directory at a resolved path; it and its parents are made if they are absent, and
     /// then belong to `owner`.
     pub(super) fn make_dirs(&mut self, path: &[u8], owner: (u32, u32)) -> Result<DestDir> {

@@ -169,7 +169,7 @@ impl<'a> Copier<'a> {
                 continue;
             }
             if job.parents {
-                self.copy_with_parents(pattern, &path, node)?;
+                self.copy_with_parents(pattern, &path, &node)?;
             } else {
                 self.copy_to(&path, &node)?;
             }
@@ -205,16 +205,8 @@ impl<'a> Copier<'a> {
         let owner = self.owner_of_new();
         let dest = self.dest.resolve(&self.job.dest)?;
         if node.kind() == EntryKind::Dir {
-            let is_new = !self.dest.exists(&dest)?;
+            // Made on the way, so it does not look like the source (BuildKit does the same).
             let dir = self.dest.make_dirs(&dest, owner)?;
-            if is_new && !dest.is_empty() && matches!(node, Node::Layers(_)) {
-                // Made for this source, so it looks like it.
-                self.dest
-                    .set_dir(&dir, self.facts(node), &node.attributes()?)?;
-            } else if is_new && !dest.is_empty() {
-                self.dest
-                    .set_dir(&dir, self.facts(node), &BTreeMap::new())?;
-            }
             return self.copy_children(node, &dir, b"");
         }
         let name = last(path);
@@ -239,7 +231,7 @@ impl<'a> Copier<'a> {
         &mut self,
         pattern: &str,
         path: &[u8],
-        node: Node<'_>,
+        node: &Node<'_>,
     ) -> Result<(), String> {
         // The components in front of the pivot are the same in the pattern and in the match.
         let pivot = match pattern.trim_start_matches('/').split_once("/./") {
@@ -257,7 +249,7 @@ impl<'a> Copier<'a> {
         let dest = self.dest.resolve(&self.job.dest)?;
         let mut dir = self.dest.make_dirs(&dest, self.owner_of_new())?;
         let Some((name, above)) = kept.split_last() else {
-            return self.copy_children(&node, &dir, b"");
+            return self.copy_children(node, &dir, b"");
         };
         let mut at = parts[..pivot.min(parts.len())].join(&b'/');
         for part in above {
@@ -272,7 +264,7 @@ impl<'a> Copier<'a> {
             };
             dir = self.dest.enter(&dir, part, facts, false)?.0;
         }
-        self.copy_node(&node, &dir, name, b"")
+        self.copy_node(node, &dir, name, b"")
     }
 
     fn copy_children(
@@ -382,3 +374,6 @@ fn parent(path: &[u8]) -> Vec<u8> {
         None => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

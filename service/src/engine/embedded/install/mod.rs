@@ -24,6 +24,8 @@ const OLDEST_PYTHON: (u32, u32) = (3, 8);
 const REQUIREMENTS: &str = "/run/chalk/requirements.txt";
 const UV_DIR: &str = "/run/chalk/uv";
 const CACHE_DIR: &str = "/run/chalk/cache";
+/// Installers leave locks and half-built wheels in their temporary directory.
+const TEMP_DIR: &str = "/run/chalk/tmp";
 
 /// `apt-get` with its lists and archives in the cache directory. Image makers set `Dir::Cache`
 /// and hooks that empty `/var/cache/apt`; options here come after all configuration files.
@@ -125,7 +127,9 @@ async fn python(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepEr
             call.set("UV_LINK_MODE", "copy");
             call.set("UV_PYTHON_DOWNLOADS", "never");
             call.set("UV_NO_PROGRESS", "1");
-            call.set("UV_NO_CONFIG", "1");
+            if install.installer == Installer::Pip {
+                call.set("UV_NO_CONFIG", "1");
+            }
             call.mounts.push(bind(dir, UV_DIR, true));
             call.mounts.push(bind(
                 runner.shared_cache("uv", &install.user).await?,
@@ -161,6 +165,8 @@ async fn python(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepEr
             call
         }
     };
+    call.set("TMPDIR", TEMP_DIR);
+    call.mounts.push(bind(runner.temp_dir()?, TEMP_DIR, false));
     call.mounts.extend(requirements);
     if has_requirements {
         call.args.extend(["-r".to_owned(), REQUIREMENTS.to_owned()]);

@@ -481,12 +481,15 @@ mod tests {
         );
     }
 
+    /// Arguments and variables, or a word of the reason.
+    type Expected<'a> = Result<(&'a [&'a str], &'a [(&'a str, &'a str)]), &'a str>;
+
     #[test]
     fn speaks_uv() {
         let check = |packages: &[&str],
                      env: &[(&str, &str)],
                      config: &[(&str, &str)],
-                     expect: Result<(&[&str], &[(&str, &str)]), &str>| {
+                     expect: Expected<'_>| {
             let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
                 let own = |(a, b): &(&str, &str)| ((*a).to_owned(), (*b).to_owned());
                 pairs.iter().map(own).collect()
