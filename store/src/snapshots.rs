@@ -1,9 +1,14 @@
 //! Unpacked layers on disk, ready to be stacked by overlayfs.
 //!
 //! A snapshot is a directory `snapshots/<key>/fs`, where the key is what its maker computed from
-//! all that went in (a chain of layers, a step key). It is built in `snapshots/.new-<random>/fs`,
-//! synced and renamed, so a snapshot that has its name is whole. `work` beside `fs` is free for
-//! an overlay mount's own use while the snapshot is built.
+//! all that went in (a chain of layers, a step key). It is built in `snapshots/.new-<random>/fs`
+//! and renamed, so a snapshot that has its name is whole. `work` beside `fs` is free for an overlay
+//! mount's own use while the snapshot is built.
+//!
+//! A snapshot is a copy of what its layers hold, and those are durable blobs. So a commit does not
+//! wait for the disk, where a sync of the file system would also wait for everybody else's writes:
+//! until [`Snapshots::settle`] has synced it, a file `boot` beside `fs` names the boot that it was
+//! written in, and after a restart of the machine [`Snapshots::open`] removes what was not settled.
 
 use std::fs::{self, File};
 use std::io;
@@ -51,16 +56,21 @@ fn io_error(
 const NEW: &str = ".new-";
 const OLD: &str = ".old-";
 
+/// File beside `fs` that says in which boot of the machine an unsynced snapshot was written.
+const BOOT: &str = "boot";
+
 /// A directory of snapshots. Several processes may use it at once.
 #[derive(Debug, Clone)]
 pub struct Snapshots {
     root: PathBuf,
+    /// Identifies this boot of the machine; empty when the kernel does not tell.
+    boot: String,
 }
 
 impl Snapshots {
     /// Opens the directory, making it (mode 0700: file owners and setuid bits in there are the
     /// images', not this host's) when it is not there, and removes unfinished snapshots that
-    /// nobody builds any more.
+    /// nobody builds any more, and those that a crash of the machine may have left incomplete.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         fs::DirBuilder::new()
@@ -69,7 +79,8 @@ impl Snapshots {
             .create(dir)
             .map_err(io_error("create", dir))?;
         let root = dir.canonicalize().map_err(io_error("resolve", dir))?;
-        let snapshots = Self { root };
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let snapshots = Self { root, boot };
         snapshots.sweep()?;
         Ok(snapshots)
     }
@@ -142,6 +153,31 @@ impl Snapshots {
         Ok(true)
     }
 
+    /// Makes every snapshot that is finished by now survive a crash of the machine. Waits for the
+    /// disk; meant for a quiet moment.
+    pub fn settle(&self) -> Result<()> {
+        let markers: Vec<PathBuf> = self
+            .list()?
+            .into_iter()
+            .map(|key| self.root.join(key).join(BOOT))
+            .filter(|marker| marker.exists())
+            .collect();
+        if markers.is_empty() {
+            return Ok(());
+        }
+        let root = File::open(&self.root).map_err(io_error("open", &self.root))?;
+        rustix::fs::syncfs(&root).map_err(|e| io_error("sync", &self.root)(e.into()))?;
+        for marker in markers {
+            match fs::remove_file(&marker) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("remove", marker)(e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn path(&self, key: &str) -> Result<PathBuf> {
         if is_key(key) {
             Ok(self.root.join(key))
@@ -169,12 +205,29 @@ impl Snapshots {
                 if !free {
                     continue;
                 }
-            } else if !name.starts_with(OLD) {
+            } else if !name.starts_with(OLD) && !self.is_doubtful(&name)? {
                 continue;
             }
             self.remove_name(&name)?;
         }
         Ok(())
+    }
+
+    /// Whether a finished snapshot was written in another boot and not synced since.
+    fn is_doubtful(&self, name: &str) -> Result<bool> {
+        let marker = self.root.join(name).join(BOOT);
+        match fs::read_to_string(&marker) {
+            Ok(boot) => Ok(self.boot.is_empty() || boot != self.boot),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(io_error("read", marker)(e)),
+        }
     }
 
     fn remove_name(&self, name: &str) -> Result<()> {
@@ -212,7 +265,7 @@ impl NewSnapshot {
         self.path.clone().unwrap_or_default()
     }
 
-    /// Syncs the file system and gives the snapshot its name; gives the directory to mount. If
+    /// Gives the snapshot its name, and gives the directory to mount. If
     /// another builder of the same key was faster, its snapshot stays and this one is removed.
     /// No overlay may be mounted on it any more.
     pub fn commit(mut self, key: &str) -> Result<PathBuf> {
@@ -223,7 +276,8 @@ impl NewSnapshot {
         let dir = File::open(&path).map_err(io_error("open", &path))?;
         remove_tree(dir.as_fd(), b"work")
             .map_err(|e| io_error("remove", path.join("work"))(e.into()))?;
-        rustix::fs::syncfs(&dir).map_err(|e| io_error("sync", &path)(e.into()))?;
+        let marker = path.join(BOOT);
+        fs::write(&marker, &self.snapshots.boot).map_err(io_error("write", marker))?;
         let renamed = rustix::fs::renameat_with(
             rustix::fs::CWD,
             &path,
@@ -235,10 +289,6 @@ impl NewSnapshot {
             Ok(()) => {
                 self.path = None;
                 self.lock.unlock().map_err(io_error("unlock", &target))?;
-                let root = &self.snapshots.root;
-                File::open(root)
-                    .and_then(|d| d.sync_all())
-                    .map_err(io_error("sync", root))?;
             }
             Err(rustix::io::Errno::EXIST | rustix::io::Errno::NOTEMPTY) => {}
             Err(e) => return Err(io_error("publish", target)(e.into())),
@@ -312,6 +362,23 @@ mod tests {
         drop(snapshots.create().unwrap());
         assert_eq!(snapshots.list().unwrap(), ["a"]);
         assert_eq!(entries(&snapshots), 1);
+    }
+
+    #[test]
+    fn a_crash_of_the_machine_leaves_only_what_was_settled() {
+        let (_dir, snapshots) = snapshots();
+        let commit = |key: &str| snapshots.create().unwrap().commit(key).unwrap();
+        commit("settled");
+        snapshots.settle().unwrap();
+        commit("fresh");
+        let reopened = Snapshots::open(snapshots.root()).unwrap();
+        assert_eq!(reopened.list().unwrap(), ["fresh", "settled"]);
+        // What the same files look like after a restart of the machine.
+        commit("torn");
+        fs::write(snapshots.root().join("fresh").join(BOOT), "another boot").unwrap();
+        fs::write(snapshots.root().join("torn").join(BOOT), "").unwrap();
+        let reopened = Snapshots::open(snapshots.root()).unwrap();
+        assert_eq!(reopened.list().unwrap(), ["settled"]);
     }
 
     #[test]

@@ -96,6 +96,17 @@ impl LayerDirs {
     /// A new empty directory, to be filled as the upper directory of an overlay.
     ///
     /// # Errors
+    /// Lets the disk take in what is finished, in the background: nobody waits for it, and what a
+    /// crash of the machine catches unsynced is unpacked again from its layers.
+    pub(super) fn settle_later(&self) {
+        let snapshots = self.snapshots.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = snapshots.settle() {
+                tracing::warn!(%error, "snapshots are not synced yet");
+            }
+        });
+    }
+
     /// When it cannot be made.
     pub(super) fn create(&self) -> Result<Arc<LayerDir>, DirError> {
         self.create_like(false)

@@ -236,7 +236,9 @@ impl Engine for EmbeddedEngine {
         events: &dyn EventSink,
         cancel: &CancellationToken,
     ) -> Result<Outcome, EngineError> {
-        build::build(&self.shared, job, events, cancel).await
+        let outcome = build::build(&self.shared, job, events, cancel).await;
+        self.shared.dirs.settle_later();
+        outcome
     }
 }
 
