@@ -427,3 +427,36 @@ fn text_map(
     })?;
     Ok(map.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_a_spec_that_is_too_big() {
+        let mut spec = Spec::new(Base::Scratch);
+        let command = "x".repeat(128 << 10 >> 1);
+        spec.steps = vec![Step::new(StepKind::Run { command }); 127];
+        assert_eq!(spec.checked().as_ref(), Ok(&spec));
+        spec.steps.push(spec.steps[0].clone());
+        let error = spec.checked().unwrap_err();
+        assert_eq!(error.code, ErrorCode::Limit);
+        assert!(error.message.contains("of 8388608 allowed"), "{error}");
+        assert_eq!(
+            serde_json::to_string(&spec)
+                .map(|json| json.len() > DOCUMENT_LIMIT)
+                .ok(),
+            Some(true)
+        );
+    }
+
+    #[test]
+    fn a_spec_inside_another_document_names_its_field() {
+        let read = |json: &str| serde_json::from_str::<Spec>(json).unwrap_err().to_string();
+        let error = read(r#"{"schema": "chalk.image/v1", "base": {"ref": "a", "tag": "b"}}"#);
+        assert!(
+            error.starts_with("base.tag: no such field: `tag`"),
+            "{error}"
+        );
+    }
+}
