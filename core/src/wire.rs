@@ -415,6 +415,9 @@ pub enum EventKind {
         exit_code: Option<i32>,
         /// Why.
         message: String,
+        /// Wall time until it failed.
+        #[serde(default)]
+        seconds: f64,
         /// Last lines of its output.
         tail: Vec<String>,
     },

@@ -39,7 +39,10 @@ pub(crate) fn apply(build: &mut Build, event: &EventKind) {
             s.seconds = *seconds;
             s.layer_bytes = *layer_bytes;
         }),
-        EventKind::StepFailed { step, .. } => with_step(*step, &|s| s.state = StepState::Failed),
+        EventKind::StepFailed { step, seconds, .. } => with_step(*step, &|s| {
+            s.state = StepState::Failed;
+            s.seconds = *seconds;
+        }),
         EventKind::Finished { build: finished } => {
             *build = (**finished).clone();
             return;
@@ -130,6 +133,7 @@ pub(crate) mod tests {
             step: 2,
             exit_code: Some(1),
             message: String::new(),
+            seconds: 0.5,
             tail: Vec::new(),
         };
         apply(&mut record, &failed);
@@ -144,5 +148,6 @@ pub(crate) mod tests {
             (record.steps[1].seconds, record.steps[1].layer_bytes),
             (1.5, 7)
         );
+        assert_eq!(record.steps[2].seconds, 0.5);
     }
 }

@@ -124,6 +124,7 @@ impl Fake {
                         step: index,
                         exit_code: Some(7),
                         message: "exit code 7".into(),
+                        seconds: 0.0,
                         tail: vec!["no".into()],
                     });
                     return Err(error);

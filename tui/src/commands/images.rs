@@ -62,9 +62,10 @@ pub(crate) async fn show(server: &Server, id: &str, json: bool) -> Result<(), Fa
     output::line(&format!("platform  {}", image.platform))?;
     output::line(&format!("created   {}", image.created))?;
     output::line(&format!(
-        "size      {} in {} layers",
+        "size      {} in {} layer{}",
         bytes(image.size),
-        image.layers
+        image.layers,
+        if image.layers == 1 { "" } else { "s" }
     ))?;
     let config = &detail.config;
     for (word, value) in [("user", &config.user), ("workdir", &config.working_dir)] {

@@ -105,10 +105,15 @@ impl Model {
                     step.layer_bytes = *layer_bytes;
                 }
             }
-            EventKind::StepFailed { step, message, .. } => {
+            EventKind::StepFailed {
+                step,
+                message,
+                seconds,
+                ..
+            } => {
                 if let Some(step) = self.steps.get_mut(*step) {
                     step.state = StepState::Failed;
-                    step.seconds = step.began.map_or(0.0, |b| b.elapsed().as_secs_f64());
+                    step.seconds = *seconds;
                     step.message = harmless(message);
                 }
             }

@@ -189,14 +189,16 @@ impl<'a> Build<'a> {
             Err(StepError::Engine(error)) => (error.to_string(), None),
             Err(StepError::Failed { message, exit_code }) => (message, exit_code),
         };
+        let seconds = began.elapsed().as_secs_f64();
         self.record(position, |record| {
             record.state = StepState::Failed;
-            record.seconds = began.elapsed().as_secs_f64();
+            record.seconds = seconds;
         });
         self.events.emit(EventKind::StepFailed {
             step: position,
             exit_code,
             message: message.clone(),
+            seconds,
             tail: tail.clone(),
         });
         Err(EngineError::Step {
