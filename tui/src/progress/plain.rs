@@ -19,7 +19,7 @@ impl Plain {
         let count = model.steps.len();
         match event {
             EventKind::Queued { ahead } => print(&format!("queued, {ahead} ahead")),
-            EventKind::Started { .. } => {}
+            EventKind::Started { .. } | EventKind::Pushed { .. } => {}
             EventKind::Pulling { image, done, total } => {
                 let ended = *total > 0 && done >= total;
                 if ended && !self.pulled.contains(image) {
@@ -64,7 +64,6 @@ impl Plain {
                 self.flush(*step);
                 print(&format!("#{} FAILED {}", step + 1, harmless(message)));
             }
-            EventKind::Pushed { .. } => {}
             EventKind::Warning { message } => print(&format!("warning: {}", harmless(message))),
             EventKind::Finished { build } => {
                 let word = match build.status {
