@@ -25,6 +25,8 @@ pub const RESERVED: [&str; 2] = ["chalk", "imports"];
 /// Artifact type of the referrer that carries the spec of an image: a manifest whose one layer,
 /// of this media type too, is the pinned spec as JSON.
 pub const SPEC_TYPE: &str = "application/vnd.chalk.spec.v1+json";
+/// Annotation of that referrer: when the image was built, RFC 3339.
+pub const CREATED_NOTE: &str = "org.opencontainers.image.created";
 
 /// The name of an image: `repository[:tag]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

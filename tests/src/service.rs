@@ -161,6 +161,10 @@ impl Service {
     pub fn skopeo(&self, verb: &str) -> std::process::Command {
         let mut skopeo = tool("skopeo", ["--insecure-policy", verb]);
         let side = if verb == "copy" { "src-" } else { "" };
+        if verb == "copy" {
+            // Left to itself, skopeo compresses what is not.
+            skopeo.arg("--preserve-digests");
+        }
         skopeo.arg(format!("--{side}tls-verify=false"));
         skopeo.arg(format!("--{side}creds=chalk:{}", self.token));
         skopeo

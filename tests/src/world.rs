@@ -44,7 +44,7 @@ pub fn unique() -> String {
 #[derive(Debug)]
 pub struct World {
     root: PathBuf,
-    base: PathBuf,
+    base: Option<PathBuf>,
     busybox: OnceLock<PathBuf>,
     seed: OnceLock<PathBuf>,
     shared: OnceLock<Service>,
@@ -59,8 +59,7 @@ impl World {
 
     /// An empty world; nothing is started.
     pub fn new() -> Self {
-        let base = std::env::var("CHALK_TEST_BASE");
-        let base = base.expect("set by `cargo xtask test`: OCI layout of the base image");
+        let base = std::env::var_os("CHALK_TEST_BASE").map(PathBuf::from);
         // On the disk of the checkout: `/tmp` may be small, or in memory.
         let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
         let target = target.unwrap_or_else(|| Path::new(SCRATCH).join("../target"));
@@ -68,7 +67,7 @@ impl World {
         fs::create_dir_all(&root).expect("make the scratch folder");
         Self {
             root: root.canonicalize().expect("just made"),
-            base: base.into(),
+            base,
             busybox: OnceLock::new(),
             seed: OnceLock::new(),
             shared: OnceLock::new(),
@@ -78,7 +77,8 @@ impl World {
 
     /// OCI layout of the Python base.
     pub fn python_layout(&self) -> &Path {
-        &self.base
+        let base = self.base.as_deref();
+        base.expect("CHALK_TEST_BASE, set by `cargo xtask test`: OCI layout of the base image")
     }
 
     /// OCI layout of the small base: busybox and little more.

@@ -26,13 +26,7 @@ impl Client {
             .connect_timeout(Duration::from_secs(10))
             .build()
             .map_err(|e| Failure::new(exit::UNREACHABLE, "cannot make an HTTP client").why(e))?;
-        let url = url.trim_end_matches('/').to_owned();
-        if !url.starts_with("http://") && !url.starts_with("https://") {
-            return Err(
-                Failure::usage(format!("`{url}` is not the address of a service"))
-                    .hint("give http://HOST:PORT or https://HOST:PORT"),
-            );
-        }
+        let url = address(url)?;
         Ok(Self {
             http,
             url,
@@ -190,6 +184,15 @@ impl Client {
         }
         Ok(None)
     }
+}
+
+/// The address of a service without a slash at its end.
+pub(crate) fn address(url: &str) -> Result<String, Failure> {
+    if url.starts_with("http://") || url.starts_with("https://") {
+        return Ok(url.trim_end_matches('/').to_owned());
+    }
+    let what = format!("`{url}` is not the address of a service");
+    Err(Failure::usage(what).hint("give http://HOST:PORT or https://HOST:PORT"))
 }
 
 /// Body that streams a file.

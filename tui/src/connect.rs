@@ -7,7 +7,7 @@ use chalk_core::wire::exit;
 use chalk_service::state::StateError;
 use chalk_service::{Running, Service, StartError};
 
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::error::Failure;
 use crate::settings::Loaded;
 
@@ -60,6 +60,7 @@ impl Server {
     /// The service that is named or that runs on the state directory.
     pub(crate) async fn running(loaded: &Loaded) -> Result<Option<Self>, Failure> {
         if let Some((url, _)) = &loaded.server {
+            client::address(url)?;
             let token = loaded.token_for_named()?;
             return Ok(Some(Self {
                 client: Client::new(url, &token)?,

@@ -127,7 +127,7 @@ fn read_now(path: &Path, flags: &DockerfileFlags) -> Result<Declared, Failure> {
         path.display().to_string()
     };
     let files = LocalFiles::new(&directory);
-    let bad = |errors: SpecErrors| bad_declaration(&shown, errors);
+    let bad = |errors: SpecErrors| bad_declaration(&shown, &name, &directory, errors);
     let resolved = match FileKind::of(&name, &String::from_utf8_lossy(&bytes)) {
         FileKind::Dockerfile => dockerfile(&name, stdin, &bytes, flags)?
             .resolve(&files)
@@ -271,9 +271,14 @@ fn dockerfile(
     })
 }
 
-fn bad_declaration(shown: &str, mut errors: SpecErrors) -> Failure {
+/// The failure for the errors of the declaration `name` in `directory`, shown as `shown`.
+fn bad_declaration(shown: &str, name: &str, directory: &Path, mut errors: SpecErrors) -> Failure {
     for error in &mut errors.0 {
-        error.file = Some(shown.to_owned());
+        // A file that the declaration names, such as a requirements file, lies relative to it.
+        error.file = Some(match error.file.take() {
+            Some(file) if file != name => directory.join(file).display().to_string(),
+            _ => shown.to_owned(),
+        });
     }
     let count = errors.0.len();
     let what = if count == 1 {

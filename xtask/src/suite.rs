@@ -26,9 +26,9 @@ pub(crate) struct Options {
     /// Print the names of the steps and what they do.
     #[arg(long)]
     list: bool,
-    /// Names (or parts of names) of whole-system tests; all by default.
+    /// Name, or a part of the names, of whole-system tests; all by default.
     #[arg(last = true)]
-    filter: Vec<String>,
+    filter: Option<String>,
 }
 
 /// One row of the table. The function returns a note for the table, often empty.

@@ -16,7 +16,7 @@ use chalk_store::registry::{MANIFEST_LIMIT, Manifest, Progress};
 use chalk_store::{Blob, BlobError, BlobStore};
 
 use crate::index::{Index, IndexError, Known};
-use crate::places::{IMAGES, Name, SPEC_TYPE, pullable};
+use crate::places::{CREATED_NOTE, IMAGES, Name, SPEC_TYPE, pullable};
 use crate::registry::{Regional, RegionalError};
 
 pub use reindex::Reindexed;
@@ -315,12 +315,20 @@ impl Catalog {
         };
         let parsed = manifest::parse(&manifest)?;
         let config = self.config(&parsed).await?;
+        let specs = self
+            .regional
+            .referrers(IMAGES, &manifest.digest, Some(SPEC_TYPE));
+        let mut specs = specs.await?;
+        let built = specs
+            .iter_mut()
+            .filter_map(|spec| spec.annotations.remove(CREATED_NOTE))
+            .max();
         Ok(Some(Known {
             digest: manifest.digest,
             platform: config.platform(),
             size: parsed.layers.iter().map(|layer| layer.size).sum(),
             layers: parsed.layers.len(),
-            created: config.created.unwrap_or_default(),
+            created: built.or(config.created).unwrap_or_default(),
         }))
     }
 

@@ -94,6 +94,7 @@ pub(super) async fn import(
     let options = ImportOptions {
         platform: platform.clone(),
         name: query.image,
+        origin: Some("archive".to_owned()),
         compression: compression.unwrap_or_default(),
         ..ImportOptions::default()
     };

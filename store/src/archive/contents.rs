@@ -213,16 +213,15 @@ fn copy<R: Read>(
 }
 
 /// What an archive is, found without keeping anything.
-pub(super) fn detect(path: &Path, limits: Limits) -> Result<super::Format> {
+pub(super) fn detect(path: &Path, origin: &str, limits: Limits) -> Result<super::Format> {
     /// Directories that only the root of a system has.
     const ROOT: [&[u8]; 13] = [
         b"bin", b"sbin", b"lib", b"lib64", b"usr", b"etc", b"var", b"dev", b"proc", b"sys",
         b"root", b"home", b"tmp",
     ];
-    let origin = path.display().to_string();
-    let file = File::open(path).map_err(ArchiveError::io("open", &origin))?;
-    let stream = crate::layer::decompress(file).map_err(ArchiveError::io("read", &origin))?;
-    let mut reader = LayerReader::new(stream.take(limits.bytes), origin.clone());
+    let file = File::open(path).map_err(ArchiveError::io("open", origin))?;
+    let stream = crate::layer::decompress(file).map_err(ArchiveError::io("read", origin))?;
+    let mut reader = LayerReader::new(stream.take(limits.bytes), origin.to_owned());
     let (mut has_layout, mut has_index, mut has_manifest, mut entries) =
         (false, false, false, 0u64);
     while let Some(entry) = reader.next_entry()? {
@@ -242,7 +241,9 @@ pub(super) fn detect(path: &Path, limits: Limits) -> Result<super::Format> {
     match (has_layout && has_index, has_manifest, entries) {
         (true, _, _) => Ok(super::Format::Oci),
         (_, true, _) => Ok(super::Format::Docker),
-        (_, _, 0) => Err(ArchiveError::NotAnImage { origin }),
+        (_, _, 0) => Err(ArchiveError::NotAnImage {
+            origin: origin.to_owned(),
+        }),
         _ => Ok(super::Format::RootFs),
     }
 }

@@ -18,12 +18,15 @@ use crate::blobs::BlobStore;
 /// Blobs of an archive that the chosen image does not use stay in the store until a collector
 /// takes them.
 pub fn import(store: &BlobStore, path: &Path, options: &ImportOptions) -> Result<Imported> {
-    let origin = path.display().to_string();
+    let origin = match &options.origin {
+        Some(origin) => origin.clone(),
+        None => path.display().to_string(),
+    };
     let meta = std::fs::metadata(path).map_err(ArchiveError::io("open", &origin))?;
     if meta.is_dir() {
         return from_index(store, &open_layout(path)?, options);
     }
-    let format = detect(path, options.limits)?;
+    let format = detect(path, &origin, options.limits)?;
     let file = File::open(path).map_err(ArchiveError::io("open", &origin))?;
     match format {
         Format::RootFs => from_rootfs(store, file, &origin, options),
@@ -65,5 +68,9 @@ pub fn import_stream(
         }
         .into());
     }
-    import(store, spool.path(), options)
+    let named = ImportOptions {
+        origin: Some(options.origin.clone().unwrap_or("archive".into())),
+        ..options.clone()
+    };
+    import(store, spool.path(), &named)
 }

@@ -150,6 +150,8 @@ pub struct ImportOptions {
     pub cmd: Vec<String>,
     /// What each layer, and the archive itself, may cost.
     pub limits: Limits,
+    /// What errors call the archive; its path when absent.
+    pub origin: Option<String>,
 }
 
 impl Default for ImportOptions {
@@ -162,6 +164,7 @@ impl Default for ImportOptions {
             env: vec![path.to_owned()],
             cmd: vec!["/bin/sh".to_owned()],
             limits: Limits::default(),
+            origin: None,
         }
     }
 }

@@ -203,7 +203,10 @@ fn bad_spec_json(_: &World) {
 
 fn bad_usage(_: &World) {
     let check = |arguments: &[&str], code: i32, words: &[&str]| {
-        Chalk::new().args(arguments).run().code(code).says(words);
+        let chalk = Chalk::new()
+            .args(arguments)
+            .env("CHALK_TOKEN", "x".repeat(43));
+        chalk.run().code(code).says(words);
     };
     check(&["frobnicate"], 2, &["frobnicate"]);
     check(&["compute", "image", "build"], 2, &["FILE"]);

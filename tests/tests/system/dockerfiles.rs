@@ -183,7 +183,9 @@ fn three_stages_as_docker_builds_them(world: &World) {
         ("Dockerfile", &THREE_STAGES.replace("@HEREDOC@", heredocs)),
         (
             "Dockerfile.plain",
-            &THREE_STAGES.replace("@HEREDOC@", plain),
+            &THREE_STAGES
+                .replace("@HEREDOC@", plain)
+                .replace("# syntax=docker/dockerfile:1\n", ""),
         ),
         ("message.in", "hello mint\n"),
         (
@@ -261,7 +263,7 @@ fn many_instructions_as_docker_builds_them(world: &World) {
         ("app/empty/.keep", ""),
         ("notes.txt", "notes\n"),
     ]);
-    project.chmod("app/main.py", 0o700);
+    project.chmod("app/main.py", 0o755);
     std::os::unix::fs::symlink("notes.txt", project.file("link")).unwrap();
     std::os::unix::fs::symlink("app", project.file("linked-dir")).unwrap();
     let folder = project.path().display();

@@ -122,7 +122,7 @@ fn a_step_that_hangs(world: &World) {
     let failed = service
         .image(&["build", &project.arg("image.toml"), "--json"])
         .code(1);
-    let failed = failed.says(&["3s"]);
+    let failed = failed.says(&["time limit of 3 s", "build.step_timeout"]);
     assert_eq!(failed.result()["status"], "failed", "{failed}");
     wait_for_process(&own, false);
     wait_for_process(&child, false);
@@ -233,7 +233,7 @@ fn steps_cannot_reach_the_host(world: &World) {
         ),
         ("unshare -U true", "a user namespace"),
         (
-            "insmod /nothing.ko 2>&1 | grep -v 'Operation not permitted' | grep insmod:",
+            "insmod /a.sh 2>&1 | grep -qv -e 'not permitted' -e 'not implemented'",
             "kernel modules",
         ),
     ];

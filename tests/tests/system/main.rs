@@ -1,4 +1,4 @@
-//! Whole-system tests, one process: `cargo xtask test --only system -- NAME...`.
+//! Whole-system tests, one process: `cargo xtask test --only system -- NAME`.
 //!
 //! Each module holds the tests of one subject and lists them in `TESTS`. They share a [`World`],
 //! which this file makes and takes down, also after an interrupt.

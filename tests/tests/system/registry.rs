@@ -119,6 +119,7 @@ fn skopeo_pushes_lists_and_deletes(world: &World) {
     let target = format!("docker://{repository}:one");
     skopeo(&[
         "copy",
+        "--preserve-digests",
         "--dest-tls-verify=false",
         "--dest-creds",
         &credentials,
@@ -135,7 +136,7 @@ fn skopeo_pushes_lists_and_deletes(world: &World) {
         "--dest-creds",
         &credentials,
     ];
-    let mut copy = vec!["copy"];
+    let mut copy = vec!["copy", "--preserve-digests"];
     copy.extend(both);
     copy.extend([target.as_str(), two.as_str()]);
     skopeo(&copy).ok();

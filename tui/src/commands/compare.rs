@@ -3,7 +3,7 @@
 use chalk_core::diff::Diff;
 use chalk_core::wire::{Build, BuildStatus, ImageDetail, exit};
 
-use super::declare::subject_spec;
+use super::declare::{pin, resolve, subject_spec};
 use crate::cli;
 use crate::client::segment;
 use crate::connect::Server;
@@ -13,8 +13,22 @@ use crate::output;
 use crate::settings::Loaded;
 
 pub(crate) async fn diff(loaded: &Loaded, a: &str, b: &str, json: bool) -> Result<(), Failure> {
-    let before = subject_spec(loaded, a).await?;
-    let after = subject_spec(loaded, b).await?;
+    let mut before = subject_spec(loaded, a).await?;
+    let mut after = subject_spec(loaded, b).await?;
+    // What was built is pinned. A declaration that is not would differ from it in its base alone.
+    if before.image_hash().is_some() != after.image_hash().is_some() {
+        let unpinned = if before.image_hash().is_none() {
+            &mut before
+        } else {
+            &mut after
+        };
+        match pin(loaded, unpinned).await {
+            Ok(pinned) => *unpinned = pinned,
+            Err(failure) => {
+                declaration::warn(&format!("the base is not pinned: {}", failure.what));
+            }
+        }
+    }
     let diff = chalk_core::diff::diff(&before, &after);
     if json {
         return output::json(&diff);
@@ -28,13 +42,7 @@ pub(crate) async fn why(server: &Server, args: &cli::Why, json: bool) -> Result<
     let spec = if declared.spec.image_hash().is_some() {
         declared.spec
     } else {
-        let request = chalk_core::wire::ResolveRequest {
-            spec: declared.spec,
-            blobs: std::collections::BTreeMap::new(),
-        };
-        let resolved: chalk_core::wire::Resolved =
-            server.client().post("/v1/resolve", &request).await?;
-        resolved.spec
+        resolve(server, &declared.spec).await?.spec
     };
     let last = last_build(server, name.as_deref()).await?;
     let detail: ImageDetail = server

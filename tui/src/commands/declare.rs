@@ -47,14 +47,14 @@ pub(crate) async fn hash(loaded: &Loaded, args: &cli::Hash, json: bool) -> Resul
     }))
 }
 
-async fn pin(loaded: &Loaded, spec: &Spec) -> Result<Spec, Failure> {
+pub(super) async fn pin(loaded: &Loaded, spec: &Spec) -> Result<Spec, Failure> {
     let server = Server::connect(loaded).await?;
     let resolved = resolve(&server, spec).await;
     server.close().await;
     resolved.map(|r| r.spec)
 }
 
-async fn resolve(server: &Server, spec: &Spec) -> Result<Resolved, Failure> {
+pub(super) async fn resolve(server: &Server, spec: &Spec) -> Result<Resolved, Failure> {
     let request = ResolveRequest {
         spec: spec.clone(),
         blobs: Default::default(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use chalk_core::wire::Imported;
+use chalk_core::wire::{Imported, exit};
 use chalk_core::{Platform, Reference};
 
 use crate::client::{file_body, segment};
@@ -36,7 +36,14 @@ pub(crate) async fn import(
     let imported: Imported = server
         .client()
         .stream(&format!("/v1/imports{query}"), body)
-        .await?;
+        .await
+        .map_err(|failure| match failure.code {
+            exit::USAGE => Failure {
+                what: format!("cannot import {}", path.display()),
+                ..failure
+            },
+            _ => failure,
+        })?;
     if json {
         return output::json(&imported);
     }

@@ -20,7 +20,7 @@ use super::storage;
 use crate::bases::Base;
 use crate::engine::oci::{self, CREATED, Descriptor, History, ImageFile, Manifest};
 use crate::engine::{Compression, EngineError, Outcome};
-use crate::places::{IMAGES, SPEC_TYPE, STEPS};
+use crate::places::{CREATED_NOTE, IMAGES, SPEC_TYPE, STEPS};
 
 /// First word of the document whose digest names joined layers in the step cache.
 const JOINED: &str = "chalk.joined/v1";
@@ -113,6 +113,9 @@ impl<'a> Build<'a> {
         let mut manifest = Manifest::new(empty, vec![spec]);
         manifest.artifact_type = Some(SPEC_TYPE.to_owned());
         manifest.subject = Some(subject.clone());
+        // Image and config carry no time, so that the same files have the same digest.
+        let now = jiff::Timestamp::now().to_string();
+        manifest.annotations.insert(CREATED_NOTE.to_owned(), now);
         let manifest = serde_json::to_vec(&manifest).map_err(|e| storage(doing, &e))?;
         let name = Digest::of(&manifest).to_string();
         self.put_manifest(&name, manifest).await

@@ -253,7 +253,11 @@ impl Runner<'_> {
     }
 
     fn secret(&self, name: &str) -> Result<&Secret, StepError> {
-        let missing = || StepError::failed(format!("the secret `{name}` was not given"));
+        let missing = || {
+            StepError::failed(format!(
+                "the step needs the secret `{name}`, which was not given: build with `--secret {name}`"
+            ))
+        };
         self.job.secrets.get(name).ok_or_else(missing)
     }
 
