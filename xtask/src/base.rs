@@ -28,6 +28,13 @@ const ALLOW_PIP: &str = r#"rm -f "$1"/usr/lib/python3*/EXTERNALLY-MANAGED"#;
 /// ...and have the commands `python` and `pip`.
 const SHORT_NAMES: &str = r#"for name in python pip; do
 test -e "$1/usr/local/bin/$name" || ln -s "../../bin/${name}3" "$1/usr/local/bin/$name"; done"#;
+/// Neither do they keep the packages that apt downloaded, nor its binary caches.
+const CLEAN_APT: &str = r#"cat > "$1/etc/apt/apt.conf.d/docker-clean" <<'END'
+DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/archives/partial/*.deb /var/cache/apt/*.bin || true"; };
+APT::Update::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/archives/partial/*.deb /var/cache/apt/*.bin || true"; };
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+END"#;
 /// Raised when the layout changes in a way that the constants above do not show.
 const REVISION: u32 = 1;
 
@@ -39,7 +46,8 @@ pub(crate) fn stand_in() -> Result<PathBuf> {
     let home = host::target().join("base");
     let layout = home.join("python-3.12-slim-bookworm");
     let stamp = home.join("recipe");
-    let recipe = format!("{REVISION}\n{SUITE}\n{INCLUDE}\n{ALLOW_PIP}\n{SHORT_NAMES}\n");
+    let recipe =
+        format!("{REVISION}\n{SUITE}\n{INCLUDE}\n{ALLOW_PIP}\n{SHORT_NAMES}\n{CLEAN_APT}\n");
     if fs::read_to_string(&stamp).is_ok_and(|made| made == recipe) && layout.is_dir() {
         return Ok(layout);
     }
@@ -71,6 +79,7 @@ fn make(home: &Path, layout: &Path) -> Result<()> {
             &format!("--include={INCLUDE}"),
             &format!("--customize-hook={ALLOW_PIP}"),
             &format!("--customize-hook={SHORT_NAMES}"),
+            &format!("--customize-hook={CLEAN_APT}"),
             SUITE,
             &rootfs,
         ],

@@ -176,7 +176,8 @@ impl Live {
     /// Whether nobody follows it now, nobody came since `epoch`, and nobody wants it all the same.
     pub(super) fn left_since(&self, epoch: u64) -> bool {
         let state = self.state();
-        self.cancels_when_left() && state.followers == 0 && state.epoch == epoch
+        let over = state.record.status.is_final();
+        !over && self.cancels_when_left() && state.followers == 0 && state.epoch == epoch
     }
 }
 

@@ -32,13 +32,6 @@ struct Made {
     config: Value,
 }
 
-fn read(layout: &Layout) -> Made {
-    Made {
-        files: layout.files(),
-        config: layout.config()["config"].clone(),
-    }
-}
-
 /// Loads the small base into docker.
 fn load_base(world: &World, docker: &Docker) {
     let archive = world.folder("base").join("busybox.tar");
@@ -73,7 +66,12 @@ fn built_by_docker(world: &World, docker: &Docker, project: &Project, dockerfile
         &format!("oci:{}", layout.display()),
     ];
     run(&mut tool("skopeo", copy)).ok();
-    read(&Layout::open(&layout))
+    // An OCI config has no place for Docker's own fields, so they come from the daemon.
+    let config = docker.run(["inspect", "--format", "{{json .Config}}", &tag]);
+    Made {
+        files: Layout::open(&layout).files(),
+        config: config.ok().json(),
+    }
 }
 
 fn built_by_us(world: &World, service: &Service, project: &Project, dockerfile: &str) -> Made {
@@ -89,7 +87,11 @@ fn built_by_us(world: &World, service: &Service, project: &Project, dockerfile: 
     let mut skopeo = service.skopeo("copy");
     skopeo.arg(format!("docker://{}", built["image"].as_str().unwrap()));
     run(skopeo.arg(format!("oci:{}", folder.display()))).ok();
-    read(&Layout::open(&folder))
+    let layout = Layout::open(&folder);
+    Made {
+        files: layout.files(),
+        config: layout.config()["config"].clone(),
+    }
 }
 
 /// Builds a project with both and compares. Debian's docker knows no heredocs, so it may be given
