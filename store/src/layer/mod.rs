@@ -16,12 +16,14 @@ mod format;
 mod pack;
 mod parallel_gzip;
 mod reader;
+mod recompress;
 mod root;
 mod stream;
 mod unpack;
 
 pub use compress::{Compression, Decompressor, InvalidCompression, decompress};
 pub use pack::{PackOptions, PackedLayer, pack, pack_to};
+pub use recompress::recompress;
 pub use unpack::{
     Devices, Limits, Target, UnpackOptions, Unpacked, inspect, inspect_blob, unpack, unpack_blob,
 };

@@ -93,9 +93,6 @@ impl LayerDirs {
         }
     }
 
-    /// A new empty directory, to be filled as the upper directory of an overlay.
-    ///
-    /// # Errors
     /// Lets the disk take in what is finished, in the background: nobody waits for it, and what a
     /// crash of the machine catches unsynced is unpacked again from its layers.
     pub(super) fn settle_later(&self) {
@@ -107,6 +104,9 @@ impl LayerDirs {
         });
     }
 
+    /// A new empty directory, to be filled as the upper directory of an overlay.
+    ///
+    /// # Errors
     /// When it cannot be made.
     pub(super) fn create(&self) -> Result<Arc<LayerDir>, DirError> {
         self.create_like(false)

@@ -297,3 +297,6 @@ async fn missing_blobs(blobs: &BlobStore, wanted: Vec<Digest>) -> Result<Vec<Dig
     });
     found.await.map_err(|e| storage("look for files", &e))
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use chalk_core::Digest;
 use chalk_core::config::ImageConfig;
 use chalk_core::spec::StageBase;
 use chalk_store::Blob;
+use chalk_store::layer::{Limits, recompress};
 
 use super::build::Build;
 use super::chain::merge_dirs;
@@ -22,8 +23,8 @@ use crate::engine::oci::{self, CREATED, Descriptor, History, ImageFile, Manifest
 use crate::engine::{Compression, EngineError, Outcome};
 use crate::places::{CREATED_NOTE, IMAGES, SPEC_TYPE, STEPS};
 
-/// First word of the document whose digest names joined layers in the step cache.
-const JOINED: &str = "chalk.joined/v1";
+/// First word of the document whose digest names such layers in the step cache.
+const MADE_OF: &str = "chalk.made-of/v1";
 
 impl<'a> Build<'a> {
     /// Publishes what the last stage made.
@@ -39,13 +40,9 @@ impl<'a> Build<'a> {
             mut layers,
             history,
         } = self.joined(done, base.as_deref()).await?;
-        let count = layers.len();
-        for (index, layer) in layers.iter_mut().enumerate() {
+        for layer in &mut layers {
             if self.is_unreadable(layer) {
-                // Positions are those of the stage's layers only while none were joined.
-                let same = count == done.entry.layers.len();
-                let dirs = done.dirs.get(index..=index).filter(|_| same);
-                *layer = self.join(std::slice::from_ref(layer), dirs).await?;
+                *layer = self.recompressed(layer).await?;
             }
         }
         for layer in &layers {
@@ -67,6 +64,7 @@ impl<'a> Build<'a> {
         let config = self
             .document(oci::CONFIG, &ImageFile { rootfs, ..file })
             .await?;
+        let count = layers.len();
         let size = layers.iter().map(|layer| layer.descriptor.size).sum();
         let mut manifest =
             Manifest::new(config, layers.into_iter().map(|l| l.descriptor).collect());
@@ -175,8 +173,50 @@ impl<'a> Build<'a> {
         self.compression() != Compression::Zstd && layer.descriptor.media_type.ends_with("+zstd")
     }
 
-    /// One layer in the build's compression that stands for others; from the step cache, if it
-    /// was made before.
+    /// A layer in the build's compression; from the step cache, if it was made before.
+    async fn recompressed(&self, layer: &Layer) -> Result<Layer, EngineError> {
+        let key = made_of(std::slice::from_ref(layer), self.compression().word());
+        if let Some(known) = self.known_layer(&key).await? {
+            return Ok(known);
+        }
+        self.pusher.fetch(&layer.blob()).await?;
+        let options = self.pack_options();
+        let (store, digest) = (self.shared.blobs.clone(), layer.descriptor.digest);
+        let packed = {
+            let _place = self.shared.packing.acquire().await;
+            let limits = Limits::default();
+            let work = move || recompress(&store, &digest, &options, limits);
+            tokio::task::spawn_blocking(work).await
+        };
+        let doing = "compress a layer anew";
+        let packed = packed
+            .map_err(|e| storage(doing, &e))?
+            .map_err(|e| storage(doing, &e))?;
+        let layer = Layer::of(&packed);
+        self.note_layer(&key, &layer).await?;
+        Ok(layer)
+    }
+
+    async fn known_layer(&self, key: &Digest) -> Result<Option<Layer>, EngineError> {
+        let found = self.shared.steps.get(key).await?;
+        Ok(found.and_then(|(entry, _)| match entry.layers.as_slice() {
+            [layer] => Some(layer.clone()),
+            _ => None,
+        }))
+    }
+
+    /// Keeps a layer that no step made in the step cache.
+    async fn note_layer(&self, key: &Digest, layer: &Layer) -> Result<(), EngineError> {
+        self.pusher.push(STEPS, &layer.blob()).await?;
+        let entry = Entry {
+            layers: vec![layer.clone()],
+            history: vec![History::default()],
+        };
+        let platform = &self.job.spec.platform;
+        self.shared.steps.put(key, &entry, platform).await
+    }
+
+    /// One layer that stands for several; from the step cache, if it was made before.
     async fn join(
         &self,
         parts: &[Layer],
@@ -185,35 +225,24 @@ impl<'a> Build<'a> {
         if self.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
-        let key = joined_key(parts, self.compression().word());
-        if let Some((entry, _)) = self.shared.steps.get(&key).await?
-            && let [layer] = entry.layers.as_slice()
-        {
-            return Ok(layer.clone());
+        let key = made_of(parts, self.compression().word());
+        if let Some(known) = self.known_layer(&key).await? {
+            return Ok(known);
         }
         let dirs = match dirs {
             Some(dirs) => dirs.to_vec(),
             None => self.layer_dirs(parts).await?,
         };
-        let merged = match dirs.as_slice() {
-            [one] => Arc::clone(one),
-            _ => merge_dirs(dirs, &self.shared.dirs).await?,
-        };
+        let merged = merge_dirs(dirs, &self.shared.dirs).await?;
         let layer = self.keep(&merged).await?;
-        self.pusher.push(STEPS, &layer.blob()).await?;
-        let entry = Entry {
-            layers: vec![layer.clone()],
-            history: vec![History::default()],
-        };
-        let platform = &self.job.spec.platform;
-        self.shared.steps.put(&key, &entry, platform).await?;
+        self.note_layer(&key, &layer).await?;
         Ok(layer)
     }
 }
 
-/// Name of joined layers in the step cache: what they are made of, and how they are packed.
-fn joined_key(parts: &[Layer], compression: &str) -> Digest {
-    let mut text = format!("{JOINED}\n{compression}\n");
+/// Key in the step cache of a layer made of others: what it is made of, and how it is packed.
+fn made_of(parts: &[Layer], compression: &str) -> Digest {
+    let mut text = format!("{MADE_OF}\n{compression}\n");
     for part in parts {
         text.push_str(&format!("{}\n", part.diff_id));
     }

@@ -20,6 +20,7 @@ use super::storage;
 use crate::bases::Base;
 use crate::engine::EngineError;
 use crate::engine::oci::Descriptor;
+use crate::places::STEPS;
 
 /// Layers that are fetched and unpacked at once.
 const UNPACKING: usize = 4;
@@ -75,9 +76,10 @@ impl<'a> Build<'a> {
                 self.tell_cached(index, 0, config_only, Place::Local);
                 return Ok(start);
             };
-            let dirs = match wants_dirs {
-                true => self.dirs(&entry.layers).await.map(Some),
-                false => Ok(None),
+            let dirs = match (self.check_layers(&entry, place).await, wants_dirs) {
+                (Err(unusable), _) => Err(unusable),
+                (Ok(()), true) => self.dirs(&entry.layers).await.map(Some),
+                (Ok(()), false) => Ok(None),
             };
             match dirs {
                 Ok(dirs) => {
@@ -96,6 +98,30 @@ impl<'a> Build<'a> {
                 }
             }
         }
+    }
+
+    /// Checks that the layers of an entry can be had: the registry may have lost some.
+    async fn check_layers(&self, entry: &Entry, place: Place) -> Result<(), Unusable> {
+        if place == Place::Local {
+            return Ok(());
+        }
+        for layer in &entry.layers {
+            let (digest, size) = (layer.descriptor.digest, layer.descriptor.size);
+            let fatal = |e: &dyn std::error::Error| Unusable::Fatal(storage("find a layer", e));
+            let kept = self
+                .shared
+                .blobs
+                .run(move |blobs| blobs.size(&digest))
+                .await;
+            if kept.map_err(|e| fatal(&e))? == Some(size) {
+                continue;
+            }
+            let there = self.shared.regional.has_blob(STEPS, &digest).await;
+            if !there.map_err(|e| fatal(&e))? {
+                return Err(Unusable::Blob(format!("its layer {digest} is gone")));
+            }
+        }
+        Ok(())
     }
 
     /// The deepest operation before `usable` that is in the step cache.

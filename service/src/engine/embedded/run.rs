@@ -282,7 +282,10 @@ impl Runner<'_> {
                 gid,
                 from,
             } => {
-                let cache = self.shared.caches.mount(id, *sharing).await?;
+                let cache = tokio::select! {
+                    cache = self.shared.caches.mount(id, *sharing) => cache?,
+                    () = self.cancel.cancelled() => return Err(StepError::Cancelled),
+                };
                 if cache.fresh() {
                     let filled = cache.path().to_owned();
                     if let Some((stage, path)) = from {
@@ -367,10 +370,11 @@ impl Runner<'_> {
     /// # Errors
     /// Why there is none; in words.
     pub(super) async fn uv(&self) -> Result<PathBuf, String> {
-        self.shared
-            .uv
-            .ensure(&self.job.spec.platform.architecture)
-            .await
+        let fetch = self.shared.uv.ensure(&self.job.spec.platform.architecture);
+        tokio::select! {
+            found = fetch => found,
+            () = self.cancel.cancelled() => Err("the build was cancelled".to_owned()),
+        }
     }
 
     /// A directory for temporary files of everybody, outside of the layer.
@@ -405,7 +409,10 @@ impl Runner<'_> {
         user: &str,
     ) -> Result<CacheDir, StepError> {
         let path = self.shared_cache(tool, user).await?;
-        Ok(self.shared.caches.lock(path).await)
+        tokio::select! {
+            cache = self.shared.caches.lock(path) => Ok(cache),
+            () = self.cancel.cancelled() => Err(StepError::Cancelled),
+        }
     }
 }
 

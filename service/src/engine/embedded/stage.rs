@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chalk_core::Digest;
-use chalk_core::lower::{Action, Op};
+use chalk_core::lower::{Action, MountSource, Op};
 use chalk_core::wire::{EventKind, StepState};
 use chalk_store::Blob;
 use chalk_store::layer::{PackOptions, PackedLayer, pack};
@@ -20,7 +20,7 @@ use super::resume::Start;
 use super::run::{Runner, StepError};
 use super::steps::{Entry, Layer};
 use super::storage;
-use crate::engine::oci::{CREATED, Descriptor, History};
+use crate::engine::oci::{CREATED, History};
 use crate::engine::{Compression, EngineError};
 use crate::places::STEPS;
 
@@ -54,6 +54,7 @@ impl<'a> Build<'a> {
     ) -> Result<StageDone, EngineError> {
         let start = self.start(index, earlier, !last).await?;
         let ops = &self.stages[index].ops[start.next..];
+        self.check_secrets(ops)?;
         let base_key = self.stages[index].base_key;
         // What later operations read is built meanwhile.
         let read: Vec<usize> = ops.iter().flat_map(|op| stages_read(&op.action)).collect();
@@ -67,8 +68,17 @@ impl<'a> Build<'a> {
         let dirs = dirs.unwrap_or_default();
         let chain = Chain::new(base_key, dirs.clone());
         let (sender, receiver) = mpsc::unbounded_channel();
+        let run = async {
+            let done = self.run_operations(index, next, chain, earlier, sender);
+            let done = done.await;
+            if done.is_err() {
+                // Stages that are built for this one need not go on.
+                self.cancel.cancel();
+            }
+            done
+        };
         let (run, finished, _) = tokio::join!(
-            self.run_operations(index, next, chain, earlier, sender),
+            run,
             self.finish_operations(entry, receiver),
             join_all(sources),
         );
@@ -78,6 +88,30 @@ impl<'a> Build<'a> {
         let mut dirs = dirs;
         dirs.extend(new_dirs);
         Ok(StageDone { entry, dirs, chain })
+    }
+
+    /// Checks that the secrets of operations that will run were given, before any of them runs.
+    fn check_secrets(&self, ops: &[Op]) -> Result<(), EngineError> {
+        for op in ops {
+            let (names, mounts) = match &op.action {
+                Action::Run(run) => (&run.secrets, run.mounts.as_slice()),
+                Action::Install(install) => (&install.secrets, [].as_slice()),
+                _ => continue,
+            };
+            let mounted = mounts.iter().filter_map(|mount| match &mount.source {
+                MountSource::Secret { id, required, .. } if *required => Some(id),
+                _ => None,
+            });
+            let mut needed = names.iter().chain(mounted);
+            if let Some(name) = needed.find(|name| !self.job.secrets.contains_key(*name)) {
+                return Err(EngineError::MissingSecret {
+                    step: op.step,
+                    title: op.title.clone(),
+                    name: name.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 
     async fn run_operations<'b>(
@@ -300,10 +334,7 @@ impl<'a> Build<'a> {
 
     /// Packs a directory into a layer of the store.
     pub(super) async fn keep(&self, dir: &Arc<LayerDir>) -> Result<Layer, EngineError> {
-        let options = PackOptions {
-            compression: layer_compression(self.compression()),
-            ..PackOptions::default()
-        };
+        let options = self.pack_options();
         let packed = {
             let _place = self.shared.packing.acquire().await;
             let (store, path) = (self.shared.blobs.clone(), dir.path().to_owned());
@@ -316,15 +347,15 @@ impl<'a> Build<'a> {
             .map_err(|e| storage(doing, &e))?;
         let diff_id: Digest = packed.diff_id;
         self.shared.dirs.name(dir, &diff_id);
-        Ok(Layer {
-            descriptor: Descriptor {
-                media_type: packed.media_type.to_owned(),
-                digest: packed.digest,
-                size: packed.size,
-                annotations: std::collections::BTreeMap::new(),
-            },
-            diff_id,
-        })
+        Ok(Layer::of(&packed))
+    }
+
+    /// How new layers are packed.
+    pub(super) fn pack_options(&self) -> PackOptions {
+        PackOptions {
+            compression: layer_compression(self.compression()),
+            ..PackOptions::default()
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use chalk_core::{Digest, Platform};
+use chalk_store::layer::PackedLayer;
 use chalk_store::registry::Progress;
 use chalk_store::{Blob, BlobStore};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,19 @@ pub(super) struct Layer {
 }
 
 impl Layer {
+    /// A layer that was packed just now.
+    pub(super) fn of(packed: &PackedLayer) -> Self {
+        Self {
+            descriptor: Descriptor {
+                media_type: packed.media_type.to_owned(),
+                digest: packed.digest,
+                size: packed.size,
+                annotations: std::collections::BTreeMap::new(),
+            },
+            diff_id: packed.diff_id,
+        }
+    }
+
     /// Digest and size of the blob.
     pub(super) fn blob(&self) -> Blob {
         Blob {
