@@ -28,6 +28,16 @@ pub enum EngineError {
     /// The spec cannot be built as it stands.
     #[error("{0}")]
     Spec(String),
+    /// A step names a secret that the build was not given.
+    #[error("step {} ({title}) needs the secret `{name}`, which was not given", step + 1)]
+    MissingSecret {
+        /// Index in the steps.
+        step: usize,
+        /// Its one-line title.
+        title: String,
+        /// Name of the secret.
+        name: String,
+    },
     /// Files that the spec names are not in the store.
     #[error("{} file(s) of the spec are not in the store, first {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
     MissingBlobs(Vec<Digest>),
@@ -63,6 +73,12 @@ impl EngineError {
                 422,
                 "a build step failed",
                 "read the step's last lines; the steps before it are kept",
+            ),
+            Self::MissingSecret { .. } => (
+                problem::BAD_REQUEST,
+                400,
+                "a secret is missing",
+                "build with `--secret NAME`",
             ),
             Self::Spec(_) => (problem::BAD_REQUEST, 400, "the spec cannot be built", ""),
             Self::MissingBlobs(_) => (

@@ -284,6 +284,14 @@ impl<'a> Build<'a> {
         }
     }
 
+    /// The stage that a stage builds upon in the end: one on an image, or on the empty base.
+    pub(super) fn root_stage(&self, mut index: usize) -> usize {
+        while let StageBase::Stage(earlier) = self.stages[index].base {
+            index = earlier;
+        }
+        index
+    }
+
     /// Notes why the build ends, and stops what runs.
     fn stop(&self, error: EngineError) -> Stop {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);

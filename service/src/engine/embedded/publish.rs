@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use chalk_core::Digest;
 use chalk_core::config::ImageConfig;
-use chalk_core::spec::StageBase;
 use chalk_store::Blob;
 use chalk_store::layer::{Limits, recompress};
 
@@ -95,11 +94,8 @@ impl<'a> Build<'a> {
 
     /// The image that the result builds upon, if it builds upon one.
     fn result_base(&self) -> Option<Arc<Base>> {
-        let mut index = self.stages.len().checked_sub(1)?;
-        while let StageBase::Stage(earlier) = self.stages[index].base {
-            index = earlier;
-        }
-        self.bases[index].clone()
+        let last = self.stages.len().checked_sub(1)?;
+        self.bases[self.root_stage(last)].clone()
     }
 
     async fn attach_spec(&self, subject: &Descriptor) -> Result<(), EngineError> {

@@ -262,7 +262,7 @@ impl Runner<'_> {
     }
 
     async fn mount(
-        &self,
+        &mut self,
         mount: &RunMount,
         call: &mut Call,
         caches: &mut Vec<CacheDir>,
@@ -282,10 +282,8 @@ impl Runner<'_> {
                 gid,
                 from,
             } => {
-                let cache = tokio::select! {
-                    cache = self.shared.caches.mount(id, *sharing) => cache?,
-                    () = self.cancel.cancelled() => return Err(StepError::Cancelled),
-                };
+                let shared = self.shared;
+                let cache = self.wait_for(shared.caches.mount(id, *sharing)).await??;
                 if cache.fresh() {
                     let filled = cache.path().to_owned();
                     if let Some((stage, path)) = from {
@@ -404,15 +402,24 @@ impl Runner<'_> {
     /// # Errors
     /// When it cannot be made.
     pub(super) async fn exclusive_cache(
-        &self,
+        &mut self,
         tool: &str,
         user: &str,
     ) -> Result<CacheDir, StepError> {
         let path = self.shared_cache(tool, user).await?;
-        tokio::select! {
-            cache = self.shared.caches.lock(path) => Ok(cache),
-            () = self.cancel.cancelled() => Err(StepError::Cancelled),
-        }
+        let shared = self.shared;
+        self.wait_for(shared.caches.lock(path)).await
+    }
+
+    /// Waits for what others hold. The time does not count against the step's limit.
+    async fn wait_for<T>(&mut self, free: impl Future<Output = T>) -> Result<T, StepError> {
+        let began = Instant::now();
+        let got = tokio::select! {
+            got = free => got,
+            () = self.cancel.cancelled() => return Err(StepError::Cancelled),
+        };
+        self.deadline += began.elapsed();
+        Ok(got)
     }
 }
 

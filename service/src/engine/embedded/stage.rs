@@ -55,7 +55,7 @@ impl<'a> Build<'a> {
         let start = self.start(index, earlier, !last).await?;
         let ops = &self.stages[index].ops[start.next..];
         self.check_secrets(ops)?;
-        let base_key = self.stages[index].base_key;
+        let base_key = self.stages[self.root_stage(index)].base_key;
         // What later operations read is built meanwhile.
         let read: Vec<usize> = ops.iter().flat_map(|op| stages_read(&op.action)).collect();
         let sources: Vec<StageFuture<'_>> = read
