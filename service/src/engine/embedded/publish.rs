@@ -100,6 +100,12 @@ impl<'a> Build<'a> {
 
     async fn attach_spec(&self, subject: &Descriptor) -> Result<(), EngineError> {
         let doing = "attach the spec to the image";
+        let regional = &self.shared.regional;
+        let attached = regional.referrers(IMAGES, &subject.digest, Some(SPEC_TYPE));
+        // Built before, to the byte.
+        if !attached.await.map_err(|e| storage(doing, &e))?.is_empty() {
+            return Ok(());
+        }
         let spec = self.document(SPEC_TYPE, &self.job.spec).await?;
         let empty = self
             .document(oci::EMPTY, &BTreeMap::<String, String>::new())
