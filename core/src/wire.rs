@@ -12,7 +12,7 @@
 //! | `POST /v1/builds` | [`BuildRequest`] | [`BuildReply`] |
 //! | `GET /v1/builds?limit=&name=&hash=` | | `[`[`Build`]`]`, newest first |
 //! | `GET /v1/builds/{id}` | | [`Build`] |
-//! | `DELETE /v1/builds/{id}` | | [`Build`]; cancels |
+//! | `DELETE /v1/builds/{id}?leave=` | | [`Build`]; cancels; with `leave=true` only if no client follows it |
 //! | `GET /v1/builds/{id}/events` | `Last-Event-ID` or `?after=` | server-sent [`Event`]s, `id:` is `seq` |
 //! | `GET /v1/builds/{id}/logs?step=&follow=` | | output as plain text |
 //! | `GET /v1/images?name=` | | `[`[`Image`]`]`, newest first |

@@ -90,7 +90,7 @@ fn play(stage: &mut Stage, options: &Options) -> Result<()> {
         ("the same again", stage.build(&example_text)?),
         ("with `rich` added", stage.build(&changed)?),
     ];
-    print(&rows, reachable);
+    print(&rows, (!reachable).then_some(options.stand_in));
     check(&rows)
 }
 
@@ -106,7 +106,9 @@ struct Built {
     took: Duration,
 }
 
-fn print(rows: &[(&str, Built)], real_base: bool) {
+/// Prints the table. `stand_in` says that the base is not the one of Docker Hub, and whether that was
+/// asked for.
+fn print(rows: &[(&str, Built)], stand_in: Option<bool>) {
     println!(
         "\n{:19}{:9}{:>8}  {:21}{:21}",
         "build", "result", "seconds", "steps that ran", "steps reused"
@@ -126,11 +128,15 @@ fn print(rows: &[(&str, Built)], real_base: bool) {
         println!("{}", line.trim_end());
     }
     println!("\nbase: {}", base::REFERENCE);
-    if !real_base {
+    if let Some(asked_for) = stand_in {
+        let why = match asked_for {
+            true => "as asked for",
+            false => "because no registry could be reached",
+        };
         println!(
-            "      a stand-in under that name: Debian bookworm with Debian's own Python 3.11, made by\n      \
-             mmdebstrap, because no registry could be asked"
+            "      a stand-in under that name: Debian bookworm with Debian's own Python 3.11,"
         );
+        println!("      made by mmdebstrap, {why}");
     }
     println!("last: {}", rows[2].1.image);
     println!(

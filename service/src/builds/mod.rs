@@ -38,6 +38,9 @@ pub(crate) use log::{Follower, Line};
 
 /// How often is looked whether all builds have ended.
 const IDLE_POLL: Duration = Duration::from_millis(20);
+/// How often, and how many times, is looked whether a client that left is off the line.
+const LEAVE_PAUSE: Duration = Duration::from_millis(20);
+const LEAVE_TRIES: usize = 50;
 /// Reused builds that are remembered, so that a client can ask for them by id.
 const REUSED: usize = 256;
 
@@ -339,6 +342,27 @@ impl Builds {
             }
             None => self.get(id).await,
         }
+    }
+
+    /// A client that followed a build goes for good: ends the build now, without the grace that a
+    /// broken connection has, unless another client follows it or it is to go on without any.
+    ///
+    /// # Errors
+    /// When there is no such build, or the index fails.
+    pub(crate) async fn leave(self: &Arc<Self>, id: &str) -> Result<Build, BuildsError> {
+        let live = self.queue().live.get(id).cloned();
+        let Some(live) = live else {
+            return self.get(id).await;
+        };
+        // The leaving client's own connection may still be on its way down.
+        for _ in 0..LEAVE_TRIES {
+            if live.left_since(live.epoch()) {
+                self.end(&live, "its last client left");
+                break;
+            }
+            tokio::time::sleep(LEAVE_PAUSE).await;
+        }
+        Ok(live.snapshot())
     }
 
     /// Makes a build end. One that waits ends at once, without a place.

@@ -118,11 +118,24 @@ pub(super) async fn get(
     Ok(axum::Json(service.builds().get(&id).await?))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CancelQuery {
+    #[serde(default)]
+    leave: bool,
+}
+
 pub(super) async fn cancel(
     State(service): Api,
     Path(id): Path<String>,
+    Query(query): Query<CancelQuery>,
 ) -> ApiResult<axum::Json<Build>> {
-    Ok(axum::Json(service.builds().cancel(&id).await?))
+    let builds = service.builds();
+    let build = match query.leave {
+        true => builds.leave(&id).await?,
+        false => builds.cancel(&id).await?,
+    };
+    Ok(axum::Json(build))
 }
 
 #[derive(Deserialize)]

@@ -133,7 +133,9 @@ pub(crate) fn routes() -> Vec<Route> {
             delete_.clone(),
             "/v1/builds/{id}",
             delete(builds::cancel),
-            Call::new("Cancel a build; its events tell when it has ended").gives::<wire::Build>(),
+            Call::new("Cancel a build; its events tell when it has ended")
+                .query(&[("leave", "true: only if no client follows it any more")])
+                .gives::<wire::Build>(),
         ),
         route(
             get_.clone(),

@@ -17,6 +17,10 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("a_mirror_is_asked_first", a_mirror_is_asked_first),
     ("a_pinned_base_needs_no_tag", a_pinned_base_needs_no_tag),
+    (
+        "a_fresh_builder_starts_warm_from_an_external_registry",
+        warm_from_an_external_registry,
+    ),
 ];
 
 fn on(reference: &str) -> Project {
@@ -288,4 +292,63 @@ fn a_pinned_base_needs_no_tag(world: &World) {
         by_digest["image_hash"], hash["image_hash"],
         "same bytes, same hash"
     );
+}
+
+fn warm_from_an_external_registry(world: &World) {
+    let registry = world.start("external", &[]);
+    let logins = logins(&registry, registry.token());
+    let builder = || {
+        let state = world.folder("builder");
+        let settings = [
+            ("registry.url", registry.address()),
+            ("registry.prefix", "fleet"),
+            ("registry.insecure", registry.address()),
+            ("registry.credentials", &logins.arg("config.json")),
+        ];
+        Service::start(&state, &settings)
+    };
+    let first = builder();
+    let layout = world.busybox_layout().display().to_string();
+    first
+        .image(&["import", &layout, "--as", "example.com/shared:1"])
+        .ok();
+    let mark = unique();
+    let text = format!(
+        "[image]\nbase = \"example.com/shared:1\"\n[[step]]\n\
+         run_commands = [\"echo {mark} > /one\", \"echo two > /two\"]\n"
+    );
+    let project = Project::toml(&text);
+    let file = project.arg("image.toml");
+    let built = first
+        .image(&["build", &file, "--json", "--name", "team/app:1"])
+        .ok()
+        .result();
+    let image = built["image"].as_str().unwrap();
+    assert!(
+        image.starts_with(&format!("{}/fleet/", registry.address())),
+        "{image}"
+    );
+    let mut skopeo = registry.skopeo("inspect");
+    run(skopeo.arg(format!("docker://{image}"))).ok();
+    drop(first);
+
+    // Another machine: nothing on its disk, the same registry.
+    let second = builder();
+    let again = second.build(&file);
+    assert_eq!(again["status"], "reused", "{again:#}");
+    assert_eq!(again["digest"], built["digest"]);
+    project.write("image.toml", text.replace("echo two", "echo changed"));
+    let changed = second.build(&file);
+    let steps = changed["steps"].as_array().unwrap();
+    let states: Vec<&str> = steps
+        .iter()
+        .map(|step| step["state"].as_str().unwrap())
+        .collect();
+    assert_eq!(states, ["cached", "ran"], "{changed:#}");
+    let layout = world.folder("changed");
+    let mut skopeo = registry.skopeo("copy");
+    skopeo.arg(format!("docker://{}", changed["image"].as_str().unwrap()));
+    run(skopeo.arg(format!("oci:{}", layout.display()))).ok();
+    let files = chalk_tests::Layout::open(&layout).files().entries;
+    assert!(files.contains_key("one") && files.contains_key("two"));
 }

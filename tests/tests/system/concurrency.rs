@@ -69,27 +69,24 @@ fn two_clients_share_one_build(world: &World) {
 
 fn a_client_that_goes_away(world: &World) {
     let service = world.service();
-    let mark = sleep_mark().replace('.', "");
-    let project = project(&format!("sleep 3.{mark}"));
-    let file = project.arg("image.toml");
-    let mut leaving = service
-        .chalk()
-        .args(["compute", "image", "build", &file])
-        .into_command();
-    let mut leaving = leaving
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_for_process(&format!("3.{mark}"), true);
-    let staying = std::thread::scope(|scope| {
-        let staying = scope.spawn(|| service.build(&file));
-        std::thread::sleep(Duration::from_millis(500));
-        leaving.kill().unwrap();
-        leaving.wait().unwrap();
-        staying.join().unwrap()
-    });
-    assert_eq!(staying["status"], "built", "{staying:#}");
+    for signal in ["-KILL", "-INT"] {
+        let mark = sleep_mark().replace('.', "");
+        let project = project(&format!("sleep 3.{mark}"));
+        let file = project.arg("image.toml");
+        let build = ["compute", "image", "build", &file];
+        let mut leaving = service.chalk().args(build).into_command();
+        leaving.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut leaving = leaving.spawn().unwrap();
+        wait_for_process(&format!("3.{mark}"), true);
+        let staying = std::thread::scope(|scope| {
+            let staying = scope.spawn(|| service.build(&file));
+            std::thread::sleep(Duration::from_millis(500));
+            run(&mut tool("kill", [signal, &leaving.id().to_string()])).ok();
+            leaving.wait().unwrap();
+            staying.join().unwrap()
+        });
+        assert_eq!(staying["status"], "built", "{signal}: {staying:#}");
+    }
 }
 
 fn an_interrupted_client_ends_its_build(world: &World) {
@@ -137,9 +134,21 @@ fn a_build_is_cancelled(world: &World) {
         .result();
     let id = detached["id"].as_str().expect("an id");
     wait_for_process(&mark, true);
+    let reaches = |what: &dyn Fn(&Value) -> bool| {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let build = service.get(&format!("/v1/builds/{id}"));
+            if what(&build) {
+                return build;
+            }
+            assert!(Instant::now() < until, "{build:#}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    reaches(&|build| build["steps"][0]["state"] == "ran");
     service.image(&["cancel", id]).ok();
     wait_for_process(&mark, false);
-    let build = service.get(&format!("/v1/builds/{id}"));
+    let build = reaches(&|build| build["status"] != "running");
     assert_eq!(build["status"], "cancelled", "{build:#}");
     assert_eq!(
         build["steps"][0]["state"], "ran",

@@ -10,7 +10,14 @@ use serde_json::Value;
 
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = &[("the_example_from_end_to_end", the_example_from_end_to_end)];
+pub(crate) const TESTS: &[Test] = &[
+    ("the_example_from_end_to_end", the_example_from_end_to_end),
+    ("the_other_examples_build", the_other_examples_build),
+    (
+        "typed_installs_leave_nothing_but_packages",
+        typed_installs_leave_nothing_but_packages,
+    ),
+];
 
 fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/quickstart/image.toml")
@@ -198,4 +205,117 @@ fn docker_pulls_runs_and_pushes_it(world: &World, service: &Service, first: &Val
         .args(["--format", "{{.Digest}}"])
         .arg(format!("docker://{copy}"));
     assert_eq!(run(&mut skopeo).ok().stdout.trim(), digest);
+}
+
+fn copied(world: &World, service: &Service, result: &Value) -> Layout {
+    let folder = world.folder("copied");
+    let mut skopeo = service.skopeo("copy");
+    skopeo.arg(format!("docker://{}", result["image"].as_str().unwrap()));
+    run(skopeo.arg(format!("oci:{}", folder.display()))).ok();
+    Layout::open(&folder)
+}
+
+fn the_other_examples_build(world: &World) {
+    let service = world.service();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let build = |path: &str| service.build(&examples.join(path).display().to_string());
+
+    let result = build("with-files/image.toml");
+    let layout = copied(world, service, &result);
+    let config = &layout.config()["config"];
+    assert_eq!(
+        config["Cmd"],
+        serde_json::json!(["python", "-m", "greeter"])
+    );
+    let env = config["Env"].as_array().unwrap();
+    assert!(env.contains(&"GREETING=hello".into()), "{config:#}");
+    let files = layout.files().entries;
+    assert_eq!(files["usr/local/bin/greet"].mode, 0o755);
+    assert_eq!(files["app/greeter/__main__.py"].mode, 0o644);
+    assert!(
+        files
+            .keys()
+            .any(|path| path.starts_with("app/greeter/__pycache__/"))
+    );
+
+    let result = build("dockerfile/Dockerfile");
+    let layout = copied(world, service, &result);
+    assert_eq!(layout.config()["config"]["WorkingDir"], "/app");
+    let files = layout.files().entries;
+    assert_eq!(files["usr/local/bin/hello"].mode, 0o755);
+    assert_eq!(files["app/app.py"].kind, "file");
+    assert!(!files.contains_key("app/Dockerfile") && !files.contains_key("wheels"));
+}
+
+/// What a step of one kind leaves behind, besides what it is for: caches, the installer, the CA
+/// bundle and the proxies of the build are in no layer.
+fn typed_installs_leave_nothing_but_packages(world: &World) {
+    let service = world.start("installs", &[]);
+    let project = Project::toml(
+        r#"
+[image]
+debian_slim = "3.12"
+[[step]]
+pip_install = ["six==1.16.0"]
+[[step]]
+apt_install = ["tree"]
+[[step]]
+uv_pip_install = ["idna==3.7"]
+"#,
+    );
+    let built = service
+        .image(&["build", &project.arg("image.toml"), "--json"])
+        .ok();
+    let layout = copied(world, &service, &built.result());
+    let layers = layout.layers();
+    let [.., pip, apt, uv] = layers.as_slice() else {
+        panic!("{} layers", layers.len());
+    };
+    let outside = |layer: &[u8], allowed: &[&str]| {
+        let mut files = chalk_tests::ImageFiles::default();
+        files.add(layer);
+        let folders = [
+            "tmp",
+            "usr",
+            "usr/local",
+            "usr/local/lib",
+            "usr/local/bin",
+            "var",
+            "var/lib",
+            "var/log",
+        ];
+        files.entries.retain(|path, entry| {
+            let parent = entry.kind == "dir" && folders.contains(&path.as_str());
+            !parent && !allowed.iter().any(|prefix| path.starts_with(prefix))
+        });
+        files.entries.into_keys().collect::<Vec<_>>()
+    };
+    let packages = ["usr/local/lib/python3"];
+    assert_eq!(outside(pip, &packages), [""; 0], "pip_install");
+    assert_eq!(outside(uv, &packages), [""; 0], "uv_pip_install");
+    let debian = [
+        "usr/bin",
+        "usr/share",
+        "var/lib/dpkg",
+        "var/lib/apt",
+        "var/log/",
+        "var/cache",
+    ];
+    assert_eq!(outside(apt, &debian), [""; 0], "apt_install");
+    let mut apt_files = chalk_tests::ImageFiles::default();
+    apt_files.add(apt);
+    let junk = apt_files.entries.iter().filter(|(path, entry)| {
+        let lists = path.starts_with("var/lib/apt/lists/") || path.starts_with("var/cache/apt/");
+        entry.kind == "file" && lists
+    });
+    assert_eq!(
+        junk.map(|(path, _)| path).collect::<Vec<_>>(),
+        [""; 0],
+        "lists and archives"
+    );
+    let config = layout.config().to_string().to_lowercase();
+    for word in ["proxy=", "ssl_cert", "pip_cache", "pip_cert", "uv_cache"] {
+        assert!(!config.contains(word), "{word} in {config}");
+    }
+    service.assert_clean();
 }

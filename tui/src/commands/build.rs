@@ -163,11 +163,13 @@ async fn upload(
     Ok(())
 }
 
+/// Leaves a build: it ends, unless other clients wait for it too.
 async fn interrupt(client: &Client, id: &str) -> Failure {
-    let path = format!("/v1/builds/{id}");
-    let cancelled = client.delete(&path);
+    let path = format!("/v1/builds/{id}?leave=true");
+    let left = client.delete(&path);
     tokio::select! {
-        _ = cancelled => Failure::interrupted().why(format!("build {id} was cancelled")),
+        _ = left => Failure::interrupted()
+            .why(format!("build {id} ends, unless another client waits for it")),
         _ = tokio::signal::ctrl_c() => Failure::interrupted(),
     }
 }
