@@ -10,6 +10,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use chalk_core::wire::{Build, Event, EventKind};
 use tokio::sync::watch;
@@ -18,6 +19,10 @@ use tokio::sync::watch;
 const TEXT_LIMIT: usize = 64 * 1024;
 /// What a follower reads at once, in bytes.
 const READ_SIZE: usize = 256 * 1024;
+
+/// Output that nobody follows is written to the file at most this long after it came, as long as
+/// more comes.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How far a log has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +45,7 @@ struct Writer {
     /// Bytes of output that may still be kept.
     room: u64,
     limit: u64,
+    flushed: Instant,
     /// Why nothing more is kept: the disk failed.
     fault: Option<String>,
 }
@@ -73,6 +79,7 @@ impl EventLog {
                 events,
                 room: limit,
                 limit,
+                flushed: Instant::now(),
                 fault: None,
             }),
             progress: watch::Sender::new(progress),
@@ -98,6 +105,9 @@ impl EventLog {
                     writer.room -= bytes;
                     let text = piece.to_owned();
                     writer.write(EventKind::Log { step, stream, text });
+                }
+                if writer.flushed.elapsed() >= FLUSH_INTERVAL {
+                    writer.flush();
                 }
             }
             other => {
@@ -166,6 +176,7 @@ impl Writer {
     }
 
     fn flush(&mut self) {
+        self.flushed = Instant::now();
         if self.fault.is_none()
             && let Err(error) = self.file.flush()
         {
@@ -324,6 +335,8 @@ pub(crate) struct Recovered {
     pub(crate) bytes: u64,
     /// The events without their output, in order.
     pub(crate) kinds: Vec<EventKind>,
+    /// When the last of them was, empty when there is none.
+    pub(crate) last: String,
 }
 
 /// Reads a log as far as it is sound: a crash may have torn its end.
@@ -341,6 +354,7 @@ pub(crate) fn recover(path: &Path) -> io::Result<Recovered> {
             Ok(event) if event.seq == recovered.events + 1 => {
                 recovered.events += 1;
                 recovered.bytes += read as u64;
+                recovered.last = event.time;
                 if !matches!(
                     event.kind,
                     EventKind::Log { .. } | EventKind::Pulling { .. }

@@ -72,11 +72,18 @@ pub(crate) fn all_cached(spec: &Spec) -> Vec<BuildStep> {
 
 /// Seconds from an RFC 3339 time until now; 0 when it is no time, or lies ahead.
 pub(crate) fn seconds_since(time: &str) -> f64 {
-    let Ok(start) = time.parse::<jiff::Timestamp>() else {
-        return 0.0;
-    };
-    let elapsed = jiff::Timestamp::now().duration_since(start).as_secs_f64();
-    elapsed.max(0.0)
+    seconds_between(time, &jiff::Timestamp::now().to_string())
+}
+
+/// Seconds between two RFC 3339 times; 0 when one is no time, or the end comes first.
+pub(crate) fn seconds_between(start: &str, end: &str) -> f64 {
+    match (start.parse::<jiff::Timestamp>(), end.parse()) {
+        (Ok(start), Ok(end)) => {
+            let elapsed = jiff::Timestamp::duration_since(end, start).as_secs_f64();
+            elapsed.max(0.0)
+        }
+        _ => 0.0,
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use chalk_core::wire::{Build, BuildStatus, EventKind, Problem, problem};
+use chalk_core::wire::{Build, EventKind, Problem, problem};
 
 use super::log::{self, EventLog, Recovered};
 use super::{Builds, BuildsError, record, run};
@@ -62,7 +62,11 @@ impl Builds {
             hint: "build again: the steps that had ended are kept".to_owned(),
         };
         run::end(&mut build, Err(why), String::new());
-        build.status = BuildStatus::Failed;
+        // It ended when it was last heard of, not when somebody found it.
+        if !recovered.last.is_empty() {
+            build.seconds = record::seconds_between(&build.created, &recovered.last);
+            build.finished = Some(recovered.last.clone());
+        }
         if let Err(error) = write_end(&path, &recovered, &build) {
             tracing::warn!(id = build.id, %error, "the events of a build have no end");
         }

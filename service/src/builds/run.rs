@@ -70,7 +70,10 @@ async fn finish(builds: &Arc<Builds>, live: &Arc<Live>, result: Result<Outcome, 
     live.change(|build| end(build, result, builds.catalog.pullable(&build.image_hash)));
     let build = live.snapshot();
     match &build.error {
-        Some(error) => tracing::warn!(id = build.id, detail = error.detail, "build failed"),
+        Some(error) if build.status == BuildStatus::Failed => {
+            tracing::warn!(id = build.id, detail = error.detail, "build failed");
+        }
+        Some(error) => tracing::info!(id = build.id, why = error.detail, "build was cancelled"),
         None => tracing::info!(id = build.id, seconds = build.seconds, "build ended"),
     }
     let (this, log) = (builds.clone(), live.log());
