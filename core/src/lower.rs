@@ -239,7 +239,7 @@ pub struct Copy {
     pub unpack: bool,
 }
 
-/// Where a [`Copy`] takes its files from.
+/// Where a [`struct@Copy`] takes its files from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CopySource {
     /// Files of a tree whose blobs are in the store.

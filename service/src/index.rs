@@ -2,7 +2,7 @@
 //! names in memory in front of it.
 //!
 //! Nothing is known here alone. Images and names can be read back from the regional registry
-//! ([`crate::catalog`]), builds from their directories ([`crate::builds`]); so a database that is
+//! (`crate::catalog`), builds from their directories (`crate::builds`); so a database that is
 //! missing or damaged is set aside and made anew.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Content-addressed blobs, OCI layers, layouts and archives, and the registry client.
 //!
-//! A blob enters a [`BlobStore`](blobs::BlobStore) through a writer that hashes while it writes,
+//! A blob enters a [`BlobStore`] through a writer that hashes while it writes,
 //! and has a name only when all of it is verified and on disk. [`layer::pack()`] turns the upper
 //! directory of a finished step into such a blob; [`layer::unpack()`] turns a blob back into a
 //! directory that overlayfs can stack, which [`snapshots`] keeps under a name. [`stack`] looks

@@ -1,9 +1,9 @@
 //! The embedded engine: builds in this process, without any daemon.
 //!
-//! [`build`] resolves the stages of a lowered spec against the step cache ([`steps`]) and runs
-//! what is left: processes in the sandbox ([`run`], [`install`]), copies straight into the layer
-//! ([`copy`]). A layer is packed and pushed while the next step runs ([`stage`]), and
-//! [`publish`] puts the image together. Layer directories ([`layers`], [`chain`], [`merge`]) are
+//! `build` resolves the stages of a lowered spec against the step cache (`steps`) and runs
+//! what is left: processes in the sandbox (`run`, `install`), copies straight into the layer
+//! (`copy`). A layer is packed and pushed while the next step runs (`stage`), and
+//! `publish` puts the image together. Layer directories (`layers`, `chain`, `merge`) are
 //! shared between builds.
 
 mod build;
