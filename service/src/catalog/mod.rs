@@ -299,6 +299,13 @@ impl Catalog {
             }
             let name = head.digest.to_string();
             self.regional.delete(IMAGES, &name).await?;
+            // Where registries without the referrers API keep the list of them (OCI distribution
+            // specification, "Referrers Tag Schema").
+            let listed = name.replace(':', "-");
+            let list = self.regional.head_manifest(IMAGES, &listed).await?;
+            if list.is_some() {
+                self.remove_tag(IMAGES, &listed).await?;
+            }
         }
         // Some registries drop the tag with its manifest, some do not.
         if self.regional.head_manifest(IMAGES, &tag).await?.is_some() {

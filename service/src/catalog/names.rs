@@ -19,8 +19,10 @@ use crate::registry::RegionalError;
 
 /// Artifact type of an entry.
 const ENTRY_TYPE: &str = "application/vnd.chalk.name.v1+json";
+/// Artifact type of what a tag points to in the moment before it is removed.
+const REMOVED_TYPE: &str = "application/vnd.chalk.removed.v1+json";
 /// Annotation of an entry that holds the name.
-pub(super) const ENTRY_NAME: &str = "chalk.name";
+pub(super) const NOTE: &str = "chalk.name";
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Blobs that are linked into a repository at once.
 const PARALLEL: usize = 6;
@@ -106,39 +108,27 @@ impl Catalog {
     /// # Errors
     /// When the registry or the index fails.
     pub(crate) async fn remove_name(&self, name: &Name) -> Result<()> {
-        match self.regional.delete(&name.repository, &name.tag).await {
-            Ok(_) => {}
-            // Older registries delete by digest alone, which takes every tag of it along.
-            Err(error @ RegionalError::External(RegistryError::Protocol { .. })) => {
-                self.delete_untagged(name, error).await?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-        match self.regional.delete(NAMES, &entry_tag(name)).await {
-            // An entry of a name that points nowhere does no harm.
-            Ok(_) | Err(RegionalError::External(RegistryError::Protocol { .. })) => {}
-            Err(error) => return Err(error.into()),
-        }
+        self.remove_tag(&name.repository, &name.tag).await?;
+        self.remove_tag(NAMES, &entry_tag(name)).await?;
         let text = name.to_string();
         self.indexed(move |index| index.put_name(&text, None)).await
     }
 
-    async fn delete_untagged(&self, name: &Name, error: RegionalError) -> Result<()> {
-        let Name { repository, tag } = name;
-        let Some(head) = self.regional.head_manifest(repository, tag).await? else {
-            return Ok(());
-        };
-        for other in self.regional.tags(repository).await? {
-            if other != *tag
-                && let Some(other) = self.regional.head_manifest(repository, &other).await?
-                && other.digest == head.digest
-            {
-                return Err(error.into());
+    /// Removes a tag and nothing else.
+    pub(super) async fn remove_tag(&self, repository: &str, tag: &str) -> Result<()> {
+        match self.regional.delete(repository, tag).await {
+            Ok(_) => Ok(()),
+            // Older registries delete by digest alone, which takes every tag of it along. So the
+            // tag is first moved to a manifest that no other tag has.
+            Err(RegionalError::External(RegistryError::Protocol { .. })) => {
+                let unique = format!("removed {:032x}", rand::random::<u128>());
+                let digest = self.put_note(repository, tag, REMOVED_TYPE, &unique);
+                let digest = digest.await?.to_string();
+                self.regional.delete(repository, &digest).await?;
+                Ok(())
             }
+            Err(error) => Err(error.into()),
         }
-        let digest = head.digest.to_string();
-        self.regional.delete(repository, &digest).await?;
-        Ok(())
     }
 
     /// Makes a blob of the images' repository known to another.
@@ -159,12 +149,26 @@ impl Catalog {
         Ok(())
     }
 
-    /// Files a name in the directory: an artifact manifest without contents (OCI image
-    /// specification, `manifest.md`, "Guidelines for Artifact Usage").
+    /// Files a name in the directory.
     async fn file(&self, name: &Name) -> Result<()> {
+        let tag = entry_tag(name);
+        self.put_note(NAMES, &tag, ENTRY_TYPE, &name.to_string())
+            .await?;
+        Ok(())
+    }
+
+    /// Publishes a text in the annotation of an artifact manifest without contents (OCI image
+    /// specification, `manifest.md`, "Guidelines for Artifact Usage").
+    async fn put_note(
+        &self,
+        repository: &str,
+        tag: &str,
+        artifact_type: &str,
+        text: &str,
+    ) -> Result<Digest> {
         let empty = self.blobs.run(|store| store.put(b"{}")).await?;
         self.regional
-            .push_blob(NAMES, &empty, &self.blobs, &Progress::none())
+            .push_blob(repository, &empty, &self.blobs, &Progress::none())
             .await?;
         let descriptor = json!({
             "mediaType": "application/vnd.oci.empty.v1+json",
@@ -174,16 +178,16 @@ impl Catalog {
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
-            "artifactType": ENTRY_TYPE,
+            "artifactType": artifact_type,
             "config": descriptor,
             "layers": [descriptor],
-            "annotations": { ENTRY_NAME: name.to_string() },
+            "annotations": { NOTE: text },
         });
         let bytes = Bytes::from(manifest.to_string());
-        self.regional
-            .put_manifest(NAMES, &entry_tag(name), MANIFEST_TYPE, bytes)
-            .await?;
-        Ok(())
+        let put = self
+            .regional
+            .put_manifest(repository, tag, MANIFEST_TYPE, bytes);
+        Ok(put.await?.digest)
     }
 }
 

@@ -6,7 +6,7 @@ use chalk_core::Digest;
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 
-use super::names::ENTRY_NAME;
+use super::names::NOTE;
 use super::{Catalog, Result};
 use crate::places::{IMAGES, NAMES, Name};
 
@@ -100,7 +100,7 @@ impl Catalog {
             return Ok(None);
         };
         let entry = serde_json::from_slice::<Entry>(&manifest.bytes).ok();
-        let name = entry.and_then(|mut entry| entry.annotations.remove(ENTRY_NAME));
+        let name = entry.and_then(|mut entry| entry.annotations.remove(NOTE));
         let Some(name) = name.and_then(|name| name.parse::<Name>().ok()) else {
             return Ok(None);
         };
