@@ -82,7 +82,7 @@ impl Server {
     /// Ends a service of our own in good order; builds that others started here are waited for.
     pub(crate) async fn close(self) {
         if let Some(running) = self.own {
-            running.shutdown().await;
+            running.finish().await;
         }
     }
 }
