@@ -3,10 +3,12 @@
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use crate::world::{forget, spawn};
 
 /// No command of the suite takes this long; one that does hangs.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -111,10 +113,11 @@ fn run_with(command: &mut Command, input: &[u8]) -> Ran {
         Stdio::piped()
     });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = match command.spawn() {
+    let mut child = match spawn(command) {
         Ok(child) => child,
         Err(error) => panic!("cannot start `{line}`: {error}"),
     };
+    let pid = child.id();
     let stdin = child.stdin.take();
     let stdout = child.stdout.take().expect("piped");
     let stderr = child.stderr.take().expect("piped");
@@ -134,6 +137,7 @@ fn run_with(command: &mut Command, input: &[u8]) -> Ran {
             }
             std::thread::sleep(Duration::from_millis(5));
         };
+        forget(pid);
         (
             status,
             stdout.join().expect("reader"),
@@ -231,9 +235,46 @@ impl Chalk {
         run_with(&mut self.command, &self.input)
     }
 
-    /// The plain command, for tests that watch it while it runs.
-    pub fn into_command(self) -> Command {
+    /// Starts it, for tests that watch it or make it go away. Its output is thrown away.
+    #[track_caller]
+    pub fn start(mut self) -> Running {
+        self.command.stdin(Stdio::null());
+        self.command.stdout(Stdio::null()).stderr(Stdio::null());
+        Running {
+            child: spawn(&mut self.command).expect("start chalk"),
+        }
+    }
+
+    /// The plain command.
+    pub(crate) fn into_command(self) -> Command {
         self.command
+    }
+}
+
+/// A command on its way. Dropping it kills it.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    /// Sends it a signal such as `-INT`.
+    #[track_caller]
+    pub fn signal(&self, signal: &str) {
+        run(&mut tool("kill", [signal, &self.child.id().to_string()])).ok();
+    }
+
+    /// Waits for its end; the exit code, if it ended by itself.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().expect("the child is ours").code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        forget(self.child.id());
     }
 }
 

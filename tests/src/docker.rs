@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::command::{Ran, run, tool};
 use crate::service::Service;
-use crate::world::Children;
+use crate::world::{forget, spawn};
 
 /// A daemon of the suite's own, apart from any that the machine runs.
 #[derive(Debug)]
@@ -42,8 +42,7 @@ impl Docker {
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a second handle"))
             .stderr(output);
-        let child = dockerd.spawn().expect("start dockerd");
-        Children::add(child.id());
+        let child = spawn(&mut dockerd).expect("start dockerd");
         let mut docker = Self {
             child,
             log,
@@ -63,6 +62,18 @@ impl Docker {
                 fs::read_to_string(&docker.log).unwrap_or_default()
             );
             std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Unmounts what dockerd leaves in its runtime directory: its network namespace.
+    fn unmount(&self) {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        for point in points.filter(|point| Path::new(point).starts_with(self.runtime.path())) {
+            let unmounted = tool("umount", [point]).output();
+            if !unmounted.is_ok_and(|output| output.status.success()) {
+                eprintln!("{point} stays mounted");
+            }
         }
     }
 
@@ -113,6 +124,7 @@ impl Drop for Docker {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Children::remove(pid);
+        forget(pid);
+        self.unmount();
     }
 }

@@ -16,7 +16,7 @@ mod project;
 mod service;
 mod world;
 
-pub use command::{Chalk, Ran, run, tool};
+pub use command::{Chalk, Ran, Running, run, tool};
 pub use docker::Docker;
 pub use http::{Response, events, get, request};
 pub use image::{Entry, ImageFiles, Layout};

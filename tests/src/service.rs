@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::command::{Chalk, Ran, tool};
-use crate::world::Children;
+use crate::world::{forget, spawn};
 
 /// Longest that a start or a stop may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -59,9 +59,8 @@ impl Service {
         serve
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
-        let child = serve.spawn().expect("start chalk serve");
+        let child = spawn(&mut serve).expect("start chalk serve");
         let pid = child.id();
-        Children::add(pid);
         self.child = Some(child);
         let found = self.state.join("service.json");
         let until = Instant::now() + PATIENCE;
@@ -204,7 +203,7 @@ impl Service {
                 }
             }
         };
-        Children::remove(pid);
+        forget(pid);
         outcome
     }
 

@@ -1,10 +1,12 @@
 //! What all tests share.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+use std::{fs, io};
 
 use crate::command::{Chalk, run, tool};
 use crate::docker::Docker;
@@ -14,22 +16,25 @@ use crate::service::Service;
 /// Where Cargo lets tests write.
 const SCRATCH: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Processes that must not outlive the suite.
-static CHILDREN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+/// Processes that must not outlive the suite; none when it ends and may start no more.
+static CHILDREN: Mutex<Option<BTreeSet<u32>>> = Mutex::new(Some(BTreeSet::new()));
 
-/// The list of processes that must not outlive the suite, so that an interrupt can end them.
-#[derive(Debug)]
-pub(crate) struct Children;
+/// Starts a process that must not outlive the suite, so that an interrupt can end it.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(children) = children.as_mut() else {
+        return Err(io::Error::other("the suite was interrupted"));
+    };
+    let child = command.spawn()?;
+    children.insert(child.id());
+    Ok(child)
+}
 
-impl Children {
-    /// Notes a process.
-    pub(crate) fn add(pid: u32) {
-        CHILDREN.lock().expect("no panic holds it").insert(pid);
-    }
-
-    /// Forgets a process that ended.
-    pub(crate) fn remove(pid: u32) {
-        CHILDREN.lock().expect("no panic holds it").remove(&pid);
+/// Forgets a process that ended.
+pub(crate) fn forget(pid: u32) {
+    let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(children) = children.as_mut() {
+        children.remove(&pid);
     }
 }
 
@@ -149,12 +154,16 @@ impl World {
 
     /// What [`World::tear_down`] does, in the middle of running tests: after an interrupt.
     pub fn abandon(&self) {
-        let children = CHILDREN.lock().map(|held| held.clone()).unwrap_or_default();
+        let children = CHILDREN
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let children = children.unwrap_or_default();
         for signal in ["-TERM", "-KILL"] {
             for pid in &children {
                 let _ = tool("kill", [signal, &pid.to_string()]).output();
             }
-            std::thread::sleep(std::time::Duration::from_secs(3));
+            std::thread::sleep(Duration::from_secs(3));
         }
         if let Err(error) = self.sweep() {
             eprintln!("{error}");

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::host::{self, Package, cargo, package};
 use crate::run::{self, Failure, Result, command};
 use crate::{base, wasm};
@@ -233,12 +235,36 @@ fn vectors(_: &Options) -> Result<String> {
 }
 
 fn system(options: &Options) -> Result<String> {
-    let mut tests = cargo(["test", "--locked", "--package", "chalk-tests", "--"]);
+    let chalk = host::build_chalk("dev")?;
+    let program = system_tests()?;
+    // Not through cargo, which would not pass an interrupt on: the suite takes its services down.
+    let mut tests = host::as_root(&program, options.filter.as_deref())?;
     tests
-        .args(&options.filter)
+        .current_dir(host::workspace())
         .env("CHALK_TEST_BASE", base::stand_in()?)
-        .env("CHALK_TEST_BIN", host::build_chalk("dev")?);
-    run_tests(&mut tests).map(|()| String::new())
+        .env("CHALK_TEST_BIN", chalk);
+    run::run(&mut tests).map(|()| String::new())
+}
+
+/// Builds the whole-system tests and returns the path of their program.
+fn system_tests() -> Result<String> {
+    let words = [
+        "test",
+        "--locked",
+        "--package",
+        "chalk-tests",
+        "--no-run",
+        "--message-format=json",
+    ];
+    let messages = run::capture_stdout(&mut cargo(words))?;
+    let messages = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let programs = messages.filter(|message| message["target"]["name"] == "system");
+    let mut paths = programs.filter_map(|message| Some(message["executable"].as_str()?.to_owned()));
+    paths
+        .next()
+        .ok_or_else(|| Failure::Other("cargo names no program of the tests".to_owned()))
 }
 
 /// Runs cargo's tests as root: they mount, unshare and chown. Without root, the test programs (not

@@ -1,9 +1,8 @@
 //! Several clients, and clients that do not stay.
 
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use chalk_tests::{Project, Service, World, run, tool, unique};
+use chalk_tests::{Project, Service, World, unique};
 use serde_json::Value;
 
 use crate::Test;
@@ -74,15 +73,13 @@ fn a_client_that_goes_away(world: &World) {
         let project = project(&format!("sleep 3.{mark}"));
         let file = project.arg("image.toml");
         let build = ["compute", "image", "build", &file];
-        let mut leaving = service.chalk().args(build).into_command();
-        leaving.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut leaving = leaving.spawn().unwrap();
+        let mut leaving = service.chalk().args(build).start();
         wait_for_process(&format!("3.{mark}"), true);
         let staying = std::thread::scope(|scope| {
             let staying = scope.spawn(|| service.build(&file));
             std::thread::sleep(Duration::from_millis(500));
-            run(&mut tool("kill", [signal, &leaving.id().to_string()])).ok();
-            leaving.wait().unwrap();
+            leaving.signal(signal);
+            leaving.wait();
             staying.join().unwrap()
         });
         assert_eq!(staying["status"], "built", "{signal}: {staying:#}");
@@ -98,15 +95,10 @@ fn an_interrupted_client_ends_its_build(world: &World) {
         let mut client = service
             .chalk()
             .args(["compute", "image", "build", &file])
-            .into_command();
-        let mut client = client
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+            .start();
         wait_for_process(&mark, true);
-        run(&mut tool("kill", [signal, &client.id().to_string()])).ok();
-        assert_eq!(client.wait().unwrap().code(), code, "after {signal}");
+        client.signal(signal);
+        assert_eq!(client.wait(), code, "after {signal}");
         // Nobody waits for this build any more.
         wait_for_process(&mark, false);
         let hash = service.image(&["hash", &file, "--json"]).ok().json()["image_hash"].clone();

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use chalk_tests::{Project, Service, World, run, unique};
@@ -146,12 +145,7 @@ fn a_killed_service_resumes(world: &World) {
     let mut client = service
         .chalk()
         .args(["compute", "image", "build", &file])
-        .into_command();
-    let mut client = client
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+        .start();
     wait_for_process(&format!("4.{mark}"), true);
     // The second step's layer is packed and kept while the third runs.
     let until = Instant::now() + Duration::from_secs(60);
@@ -162,7 +156,7 @@ fn a_killed_service_resumes(world: &World) {
     service.kill();
     // The step dies with the service, and the client gives up in words of its own.
     wait_for_process(&format!("4.{mark}"), false);
-    assert_eq!(client.wait().unwrap().code(), Some(3));
+    assert_eq!(client.wait(), Some(3));
     service.start_again(&[]);
     let builds = service.get("/v1/builds");
     for build in builds.as_array().unwrap() {
@@ -186,16 +180,11 @@ fn a_killed_import_leaves_nothing(world: &World) {
         .chalk()
         .args(["compute", "image", "import", "--as", "python:3.12"]);
     import = import.arg(world.python_layout());
-    let mut import = import.into_command();
-    let mut import = import
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut import = import.start();
     // Somewhere in the middle of 90 megabytes.
     std::thread::sleep(std::time::Duration::from_millis(150));
     service.kill();
-    let _ = import.wait();
+    import.wait();
     service.start_again(&[]);
     service.assert_clean();
     let bytes = |path: &Path| fs::metadata(path).map_or(0, |data| data.len());

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
-    watch(&world);
+    let interrupted = watch(&world);
     let modules: [(&str, &[Test]); 15] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
@@ -70,6 +70,10 @@ fn main() -> ExitCode {
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
+    while interrupted.load(Ordering::Relaxed) {
+        // The watching thread takes the world down and ends the process.
+        std::thread::park();
+    }
     let Some(world) = Arc::into_inner(world) else {
         eprintln!("a test still holds the world");
         return ExitCode::FAILURE;
@@ -81,13 +85,13 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// Takes the world down when a signal asks the suite to end.
-fn watch(world: &Arc<World>) {
+/// Takes the world down and ends the process when a signal asks for it; the flag says that one came.
+fn watch(world: &Arc<World>) -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&flag)).unwrap();
     }
-    let world = Arc::downgrade(world);
+    let (world, came) = (Arc::downgrade(world), Arc::clone(&flag));
     std::thread::spawn(move || {
         while !flag.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(50));
@@ -97,4 +101,5 @@ fn watch(world: &Arc<World>) {
         }
         std::process::exit(130);
     });
+    came
 }
