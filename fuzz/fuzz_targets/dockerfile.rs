@@ -13,7 +13,10 @@ use chalk_core::{Platform, Spec};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    let files = MemoryFiles::new().file("a", "a").file("d/e", "e").symlink("l", "d");
+    let files = MemoryFiles::new()
+        .file("a", "a")
+        .file("d/e", "e")
+        .symlink("l", "d");
     let (args, platform) = (BTreeMap::new(), Platform::default());
     let options = Options {
         build_args: &args,
@@ -26,7 +29,12 @@ fuzz_target!(|text: &str| {
     let Ok(parsed) = parse(text, &options) else {
         return;
     };
-    for instruction in parsed.dockerfile.stages.iter().flat_map(|stage| &stage.instructions) {
+    for instruction in parsed
+        .dockerfile
+        .stages
+        .iter()
+        .flat_map(|stage| &stage.instructions)
+    {
         assert_eq!(check_canonical(instruction), Ok(()), "{}", instruction.text);
     }
     let spec = Spec::new(Base::Dockerfile(parsed.dockerfile.clone()));

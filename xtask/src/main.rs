@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod base;
 mod demo;
+mod fuzz;
 mod host;
 mod run;
 mod suite;

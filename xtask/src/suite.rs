@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::host::{self, Package, cargo, package};
 use crate::run::{self, Failure, Result, command};
-use crate::{base, wasm};
+use crate::{base, fuzz, wasm};
 
 /// What the suites use besides Rust: the peers that they compare with, and plain tools.
 const PACKAGES: [Package; 8] = [
@@ -40,7 +40,7 @@ struct Step {
     run: fn(&Options) -> Result<String>,
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step {
         name: "packages",
         about: "Debian packages that the suites use, and the base image",
@@ -80,6 +80,11 @@ const STEPS: [Step; 10] = [
         name: "vectors",
         about: "the hash vectors, by the independent Python script",
         run: vectors,
+    },
+    Step {
+        name: "fuzz",
+        about: "a short run of every fuzz target",
+        run: |_| fuzz::check(),
     },
     Step {
         name: "build",
@@ -166,7 +171,10 @@ fn packages(_: &Options) -> Result<String> {
 }
 
 fn fmt(_: &Options) -> Result<String> {
-    run::run(&mut cargo(["fmt", "--all", "--check"])).map(|()| String::new())
+    run::run(&mut cargo(["fmt", "--all", "--check"]))?;
+    // No member of the workspace.
+    let fuzz = ["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"];
+    run::run(&mut cargo(fuzz)).map(|()| String::new())
 }
 
 fn clippy(_: &Options) -> Result<String> {
