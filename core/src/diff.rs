@@ -16,6 +16,7 @@ const MATCH_LIMIT: usize = 4_000_000;
 
 /// Differences that count in the hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Diff {
     /// Whether both have the same hash.
     pub equal: bool,
@@ -30,6 +31,7 @@ pub struct Diff {
 
 /// A leaf that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Change {
     /// Field, such as `env.PROJECT_ROOT` or `steps[0].packages[1]`. An index is that in the second
     /// spec, or in the first where something went away.
@@ -42,6 +44,7 @@ pub struct Change {
 
 /// A step that has to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rerun {
     /// Index in the second spec's steps.
     pub step: usize,

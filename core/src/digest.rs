@@ -22,7 +22,7 @@ impl Digest {
     }
 
     /// Wraps the 32 bytes that a SHA-256 gave.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 

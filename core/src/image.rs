@@ -27,6 +27,7 @@ use crate::source::Source;
 use crate::upload::Upload;
 
 pub(crate) mod calls;
+mod from_spec;
 mod requirements;
 mod resolve;
 
@@ -143,6 +144,12 @@ impl Image {
         } else {
             Err(SpecErrors(errors))
         }
+    }
+
+    /// What is wrong with the last call, for languages in which a wrong call should fail at once.
+    pub fn fault(&self) -> Option<SpecError> {
+        let fault = self.last.call.as_ref().err()?;
+        Some(self.last.error(fault.clone()))
     }
 
     /// Reads the local files that the image names and gives the spec.
@@ -382,7 +389,7 @@ impl Image {
 
 impl Link {
     /// The error of a fault in this call.
-    fn error(&self, fault: Fault) -> SpecError {
+    pub(crate) fn error(&self, fault: Fault) -> SpecError {
         let mut error = fault.into_error();
         let (place, position) = match &self.place {
             Some(Place { at, path }) => {
@@ -451,6 +458,17 @@ mod tests {
             "sha256:913a151e52559d4b4ceb6d49c82bc207b3add19de3891688a60fe74d9c54deed"
         );
         assert_eq!(spec.image_hash(), None);
+    }
+
+    #[test]
+    fn a_wrong_call_can_be_told_at_once() {
+        let image = Image::scratch().workdir("app");
+        let fault = image.fault().map(|error| error.to_string());
+        assert_eq!(
+            fault.as_deref(),
+            Some("call 2: workdir: `app` is not an absolute path; begin with `/`, such as `/app`")
+        );
+        assert_eq!(image.run_commands("true").fault(), None);
     }
 
     #[test]

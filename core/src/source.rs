@@ -1,12 +1,14 @@
 //! The one window through which a declaration sees local files.
 //!
-//! `core` reads nothing itself: the command line implements [`Source`] over the disk, the browser
-//! over dropped files, tests over a map.
+//! `core` reads nothing itself: the command line implements [`Source`] over the disk, tests over a
+//! map ([`MemoryFiles`]), and JavaScript over what it reads in between ([`Answers`]).
 
 use crate::Digest;
 
+mod answers;
 mod memory;
 
+pub use answers::{Answers, Open};
 pub use memory::MemoryFiles;
 
 /// Facts about a file's contents.

@@ -163,6 +163,51 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+/// What can be said of a spec without a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct LocalPlan {
+    /// Hash of the spec with its bases by tag.
+    pub recipe_hash: Digest,
+    /// Hash of the spec; null while a base is not pinned.
+    pub image_hash: Option<Digest>,
+    /// The base of the result; null for scratch.
+    pub base: Option<PlanBase>,
+    /// Platform.
+    pub platform: Platform,
+    /// Steps in order.
+    pub steps: Vec<ImageStep>,
+    /// Bytes of all files that the image takes from the declaring machine.
+    pub upload_bytes: u64,
+    /// Things that are probably not meant.
+    pub warnings: Vec<String>,
+}
+
+impl LocalPlan {
+    /// The plan of a resolved image.
+    pub fn of(resolved: &crate::image::Resolved) -> Self {
+        let spec = &resolved.spec;
+        let base = spec.result_base().map(|image| PlanBase {
+            reference: image.reference.clone(),
+            digest: image.digest,
+        });
+        let step = |step: crate::keys::KeyedStep| ImageStep {
+            kind: step.kind.to_owned(),
+            key: step.key,
+            title: step.title,
+        };
+        Self {
+            recipe_hash: spec.recipe_hash(),
+            image_hash: spec.image_hash(),
+            base,
+            platform: spec.platform.clone(),
+            steps: spec.steps_with_keys().into_iter().map(step).collect(),
+            upload_bytes: resolved.uploads.iter().map(|upload| upload.size).sum(),
+            warnings: resolved.warnings.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
 /// Base of a [`Plan`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -101,34 +101,43 @@ fn apt(arguments: &[&str]) -> Result<()> {
     run::capture(&mut as_root("env", words)?).map(drop)
 }
 
-/// Path of cargo-deny in the pinned version; built into `target/tools` once.
+/// Path of cargo-deny in the pinned version.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    cargo_tool("cargo-deny", "cargo-deny", CARGO_DENY)
+}
+
+/// Path of a program of a crate, at a version; built into `target/tools` once.
+pub(crate) fn cargo_tool(name: &str, program: &str, version: &str) -> Result<PathBuf> {
     let root = target().join("tools");
-    let program = root.join("bin/cargo-deny");
-    let text = program.display().to_string();
-    let version = run::capture(&mut command(&text, ["--version"])).unwrap_or_default();
-    if version.split_whitespace().nth(1) == Some(CARGO_DENY) {
-        return Ok(program);
+    let path = root.join("bin").join(program);
+    let text = path.display().to_string();
+    let found = run::capture(&mut command(&text, ["--version"])).unwrap_or_default();
+    if found.split_whitespace().nth(1) == Some(version) {
+        return Ok(path);
     }
-    let root = root.display().to_string();
-    let build = format!("{root}/build");
-    // Without optimisation it takes a fifth of the time to build, and two seconds to run.
-    run::run(&mut cargo([
-        "install",
-        "--quiet",
-        "--locked",
-        "--debug",
-        "--force",
-        "--root",
-        &root,
-        "--target-dir",
-        &build,
-        "--version",
-        CARGO_DENY,
-        "cargo-deny",
-    ]))?;
-    std::fs::remove_dir_all(&build).map_err(at(&build))?;
-    Ok(program)
+    let build = root.join("build");
+    let install = |locked: bool| {
+        // Without optimisation it takes a fifth of the time to build, and two seconds to run.
+        let mut install = cargo(["install", "--quiet", "--debug", "--force"]);
+        if locked {
+            install.arg("--locked");
+        }
+        install
+            .args(["--version", version, name, "--root"])
+            .arg(&root)
+            .arg("--target-dir")
+            .arg(&build);
+        install
+    };
+    // A mirror of the registry may lack a release that the crate's own lock file names.
+    let locked = run::capture(&mut install(true));
+    if locked.is_err() {
+        run::run(&mut install(false))?;
+    }
+    if build.exists() {
+        std::fs::remove_dir_all(&build).map_err(at(&build))?;
+    }
+    Ok(path)
 }
 
 /// Builds the `chalk` command in a profile and returns its path.

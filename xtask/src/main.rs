@@ -9,6 +9,7 @@ mod base;
 mod demo;
 mod fuzz;
 mod host;
+mod npm;
 mod run;
 mod suite;
 mod wasm;
@@ -26,6 +27,8 @@ enum Task {
     Demo(demo::Options),
     /// Installs what the suites need and runs every check and test.
     Test(suite::Options),
+    /// Builds the npm package with its WebAssembly file and prints the sizes.
+    Wasm(wasm::Options),
     /// Makes the base image that stands in for python:3.12-slim-bookworm; prints its path.
     Base,
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => suite::run(&options),
+        Task::Wasm(options) => wasm::run(&options),
         Task::Base => base::stand_in().map(|layout| println!("{}", layout.display())),
     };
     match outcome {

@@ -131,12 +131,18 @@ pub(crate) fn capture(command: &mut Command) -> Result<String> {
 
 /// As [`capture`], with its standard error left where it is.
 pub(crate) fn capture_stdout(command: &mut Command) -> Result<String> {
+    let bytes = capture_bytes(command)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// As [`capture_stdout`], as bytes.
+pub(crate) fn capture_bytes(command: &mut Command) -> Result<Vec<u8>> {
     let line = line(command);
     command.stdout(Stdio::piped());
     let output = wait(spawn(command)?, &line)?;
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     ended(line, output.status, stderr)?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(output.stdout)
 }
 
 /// Whether a program can be started and ends well; its output is thrown away.

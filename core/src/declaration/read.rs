@@ -10,7 +10,6 @@ use crate::image::{DockerfileOptions, LocalOptions, Place, StepOptions, Strategy
 use crate::input::{Fields, Node};
 use crate::spec::check;
 use crate::spec::read::check_count;
-use crate::spelling::nearest;
 
 /// Keys of `[image]`.
 const FACTS: [&str; 12] = [
@@ -296,7 +295,9 @@ fn texts(node: &Node) -> Result<Vec<String>, Fault> {
 fn local(node: &Node, dir: bool) -> Result<Call, Fault> {
     let fields = node.fields(&["src", "dest", "strategy", "mode", "exclude"])?;
     let options = LocalOptions {
-        strategy: fields.read("strategy", strategy)?.unwrap_or_default(),
+        strategy: fields
+            .read("strategy", |node| Strategy::of(node.text()?))?
+            .unwrap_or_default(),
         mode: fields.read("mode", |node| check::mode(node.text()?))?,
         exclude: fields.read("exclude", Node::texts)?.unwrap_or_default(),
     };
@@ -306,21 +307,5 @@ fn local(node: &Node, dir: bool) -> Result<Call, Fault> {
         Call::add_dir(src, dest, options)
     } else {
         Call::add_file(src, dest, options)
-    }
-}
-
-fn strategy(node: &Node) -> Result<Strategy, Fault> {
-    match node.text()? {
-        "mount" | "volume" => Ok(Strategy::Mount),
-        "copy" => Ok(Strategy::Copy),
-        other => {
-            let fault = Fault::new(ErrorCode::Value, format!("`{other}` is no strategy"));
-            Err(
-                fault.hint(match nearest(other, &["mount", "copy", "volume"]) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => "write `mount` or `copy`".to_owned(),
-                }),
-            )
-        }
     }
 }

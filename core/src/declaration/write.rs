@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use toml::Value;
 
 use crate::Image;
-use crate::error::SpecErrors;
+use crate::error::{ErrorCode, Fault, SpecErrors};
 use crate::image::calls::{Call, DockerfileText, Installer, Local};
-use crate::image::{DockerfileOptions, StepOptions, Strategy};
-use crate::spec::{Base, BaseImage};
+use crate::image::{DockerfileOptions, Link, StepOptions, Strategy};
+use crate::spec::{Base, BaseImage, StepKind};
 
 impl Image {
     /// The image as an `image.toml` that reads back as the same declaration.
     ///
     /// # Errors
-    /// Everything that is wrong with the calls.
+    /// Everything that is wrong with the calls, or what an `image.toml` cannot say: in an image that
+    /// was read from a spec, files are known by digest only.
     pub fn to_toml(&self) -> Result<String, SpecErrors> {
         let calls = self.calls()?;
         let mut facts: BTreeMap<&str, Value> = BTreeMap::new();
@@ -28,9 +29,10 @@ impl Image {
                 map.extend(pairs.iter().map(|(n, v)| (n.clone(), text(v))));
             }
         };
-        for (_, call) in calls {
+        for (link, call) in calls {
             let mut set = |name, value| drop(facts.insert(name, value));
             match call {
+                Call::Base(Base::Dockerfile(_)) => return Err(known_by_digest(link)),
                 Call::Base(declared) => base = base_line(declared),
                 Call::Dockerfile(source, options) => {
                     base = ("dockerfile".into(), dockerfile(source, options));
@@ -89,6 +91,21 @@ impl Image {
                         &StepOptions::new(),
                     );
                 }
+                Call::Step(known) => {
+                    let StepKind::Dockerfile(instruction) = &known.kind else {
+                        return Err(known_by_digest(link));
+                    };
+                    if instruction.context.is_some() || !instruction.images.is_empty() {
+                        return Err(known_by_digest(link));
+                    }
+                    let options = StepOptions {
+                        env: known.env.clone(),
+                        secrets: known.secrets.clone(),
+                        force: known.force,
+                    };
+                    let word = "dockerfile_commands";
+                    step(&mut steps, word, &texts([&instruction.text]), &options);
+                }
             }
         }
         let mut out = String::from("[image]\n");
@@ -98,6 +115,13 @@ impl Image {
         }
         Ok(out + &steps)
     }
+}
+
+fn known_by_digest(link: &Link) -> SpecErrors {
+    let message = "was read from a spec, which knows files by digest only";
+    let fault = Fault::new(ErrorCode::Conflict, message);
+    let hint = "write it as spec JSON or as a Dockerfile instead";
+    link.error(fault.hint(hint)).into()
 }
 
 /// `debian_slim` where the base is what that would give.

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Platform;
-use crate::error::{ErrorCode, Fault, each};
+use crate::error::{ErrorCode, Fault, SpecError, each};
 use crate::requirement::normalise_list;
-use crate::spec::{Base, check};
+use crate::spec::{Base, Step, check};
+use crate::spelling::nearest;
 
 /// The version of Python that `debian_slim()` means.
 pub(crate) const DEFAULT_PYTHON: &str = "3.12";
@@ -24,6 +25,9 @@ pub(crate) enum Call {
     Instructions(Vec<String>, Option<String>, StepOptions),
     AddFile(Local),
     AddDir(Local),
+    /// A step that no other call makes: its files are known by digest only, or it is an instruction
+    /// in canonical form.
+    Step(Box<Step>),
     Workdir(String),
     Env(Vec<(String, String)>),
     RuntimeEnv(Vec<(String, String)>),
@@ -149,6 +153,33 @@ impl LocalOptions {
     pub fn exclude(mut self, glob: impl Into<String>) -> Self {
         self.exclude.push(glob.into());
         self
+    }
+}
+
+impl Strategy {
+    /// The strategy that a declaration calls so: `mount`, `volume` or `copy`.
+    pub(crate) fn of(word: &str) -> Result<Self, Fault> {
+        match word {
+            "mount" | "volume" => Ok(Self::Mount),
+            "copy" => Ok(Self::Copy),
+            other => {
+                let fault = Fault::new(ErrorCode::Value, format!("`{other}` is no strategy"));
+                Err(
+                    fault.hint(match nearest(other, &["mount", "copy", "volume"]) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => "write `mount` or `copy`".to_owned(),
+                    }),
+                )
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for Strategy {
+    type Err = SpecError;
+
+    fn from_str(word: &str) -> Result<Self, SpecError> {
+        Self::of(word).map_err(|fault| fault.in_field("strategy").into_error())
     }
 }
 

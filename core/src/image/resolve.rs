@@ -133,7 +133,8 @@ impl Resolving<'_> {
             | Call::Run(..)
             | Call::Instructions(..)
             | Call::AddFile(_)
-            | Call::AddDir(_) => {}
+            | Call::AddDir(_)
+            | Call::Step(_) => {}
         }
     }
 
@@ -166,6 +167,7 @@ impl Resolving<'_> {
                     self.push(StepKind::Run { command }, options);
                 }
             }
+            Call::Step(step) => self.spec.steps.push((**step).clone()),
             Call::AddFile(local) => self.add_file(link, local)?,
             Call::AddDir(local) => self.add_dir(link, local)?,
             Call::Dockerfile(text, options) => self.dockerfile(link, text, options)?,

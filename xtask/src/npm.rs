@@ -1,0 +1,54 @@
+//! The npm folders: their packages at the locked versions, and their scripts.
+
+use std::path::Path;
+
+use crate::host;
+use crate::run::{self, Failure, Result, command};
+
+/// Oldest Node.js that the packages run on.
+const NODE: u32 = 20;
+
+/// Installs what a folder's `package-lock.json` says, unless that was done since it changed.
+///
+/// # Errors
+/// When Node.js is not there or too old, or npm fails.
+pub(crate) fn install(folder: &Path) -> Result<()> {
+    check_node()?;
+    let changed = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
+    // npm writes this file when it is done.
+    let done = changed(&folder.join("node_modules/.package-lock.json"));
+    if done.is_some() && done >= changed(&folder.join("package-lock.json")) {
+        return Ok(());
+    }
+    let words = ["ci", "--no-audit", "--no-fund", "--loglevel=error"];
+    run::run(command("npm", words).current_dir(folder))
+}
+
+/// Runs a script of a folder's `package.json`.
+///
+/// # Errors
+/// When the script fails.
+pub(crate) fn script(folder: &Path, name: &str) -> Result<()> {
+    let words = ["run", "--silent", name];
+    run::run(
+        command("npm", words)
+            .current_dir(folder)
+            // Tests find the base image and the command by these.
+            .env("CHALK_WORKSPACE", host::workspace()),
+    )
+}
+
+fn check_node() -> Result<()> {
+    let version = run::capture(&mut command("node", ["--version"])).unwrap_or_default();
+    let major = version.trim().trim_start_matches('v').split('.').next();
+    if major.and_then(|text| text.parse::<u32>().ok()) >= Some(NODE) {
+        return Ok(());
+    }
+    let found = match version.trim() {
+        "" => "there is none".to_owned(),
+        version => format!("found {version}"),
+    };
+    Err(Failure::Other(format!(
+        "Node.js {NODE} or newer is needed, {found}; see https://nodejs.org/en/download"
+    )))
+}
