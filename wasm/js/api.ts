@@ -1,0 +1,31 @@
+/**
+ * What every entry point exports.
+ */
+
+export { ChalkError } from "./error.js";
+export type { ChalkErrorParts } from "./error.js";
+export type {
+  DirectoryEntry,
+  DirectoryHandle,
+  DroppedFiles,
+  FileHandle,
+  LocalDir,
+  LocalFile,
+  NamedBlob,
+} from "./files/given.js";
+export type { Content } from "./files/memory.js";
+export type { Entry, FileContents, FileTree, Progress, ReadOptions } from "./files/tree.js";
+export { Image, diff } from "./image.js";
+export type {
+  AddDirOptions,
+  AddFileOptions,
+  DeclarationOptions,
+  DockerfileOptions,
+  HashOptions,
+  InstructionOptions,
+  StepOptions,
+  Strategy,
+} from "./image.js";
+export { ResolvedImage } from "./resolved.js";
+export type { BaseDigests, Upload, Warning } from "./resolved.js";
+export type * from "./generated/wire.js";

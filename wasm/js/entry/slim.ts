@@ -1,0 +1,28 @@
+/**
+ * `chalkcompute/slim` in browsers and the like: the caller says where the engine comes from.
+ */
+
+import { start, startSync } from "../engine.js";
+import { type EngineSource, load } from "../load.js";
+import { setPlatform } from "../platform.js";
+import { web } from "../web-platform.js";
+
+setPlatform(web);
+
+export * from "../api.js";
+export type { EngineSource };
+
+/**
+ * Starts the engine. Before, everything else throws `not-initialised`; a second call does nothing.
+ *
+ * @param source - Address of `chalkcompute/chalk.wasm`, a response with it, its bytes, or it compiled
+ * @throws {@link ChalkError} `engine` when it cannot be loaded or the page forbids WebAssembly
+ */
+export function init(source: EngineSource): Promise<void> {
+  return start(() => load(source));
+}
+
+/** Starts the engine from its bytes, or from it compiled. Browsers refuse big ones on the main thread. */
+export function initSync(wasm: BufferSource | WebAssembly.Module): void {
+  startSync(wasm);
+}

@@ -1,0 +1,663 @@
+/**
+ * Declaring an image by chained calls.
+ */
+
+import { Call, isPlainObject } from "./arguments.js";
+import { type Chain, type ResolvedHandle, engine } from "./engine.js";
+import { ChalkError, fromEngine } from "./error.js";
+import { type Given, type LocalDir, type LocalFile, givenDir, givenFile } from "./files/given.js";
+import { NO_FILES, Sources, plainPath } from "./files/sources.js";
+import { resolveNow, resolveWith } from "./files/supply.js";
+import { type FileTree, type ReadOptions, Unreadable } from "./files/tree.js";
+import type { Diff, Mount, Plan, Spec, Step } from "./generated/wire.js";
+import { type Disk, platform } from "./platform.js";
+import { type BaseDigests, ResolvedImage, handleOf, madeFrom } from "./resolved.js";
+
+/** Options of a build step. */
+export interface StepOptions {
+  /** Environment that this step alone sees. */
+  env?: Readonly<Record<string, string>> | undefined;
+  /** Secrets that the step reads as `/run/secrets/<name>`; names count in the hash, values never. */
+  secrets?: readonly string[] | undefined;
+  /** Run the step even when it is cached. Does not count in the hash. */
+  force?: boolean | undefined;
+}
+
+/** Options of {@link Image.dockerfileCommands}. */
+export interface InstructionOptions extends StepOptions {
+  /** The directory that `COPY` and `ADD` read from. */
+  context?: LocalDir | undefined;
+}
+
+/**
+ * How a local file gets into a sandbox: `mount` (which `volume` means too) uploads it when a sandbox
+ * starts, where build steps do not see it and it does not count in the hash; `copy` makes it part of
+ * the image.
+ */
+export type Strategy = "mount" | "volume" | "copy";
+
+/** Options of {@link Image.addLocalFile}. */
+export interface AddFileOptions {
+  /** `mount` unless set. */
+  strategy?: Strategy | undefined;
+  /** Permission bits of a copied file, as a number (`0o755`) or octal digits (`"755"`). */
+  mode?: number | string | undefined;
+}
+
+/** Options of {@link Image.addLocalDir}. */
+export interface AddDirOptions {
+  /** `mount` unless set. */
+  strategy?: Strategy | undefined;
+  /** Globs to leave out besides what ignore files name, each as a line of a `.gitignore`. */
+  exclude?: readonly string[] | undefined;
+}
+
+/** Options of {@link Image.fromDockerfile}. */
+export interface DockerfileOptions {
+  /** The directory that `COPY` and `ADD` read from; where the Dockerfile lies unless set. */
+  context?: LocalDir | undefined;
+  /** Build arguments (`--build-arg`). */
+  args?: Readonly<Record<string, string>> | undefined;
+  /** The stage to build, by name or number; the last one unless set. */
+  target?: string | undefined;
+}
+
+/** Options of {@link Image.fromTOML}. */
+export interface DeclarationOptions {
+  /** Name of the file that the text comes from, for errors. */
+  file?: string | undefined;
+  /** Where the paths in it lead; in Node the working directory unless set. */
+  files?: LocalDir | undefined;
+}
+
+/** Options of what needs a hash. */
+export interface HashOptions extends ReadOptions {
+  /** Digest of the base, or of several by reference. */
+  base?: string | BaseDigests | undefined;
+}
+
+/** The constructor, which callers do not see. */
+let made: (chain: Chain, sources: Sources) => Image;
+
+const STEP_OPTIONS = ["env", "secrets", "force"] as const;
+
+type Installer = "pip" | "uv" | "apt";
+
+/**
+ * A declared container image. It never changes: every method gives a new image, and images that come
+ * from one another share what they have in common, so a call costs the same however long the chain is.
+ *
+ * A wrong argument is told at the call, by a {@link ChalkError}. What local files hold is read by the
+ * methods that give a promise.
+ *
+ * @example
+ * ```ts
+ * import { Image } from "chalkcompute";
+ *
+ * const image = Image.debianSlim("3.12")
+ *   .pipInstall(["requests", "pandas>=2.0"])
+ *   .runCommands("apt-get update && apt-get install -y git curl")
+ *   .workdir("/app")
+ *   .env({ PROJECT_ROOT: "/app" });
+ *
+ * console.log(await image.hash());
+ * // sha256:913a151e52559d4b4ceb6d49c82bc207b3add19de3891688a60fe74d9c54deed
+ * ```
+ */
+export class Image {
+  readonly #chain: Chain;
+  readonly #sources: Sources;
+  #resolved: ResolvedImage | undefined;
+  /** No file has to be read, so that what was resolved once holds for good. */
+  #needsNoFiles = false;
+
+  private constructor(chain: Chain, sources: Sources) {
+    if (!(chain instanceof engine().Chain)) {
+      throw new ChalkError({
+        code: "wrong-type",
+        reason: "an Image is not made by `new`",
+        hint: "begin with Image.debianSlim(), Image.base(…) or Image.fromDockerfile(…)",
+      });
+    }
+    this.#chain = chain;
+    this.#sources = sources;
+  }
+
+  // Where an image starts.
+
+  /**
+   * `python:<version>-slim-bookworm`.
+   *
+   * @param version - Version of Python, such as `3.12`, which it is unless set
+   */
+  static debianSlim(version?: string): Image {
+    return begin("debianSlim", (call) =>
+      engine().Chain.debianSlim(version === undefined ? undefined : call.text(version)),
+    );
+  }
+
+  /**
+   * Any image of an OCI registry, by tag or digest: `node:22-slim`, `ghcr.io/org/image:tag`,
+   * `alpine@sha256:…`. `scratch` is the empty base.
+   */
+  static base(reference: string): Image {
+    return begin("base", (call) => engine().Chain.base(call.text(reference)));
+  }
+
+  /** The empty base. */
+  static scratch(): Image {
+    return begin("scratch", () => engine().Chain.base("scratch"));
+  }
+
+  /**
+   * A whole Dockerfile, multi-stage included. It counts by what it means, together with the files that
+   * its `COPY` and `ADD` select after `.dockerignore`.
+   *
+   * @example
+   * ```ts
+   * Image.fromDockerfile("docker/Dockerfile", { context: ".", target: "final" });
+   * Image.fromDockerfile({ text: "FROM alpine\nRUN apk add git\n" });
+   * ```
+   */
+  static fromDockerfile(file: LocalFile, options?: DockerfileOptions): Image {
+    return beginIn("fromDockerfile", homeSources(), (call, home) => {
+      const given = call.options(options, ["context", "args", "target"]);
+      const checked: Record<string, unknown> = {};
+      if (given.args !== undefined) checked["args"] = call.textMap(given.args, ".args");
+      if (given.target !== undefined) checked["target"] = call.text(given.target, ".target");
+      let sources = home;
+      if (given.context !== undefined) {
+        const context = place(givenDir(given.context, call, ".context"), sources, "context");
+        [sources, checked["context"]] = context;
+      }
+      let path: string;
+      [sources, path] = place(givenFile(file, call, ""), sources, "Dockerfile");
+      return [engine().Chain.dockerfilePath(path, checked), sources];
+    });
+  }
+
+  /** Reads an `image.toml`. */
+  static fromTOML(text: string, options?: DeclarationOptions): Image {
+    return declaration("fromTOML", "image.toml", text, options);
+  }
+
+  /** Reads a spec, as {@link Image.toJSON} or any other SDK prints it. */
+  static fromJSON(spec: Spec | string): Image {
+    return begin("fromJSON", (call) => {
+      if (typeof spec !== "string" && !isPlainObject(spec)) {
+        throw call.wrongType("", "a spec or its JSON", spec);
+      }
+      // Half surrogates are written as escapes, which the engine refuses.
+      const text = typeof spec === "string" ? call.text(spec) : JSON.stringify(spec);
+      return engine().Chain.read("spec.json", new TextEncoder().encode(text));
+    });
+  }
+
+  /**
+   * Reads a declaration from the disk: `image.toml`, a Dockerfile or spec JSON, told by the name as
+   * the `chalk` command does. Paths in it are relative to it. Only in Node.
+   */
+  static fromFile(path: string | URL): Image {
+    const call = new Call(1, "fromFile");
+    return guarded(Image.fromFile, () => {
+      const { disk } = platform();
+      if (!disk) {
+        throw call.error("file", "", "a browser has no disk", "read the file and use fromDeclaration");
+      }
+      const written = path instanceof URL ? disk.absolute(path) : call.text(path);
+      const { dir, name, bytes } = readDeclaration(disk, written, call);
+      const shown = path instanceof URL ? name : written;
+      return made(engine().Chain.read(shown, bytes), Sources.at(disk.tree(dir)));
+    });
+  }
+
+  /**
+   * Reads a declaration, its kind being told by the name of the file, or else by how it begins.
+   *
+   * @param file - Name such as `image.toml`, `Dockerfile` or `spec.json`
+   */
+  static fromDeclaration(
+    file: string,
+    text: string,
+    options?: Omit<DeclarationOptions, "file">,
+  ): Image {
+    return declaration("fromDeclaration", file, text, options);
+  }
+
+  // Build steps.
+
+  /**
+   * Installs Python packages, given as requirement specifiers or pip options.
+   *
+   * @example
+   * ```ts
+   * image.pipInstall(["requests", "pandas>=2.0"]);
+   * image.pipInstall("numpy", "torch", { env: { PIP_INDEX_URL: "https://pypi.example/simple" } });
+   * ```
+   */
+  pipInstall(packages: string | readonly string[], options?: StepOptions): Image;
+  pipInstall(...packagesAndOptions: (string | StepOptions)[]): Image;
+  pipInstall(...given: unknown[]): Image {
+    return this.#install("pipInstall", "pip", given);
+  }
+
+  /** Installs what a requirements file lists, with the files that it names by `-r`. Its lines count, not its path. */
+  pipInstallFromRequirements(file: LocalFile, options?: StepOptions): Image {
+    return this.#requirements("pipInstallFromRequirements", "pip", file, options);
+  }
+
+  /** Installs Python packages by uv, whatever the service would choose. */
+  uvPipInstall(packages: string | readonly string[], options?: StepOptions): Image;
+  uvPipInstall(...packagesAndOptions: (string | StepOptions)[]): Image;
+  uvPipInstall(...given: unknown[]): Image {
+    return this.#install("uvPipInstall", "uv", given);
+  }
+
+  /** Installs what a requirements file lists, by uv. */
+  uvPipInstallFromRequirements(file: LocalFile, options?: StepOptions): Image {
+    return this.#requirements("uvPipInstallFromRequirements", "uv", file, options);
+  }
+
+  /** Installs Debian packages, `name` or `name=version` each. */
+  aptInstall(packages: string | readonly string[], options?: StepOptions): Image;
+  aptInstall(...packagesAndOptions: (string | StepOptions)[]): Image;
+  aptInstall(...given: unknown[]): Image {
+    return this.#install("aptInstall", "apt", given);
+  }
+
+  /** Runs shell commands, each a step of its own. */
+  runCommands(commands: string | readonly string[], options?: StepOptions): Image;
+  runCommands(...commandsAndOptions: (string | StepOptions)[]): Image;
+  runCommands(...given: unknown[]): Image {
+    return this.#push("runCommands", (call, chain) => {
+      const [commands, options] = call.textsAndOptions(given);
+      return chain.runCommands(commands, stepOptions(call, options));
+    });
+  }
+
+  /**
+   * Carries out Dockerfile instructions, each a step of its own. `COPY` and `ADD` of local files need
+   * a context.
+   */
+  dockerfileCommands(instructions: string | readonly string[], options?: InstructionOptions): Image;
+  dockerfileCommands(...instructionsAndOptions: (string | InstructionOptions)[]): Image;
+  dockerfileCommands(...given: unknown[]): Image {
+    return this.#pushIn("dockerfileCommands", (call, chain, sources) => {
+      const [instructions, options] = call.textsAndOptions(given);
+      const { context, ...rest } = call.options(options, [...STEP_OPTIONS, "context"]);
+      const checked = stepOptions(call, rest);
+      if (context === undefined) {
+        return [chain.dockerfileCommands(instructions, undefined, checked), sources];
+      }
+      const [found, path] = place(givenDir(context, call, ".context"), sources, "context");
+      return [chain.dockerfileCommands(instructions, path, checked), found];
+    });
+  }
+
+  /**
+   * Puts a local file at the absolute path `dest`, or below it by its own name when `dest` ends with a
+   * slash.
+   *
+   * @example
+   * ```ts
+   * image.addLocalFile("app.py", "/app/", { strategy: "copy" });
+   * image.addLocalFile({ text: "debug = true\n" }, "/etc/app.toml", { strategy: "copy" });
+   * ```
+   */
+  addLocalFile(src: LocalFile, dest: string, options?: AddFileOptions): Image {
+    return this.#pushIn("addLocalFile", (call, chain, sources) => {
+      const given = givenFile(src, call, ".src");
+      const at = call.text(dest, ".dest");
+      const { mode, ...rest } = call.options(options, ["strategy", "mode"]);
+      if ("tree" in given && given.name === "" && at.endsWith("/")) {
+        throw call.error(
+          "path",
+          ".dest",
+          `the contents have no name of their own to take below \`${at}\``,
+          "write the whole path of the file",
+        );
+      }
+      const checked: Record<string, unknown> = { strategy: strategy(call, rest.strategy) };
+      if (mode !== undefined) checked["mode"] = modeBits(call, mode);
+      const [found, path] = place(given, sources, "file");
+      return [chain.addFile(path, at, checked), found];
+    });
+  }
+
+  /**
+   * Puts the contents of a local directory into the directory `dest`. What `.gitignore` and
+   * `.chalkignore` name at any level is left out, and `.git` always.
+   */
+  addLocalDir(src: LocalDir, dest: string, options?: AddDirOptions): Image {
+    return this.#pushIn("addLocalDir", (call, chain, sources) => {
+      const given = givenDir(src, call, ".src");
+      const at = call.text(dest, ".dest");
+      const { exclude, ...rest } = call.options(options, ["strategy", "exclude"]);
+      const checked: Record<string, unknown> = { strategy: strategy(call, rest.strategy) };
+      if (exclude !== undefined) checked["exclude"] = call.texts(exclude, ".exclude");
+      const [found, path] = place(given, sources, "files");
+      return [chain.addDir(path, at, checked), found];
+    });
+  }
+
+  // Facts of the whole image, wherever they stand in the chain; later calls win.
+
+  /** Working directory of every step and of the image. */
+  workdir(path: string): Image {
+    return this.#push("workdir", (call, chain) => chain.workdir(call.text(path)));
+  }
+
+  /** Environment that every step and the image see. */
+  env(env: Readonly<Record<string, string>>): Image {
+    return this.#push("env", (call, chain) => chain.env(call.textMap(env)));
+  }
+
+  /** Environment of the image that no step sees, so that changing it rebuilds nothing. */
+  runtimeEnv(env: Readonly<Record<string, string>>): Image {
+    return this.#push("runtimeEnv", (call, chain) => chain.runtimeEnv(call.textMap(env)));
+  }
+
+  /** User of every step and of the image, `user[:group]`. */
+  user(user: string): Image {
+    return this.#push("user", (call, chain) => chain.user(call.text(user)));
+  }
+
+  /** A label of the image. */
+  label(name: string, value: string): Image {
+    return this.#push("label", (call, chain) =>
+      chain.label(call.text(name, ".name"), call.text(value, ".value")),
+    );
+  }
+
+  /** Entrypoint of the image. */
+  entrypoint(args: string | readonly string[]): Image;
+  entrypoint(...args: string[]): Image;
+  entrypoint(...given: unknown[]): Image {
+    return this.#push("entrypoint", (call, chain) => chain.entrypoint(onlyTexts(call, given)));
+  }
+
+  /** Command of the image. */
+  cmd(args: string | readonly string[]): Image;
+  cmd(...args: string[]): Image;
+  cmd(...given: unknown[]): Image {
+    return this.#push("cmd", (call, chain) => chain.cmd(onlyTexts(call, given)));
+  }
+
+  /** Platform of the image, `linux/amd64` unless set, wherever the hash is computed. */
+  platform(platform: string): Image {
+    return this.#push("platform", (call, chain) => chain.platform(call.text(platform)));
+  }
+
+  /** Name to file the image under, `repository[:tag]`. Does not count in the hash. */
+  name(name: string): Image {
+    return this.#push("name", (call, chain) => chain.name(call.text(name)));
+  }
+
+  // What the declaration comes to.
+
+  /**
+   * Reads the local files and gives the complete spec. Contents are read every time.
+   *
+   * @throws {@link ChalkError} `file` and others, naming the call
+   */
+  async resolve(options: ReadOptions = {}): Promise<ResolvedImage> {
+    const { signal, onProgress } = new Call(1, "resolve").options(options, ["signal", "onProgress"]);
+    if (this.#resolved && this.#needsNoFiles) return this.#resolved;
+    const { handle, anyRead } = await resolveWith(this.#chain, this.#sources, {
+      signal: signal as ReadOptions["signal"],
+      onProgress: onProgress as ReadOptions["onProgress"],
+    });
+    this.#needsNoFiles = !anyRead;
+    this.#resolved = madeFrom(handle, this.#sources);
+    return this.#resolved;
+  }
+
+  /**
+   * The image hash if every base is pinned, by the declaration or by `base`; else the recipe hash.
+   * Equal to what `chalk compute image hash` prints for the same declaration.
+   */
+  async hash(options: HashOptions = {}): Promise<string> {
+    return (await this.#pinned(options)).hash();
+  }
+
+  /** Keys of the cached layers: those of a Dockerfile base's instructions, then those of the steps. */
+  async stepKeys(options: HashOptions = {}): Promise<string[]> {
+    return (await this.#pinned(options)).stepKeys();
+  }
+
+  /** What a build would do, as far as it can be known without a service. */
+  async plan(options: HashOptions = {}): Promise<Plan> {
+    return (await this.#pinned(options)).plan();
+  }
+
+  /** An equivalent Dockerfile. */
+  async toDockerfile(options: HashOptions = {}): Promise<string> {
+    return (await this.#pinned(options)).toDockerfile();
+  }
+
+  async #pinned({ base, ...options }: HashOptions): Promise<ResolvedImage> {
+    const resolved = await this.resolve(options);
+    return base === undefined ? resolved : resolved.pin(base);
+  }
+
+  /** The declaration as an `image.toml`. Files count by their paths; objects by made-up ones. */
+  toTOML(): string {
+    return guarded(Image.prototype.toTOML, () => this.#chain.toToml());
+  }
+
+  /**
+   * The spec, for `JSON.stringify`.
+   *
+   * @throws {@link ChalkError} `unread` when local files have to be read first
+   */
+  toJSON(): Spec {
+    return this.#read(Image.prototype.toJSON).spec;
+  }
+
+  /** The spec. @throws {@link ChalkError} `unread` when local files have to be read first */
+  get spec(): Spec {
+    return this.#read().spec;
+  }
+
+  /** The build steps. @throws {@link ChalkError} `unread` when local files have to be read first */
+  get steps(): Step[] {
+    return this.#read().steps;
+  }
+
+  /**
+   * Files that are mounted when a sandbox starts.
+   *
+   * @throws {@link ChalkError} `unread` when local files have to be read first
+   */
+  get mounts(): Mount[] {
+    return this.#read().mounts;
+  }
+
+  /** As resolved before, or now if no file has to be read for it. */
+  #read(cut?: Function): ResolvedImage {
+    if (this.#resolved) return this.#resolved;
+    const handle: ResolvedHandle | undefined = guarded(cut, () => resolveNow(this.#chain));
+    if (!handle) {
+      throw fromEngine(
+        new ChalkError({
+          code: "unread",
+          reason: "the image names local files, which have not been read",
+          hint: "call `await image.resolve()` before",
+        }),
+        cut,
+      );
+    }
+    this.#needsNoFiles = true;
+    this.#resolved = madeFrom(handle, this.#sources);
+    return this.#resolved;
+  }
+
+  #install(method: ImageMethod, installer: Installer, given: unknown[]): Image {
+    return this.#push(method, (call, chain) => {
+      const [packages, options] = call.textsAndOptions(given);
+      return chain.install(installer, packages, stepOptions(call, options));
+    });
+  }
+
+  #requirements(method: ImageMethod, installer: Installer, file: unknown, options: unknown): Image {
+    return this.#pushIn(method, (call, chain, sources) => {
+      const checked = stepOptions(call, options);
+      const [found, path] = place(givenFile(file, call, ""), sources, "requirements.txt");
+      return [chain.requirements(installer, path, checked), found];
+    });
+  }
+
+  #push(method: ImageMethod, make: (call: Call, chain: Chain) => Chain): Image {
+    return this.#pushIn(method, (call, chain, sources) => [make(call, chain), sources]);
+  }
+
+  #pushIn(
+    method: ImageMethod,
+    make: (call: Call, chain: Chain, sources: Sources) => [Chain, Sources],
+  ): Image {
+    return guarded(Image.prototype[method] as Function, () => {
+      const call = new Call(this.#chain.length + 1, method);
+      const [chain, sources] = make(call, this.#chain, this.#sources);
+      return new Image(chain, sources);
+    });
+  }
+
+  static {
+    made = (chain, sources) => new Image(chain, sources);
+  }
+}
+
+type ImageMethod = Exclude<keyof Image, "spec" | "steps" | "mounts">;
+type Start = "debianSlim" | "base" | "scratch" | "fromDockerfile" | "fromTOML" | "fromJSON" | "fromDeclaration";
+
+/** Runs the engine; what it throws becomes a {@link ChalkError} whose stack begins above `cut`. */
+function guarded<T>(cut: Function | undefined, run: () => T): T {
+  try {
+    return run();
+  } catch (thrown) {
+    throw fromEngine(thrown, cut);
+  }
+}
+
+function beginIn(
+  method: Start,
+  sources: Sources,
+  make: (call: Call, sources: Sources) => [Chain, Sources],
+): Image {
+  return guarded(Image[method], () => made(...make(new Call(1, method), sources)));
+}
+
+function begin(method: Start, make: (call: Call) => Chain): Image {
+  return beginIn(method, homeSources(), (call, sources) => [make(call), sources]);
+}
+
+function declaration(
+  method: Start,
+  defaultFile: string,
+  text: string,
+  options: DeclarationOptions | undefined,
+): Image {
+  return beginIn(method, homeSources(), (call, home) => {
+    const given = call.options(options, method === "fromTOML" ? ["file", "files"] : ["files"]);
+    const file = call.text(given.file ?? defaultFile, ".file");
+    const bytes = new TextEncoder().encode(call.text(text, ".text"));
+    const sources = given.files === undefined ? home : rootedIn(givenDir(given.files, call, ".files"));
+    return [engine().Chain.read(file, bytes), sources];
+  });
+}
+
+function readDeclaration(disk: Disk, path: string, call: Call): ReturnType<Disk["read"]> {
+  try {
+    return disk.read(path);
+  } catch (error) {
+    if (!(error instanceof Unreadable)) throw error;
+    throw call.error("file", "", `${path}: ${error.message}`, "paths are relative to the working directory");
+  }
+}
+
+/** Where plain paths lead in Node: the working directory as it is now. In browsers: nowhere. */
+function homeSources(): Sources {
+  const { disk } = platform();
+  return Sources.at(disk ? disk.tree(disk.workingDirectory()) : NO_FILES);
+}
+
+function rootedIn(given: Given): Sources {
+  if ("tree" in given) return Sources.at(given.tree);
+  return Sources.at(diskTree(given.path));
+}
+
+function diskTree(path: string): FileTree {
+  const { disk } = platform();
+  return disk ? disk.tree(disk.absolute(path)) : NO_FILES;
+}
+
+/**
+ * The path that a declaration writes for something given. `wish` is the name of what has none.
+ */
+function place(given: Given, sources: Sources, wish: string): [Sources, string] {
+  if ("tree" in given) return sources.attach(given.name || wish, given.tree);
+  const { disk } = platform();
+  if (!disk || given.path === "") return [sources, given.path];
+  // A path of a call starts at the working directory, whatever the paths of a declaration file start at.
+  if (sources.root === disk.tree(disk.workingDirectory())) return [sources, plainPath(given.path)];
+  if (disk.isTree(sources.root)) return [sources, disk.absolute(given.path)];
+  const absolute = disk.absolute(given.path);
+  return sources.attach(absolute, disk.tree(absolute));
+}
+
+function stepOptions(call: Call, options: unknown): Record<string, unknown> | undefined {
+  const given = call.options(options, STEP_OPTIONS);
+  const checked: Record<string, unknown> = {};
+  if (given.env !== undefined) checked["env"] = call.textMap(given.env, ".env");
+  if (given.secrets !== undefined) checked["secrets"] = call.texts(given.secrets, ".secrets");
+  if (given.force !== undefined) {
+    if (typeof given.force !== "boolean") throw call.wrongType(".force", "true or false", given.force);
+    checked["force"] = given.force;
+  }
+  return checked;
+}
+
+function onlyTexts(call: Call, given: unknown[]): string[] {
+  const [texts, options] = call.textsAndOptions(given);
+  if (options !== undefined) throw call.wrongType("", "texts", options);
+  return texts;
+}
+
+function strategy(call: Call, given: unknown): string {
+  return given === undefined ? "mount" : call.text(given, ".strategy");
+}
+
+function modeBits(call: Call, given: unknown): number {
+  if (typeof given === "number" && Number.isInteger(given)) return given;
+  if (typeof given === "string" && /^[0-7]{3,4}$/.test(given)) return Number.parseInt(given, 8);
+  if (typeof given === "string" || typeof given === "number") {
+    throw call.error("value", ".mode", `\`${given}\` is no mode`, 'write 0o755, or "755"');
+  }
+  throw call.wrongType(".mode", "permission bits", given);
+}
+
+/**
+ * What differs between two images, and which steps of the second that costs.
+ *
+ * @example
+ * ```ts
+ * const { equal, changes, reruns } = await diff(before, after);
+ * ```
+ */
+export async function diff(
+  before: Image | ResolvedImage | Spec,
+  after: Image | ResolvedImage | Spec,
+  options: ReadOptions = {},
+): Promise<Diff> {
+  const [a, b] = [await resolvedOf(before, options), await resolvedOf(after, options)];
+  return engine().diff(handleOf(a), handleOf(b)) as Diff;
+}
+
+/** An image in any form, resolved. */
+export async function resolvedOf(
+  image: Image | ResolvedImage | Spec,
+  options: ReadOptions = {},
+): Promise<ResolvedImage> {
+  if (image instanceof ResolvedImage) return image;
+  return (image instanceof Image ? image : Image.fromJSON(image)).resolve(options);
+}
