@@ -65,6 +65,8 @@ pub mod problem {
     pub const METHOD_NOT_ALLOWED: &str = "urn:chalk:method-not-allowed";
     /// The `Host` of the request is not one of the service's (421). Exit code 3.
     pub const MISDIRECTED: &str = "urn:chalk:misdirected";
+    /// The request was made by a web page that may not use the service (403). Exit code 3.
+    pub const FOREIGN_ORIGIN: &str = "urn:chalk:foreign-origin";
     /// The base image does not exist (404). Exit code 4.
     pub const BASE_NOT_FOUND: &str = "urn:chalk:base-not-found";
     /// The base needs a login (403). Exit code 3.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::builds::{Builds, BuildsError};
 use crate::catalog::{Catalog, CatalogError, Reindexed};
 use crate::engine::{Engine, EngineError};
-use crate::http::{self, Guard};
+use crate::http::{self, Guard, PackError, Page};
 use crate::index::{Found, Index, IndexError};
 use crate::places::upstream_options;
 use crate::registry::{self, External, Regional, RegionalError, Registry, RegistryLimits};
@@ -52,6 +52,9 @@ pub enum StartError {
     /// The builds of an earlier service cannot be read.
     #[error("the builds of an earlier service cannot be read: {0}")]
     Recovery(String),
+    /// The folder of the setting `web.dir` holds no page.
+    #[error("the page cannot be served: {0}; the setting `web.dir` names its folder")]
+    Page(String),
     /// The engine cannot be made.
     #[error("the build engine cannot be used: {0}")]
     Engine(Box<EngineError>),
@@ -60,6 +63,12 @@ pub enum StartError {
 impl From<RegionalError> for StartError {
     fn from(error: RegionalError) -> Self {
         Self::Registry(Box::new(error))
+    }
+}
+
+impl From<PackError> for StartError {
+    fn from(error: PackError) -> Self {
+        Self::Page(error.to_string())
     }
 }
 
@@ -141,6 +150,7 @@ impl Service {
         settings: Settings,
         parts: impl FnOnce(Surroundings<'_>) -> Result<Parts, StartError>,
     ) -> Result<Running, StartError> {
+        let page = Arc::new(page(settings.web.dir.clone()).await?);
         let state = StateDir::open(&settings.state.dir)?;
         let token = state.token()?;
         let address = settings.serve.listen;
@@ -185,7 +195,8 @@ impl Service {
         let stop = CancellationToken::new();
         let hurry = CancellationToken::new();
         let hosts = settings.serve.hosts.iter().chain(&settings.serve.advertise);
-        let guard = Arc::new(Guard::new(token.clone(), hosts.cloned()));
+        let origins = settings.serve.cors_origins.clone();
+        let guard = Guard::new(token.clone(), hosts.cloned(), origins, page.clone());
         let connections = settings.limits.connections;
         let service = Arc::new(Self {
             settings,
@@ -198,7 +209,7 @@ impl Service {
             started: jiff::Timestamp::now(),
             stop: stop.clone(),
         });
-        let router = http::router(service.clone(), guard, registry);
+        let router = http::router(service.clone(), guard.into(), page, registry);
         let server = server::serve(listener, router, connections, stop, hurry.clone());
         let server = tokio::spawn(server);
         service.state.announce(&Discovery {
@@ -260,6 +271,15 @@ impl Service {
             started: self.started.to_string(),
         }
     }
+}
+
+/// The page in that folder, or the program's own.
+async fn page(folder: Option<PathBuf>) -> Result<Page, StartError> {
+    let Some(folder) = folder else {
+        return Ok(Page::embedded());
+    };
+    let read = tokio::task::spawn_blocking(move || Page::read(&folder)).await;
+    Ok(read.map_err(|error| StartError::Page(error.to_string()))??)
 }
 
 /// The regional registry.

@@ -56,6 +56,8 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Run the build service with its registry
     Serve(Serve),
+    /// Print the address of the running service's page, with its token
+    Web,
     /// Images
     #[command(subcommand)]
     Compute(Compute),

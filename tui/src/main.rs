@@ -69,6 +69,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(serve) => commands::serve::serve(loaded, &serve).await,
+        Command::Web => commands::web::web(loaded, cli.global.json).await,
         Command::Config(cli::Config::Show) => commands::config::show(loaded, cli.global.json),
         Command::Compute(Compute::Image(command)) | Command::Image(command) => {
             quiet_logs();

@@ -1,5 +1,9 @@
-//! What every request passes before a handler sees it: a request number for the log, the `Host`
-//! check and the token check.
+//! What every request passes before a handler sees it: a request number for the log, the checks of
+//! `Host` and `Origin`, and the token check.
+//!
+//! A browser lets any page send requests to any address, so a page must not get further here than
+//! its origin allows, whatever else it knows. Files of the page are free to all, since browsers ask
+//! for them in ways that carry neither token nor origin.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,7 +20,9 @@ use chalk_core::wire::problem;
 use subtle::ConstantTimeEq;
 use tracing::Instrument;
 
+use super::page::Page;
 use super::problem::ApiError;
+use crate::settings::{AllowedOrigin, WebOrigin};
 
 /// Paths that need no token.
 pub(crate) const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
@@ -26,18 +32,28 @@ pub(crate) const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 pub(crate) struct Guard {
     token: String,
     hosts: Vec<String>,
+    origins: Vec<AllowedOrigin>,
+    page: Arc<Page>,
     requests: AtomicU64,
 }
 
 impl Guard {
-    /// `hosts` are names without port, besides loopback names and IP addresses.
-    pub(crate) fn new(token: String, hosts: impl IntoIterator<Item = String>) -> Self {
+    /// `hosts` are names without port, besides loopback names and IP addresses; `origins` those of
+    /// pages that may ask besides our own `page`.
+    pub(crate) fn new(
+        token: String,
+        hosts: impl IntoIterator<Item = String>,
+        origins: Vec<AllowedOrigin>,
+        page: Arc<Page>,
+    ) -> Self {
         Self {
             token,
             hosts: hosts
                 .into_iter()
                 .map(|h| without_port(&h).to_lowercase())
                 .collect(),
+            origins,
+            page,
             requests: AtomicU64::new(0),
         }
     }
@@ -52,6 +68,39 @@ impl Guard {
             || name.ends_with(".localhost")
             || bare.parse::<IpAddr>().is_ok()
             || self.hosts.contains(&name)
+    }
+
+    /// Whether a page of another origin may talk to us.
+    pub(crate) fn allows_origin(&self, origin: &HeaderValue) -> bool {
+        let origin = origin.to_str().unwrap_or_default();
+        self.origins.iter().any(|allowed| allowed.allows(origin))
+    }
+
+    /// Whether pages of other origins may talk to us at all.
+    pub(crate) fn has_origins(&self) -> bool {
+        !self.origins.is_empty()
+    }
+
+    /// The page of another origin that a request to `host` comes from, if it may not ask. Browsers
+    /// send `Origin` with all requests but plain `GET`s, and `Sec-Fetch-Site` (Fetch Metadata)
+    /// with all; no page can change either. Programs send none of them.
+    fn foreign_origin(&self, headers: &HeaderMap, host: &str) -> Option<String> {
+        let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        match (origins.next(), origins.next()) {
+            (None, _) => match site {
+                None | Some(b"same-origin" | b"none") => None,
+                Some(_) => Some("another site".to_owned()),
+            },
+            (Some(origin), None) => {
+                let text = origin.to_str().unwrap_or_default();
+                // Behind a proxy that changes the host, the browser alone knows.
+                let own = site == Some(b"same-origin")
+                    || text.parse().is_ok_and(|o: WebOrigin| o.is_at(host));
+                (!own && !self.allows_origin(origin)).then(|| format!("`{text}`"))
+            }
+            (Some(_), Some(_)) => Some("several origins".to_owned()),
+        }
     }
 
     /// Whether the headers carry our token: as bearer, or with `basic` as the password of any
@@ -96,7 +145,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Numbers a request, logs it, and checks host and token.
+/// Numbers a request, logs it, and checks host and origin.
 pub(crate) async fn guard(
     State(guard): State<Arc<Guard>>,
     request: Request,
@@ -108,9 +157,9 @@ pub(crate) async fn guard(
     let span = tracing::info_span!("request", id, %method, path);
     let start = Instant::now();
     let answer = async {
-        match check(&guard, &request) {
+        match check_sender(&guard, &request) {
             Ok(()) => next.run(request).await,
-            Err(refusal) => refusal,
+            Err(refusal) => refusal.into_response(),
         }
     };
     let mut response = answer.instrument(span.clone()).await;
@@ -123,9 +172,7 @@ pub(crate) async fn guard(
     response
 }
 
-// The refusal is the answer that is sent, not an error that is passed around.
-#[allow(clippy::result_large_err)]
-fn check(guard: &Guard, request: &Request) -> Result<(), Response> {
+fn check_sender(guard: &Guard, request: &Request) -> Result<(), ApiError> {
     // HTTP/2 carries the name in the URI.
     let host = request
         .uri()
@@ -134,27 +181,46 @@ fn check(guard: &Guard, request: &Request) -> Result<(), Response> {
         .or_else(|| {
             let value = request.headers().get(header::HOST)?;
             value.to_str().ok()
-        });
-    if !host.is_some_and(|host| guard.knows_host(host)) {
-        let refusal = ApiError::new(
+        })
+        .unwrap_or_default();
+    if !guard.knows_host(host) {
+        return Err(ApiError::new(
             problem::MISDIRECTED,
             421,
             "unknown host",
-            format!(
-                "this service is not known as `{}`",
-                host.unwrap_or_default()
-            ),
+            format!("this service is not known as `{host}`"),
             "use its address, or add the name to the service's setting `serve.hosts`",
-        );
-        return Err(refusal.into_response());
+        ));
     }
-    let path = request.uri().path();
-    let registry = path == "/v2" || path.starts_with("/v2/");
-    if OPEN_PATHS.contains(&path) || guard.lets_in(request.headers(), registry) {
+    if guard.page.has(request.method(), request.uri().path()) {
         return Ok(());
     }
+    match guard.foreign_origin(request.headers(), host) {
+        None => Ok(()),
+        Some(origin) => Err(ApiError::new(
+            problem::FOREIGN_ORIGIN,
+            403,
+            "a web page of another origin may not use this service",
+            format!("the request was made by a page of {origin}"),
+            "open the service's own page, or add the origin to the service's setting `serve.cors_origins`",
+        )),
+    }
+}
+
+/// Checks the token.
+pub(crate) async fn token(
+    State(guard): State<Arc<Guard>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = request.uri().path();
+    let registry = path == "/v2" || path.starts_with("/v2/");
+    let open = OPEN_PATHS.contains(&path) || guard.page.has(request.method(), path);
+    if open || guard.lets_in(request.headers(), registry) {
+        return next.run(request).await;
+    }
     if registry {
-        return Err(registry_refusal());
+        return registry_refusal();
     }
     let mut refusal = ApiError::new(
         problem::UNAUTHORIZED,
@@ -168,7 +234,7 @@ fn check(guard: &Guard, request: &Request) -> Result<(), Response> {
         header::WWW_AUTHENTICATE,
         HeaderValue::from_static("Bearer realm=\"chalk\""),
     );
-    Err(refusal)
+    refusal
 }
 
 /// OCI distribution specification, "Error codes"; the challenge makes engines send their login.
@@ -189,9 +255,73 @@ fn registry_refusal() -> Response {
 mod tests {
     use super::*;
 
+    fn guard(hosts: &[&str], origins: &[&str]) -> Guard {
+        let origins = origins.iter().map(|text| (*text).to_owned().try_into());
+        let origins = origins.collect::<Result<_, _>>().unwrap();
+        let hosts = hosts.iter().map(|host| (*host).to_owned());
+        Guard::new("secret".into(), hosts, origins, Page::embedded().into())
+    }
+
+    #[test]
+    fn origins() {
+        let check = |allowed: &[&str], host: &str, sent: &[(&'static str, &str)], passes: bool| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in sent {
+                headers.append(*name, HeaderValue::from_str(value).unwrap());
+            }
+            let foreign = guard(&[], allowed).foreign_origin(&headers, host);
+            assert_eq!(foreign.is_none(), passes, "{allowed:?} {host} {sent:?}");
+        };
+        let (origin, site, host) = ("origin", "sec-fetch-site", "127.0.0.1:7474");
+        // Programs, addresses typed by hand, and the service's own page.
+        check(&[], host, &[], true);
+        check(&[], host, &[(site, "none")], true);
+        check(&[], host, &[(site, "same-origin")], true);
+        check(&[], host, &[(origin, "http://127.0.0.1:7474")], true);
+        check(&[], "[::1]:7474", &[(origin, "http://[::1]:7474")], true);
+        check(
+            &[],
+            "chalk.example",
+            &[(origin, "https://chalk.example")],
+            true,
+        );
+        let behind_proxy = [(origin, "https://chalk.example"), (site, "same-origin")];
+        check(&[], host, &behind_proxy, true);
+        // Others.
+        check(&[], host, &[(site, "cross-site")], false);
+        check(&[], host, &[(site, "same-site")], false);
+        check(&[], host, &[(site, "")], false);
+        check(&[], host, &[(origin, "")], false);
+        check(&[], host, &[(origin, "null")], false);
+        check(&[], host, &[(origin, "null"), (site, "cross-site")], false);
+        check(&[], host, &[(origin, "http://evil.example")], false);
+        check(&[], host, &[(origin, "http://127.0.0.1:8080")], false);
+        check(&[], host, &[(origin, "http://localhost:7474")], false);
+        check(&[], "[::1]:7474", &[(origin, "http://[::2]:7474")], false);
+        let twice = [
+            (origin, "http://127.0.0.1:7474"),
+            (origin, "http://evil.example"),
+        ];
+        check(&[], host, &twice, false);
+        // Others that are let in.
+        let page = "https://page.example";
+        check(&[page], host, &[(origin, page), (site, "cross-site")], true);
+        check(
+            &[page],
+            host,
+            &[(origin, "https://page.example.evil.example")],
+            false,
+        );
+        check(&[page], host, &[(origin, "http://page.example")], false);
+        check(&[page], host, &[(origin, "null")], false);
+        check(&[page], host, &[(site, "cross-site")], false);
+        check(&["*"], host, &[(origin, "null")], true);
+        check(&["*"], host, &[(origin, "http://any.example")], true);
+    }
+
     #[test]
     fn hosts() {
-        let guard = Guard::new("t".into(), ["Chalk.example:443".to_owned()]);
+        let guard = guard(&["Chalk.example:443"], &[]);
         let check = |host: &str, expect: bool| assert_eq!(guard.knows_host(host), expect, "{host}");
         check("localhost", true);
         check("localhost:7474", true);
@@ -212,7 +342,7 @@ mod tests {
 
     #[test]
     fn tokens() {
-        let guard = Guard::new("secret".into(), []);
+        let guard = guard(&[], &[]);
         let check = |value: &str, basic: bool, expect: bool| {
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());

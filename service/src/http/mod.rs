@@ -1,4 +1,4 @@
-//! The HTTP API: `/v1` as [`chalk_core::wire`] says, `/v2` the registry, and health.
+//! The HTTP API: `/v1` as [`chalk_core::wire`] says, `/v2` the registry, health, and the page at `/`.
 
 mod body;
 mod builds;
@@ -6,21 +6,26 @@ mod errors;
 mod guard;
 mod images;
 mod openapi;
+mod page;
 mod problem;
 mod specs;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::{Method, StatusCode, Uri};
-use axum::response::IntoResponse;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, Method, StatusCode, Uri, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Json, Router};
 use chalk_core::wire::{self, Info, problem as kinds};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, AllowPrivateNetwork, CorsLayer};
 
 pub(crate) use guard::Guard;
 use openapi::Call;
+pub(crate) use page::{PackError, Page};
 use problem::ApiError;
 
 use crate::service::Service;
@@ -28,6 +33,8 @@ use crate::service::Service;
 type Api = State<Arc<Service>>;
 
 const TEXT: &str = "text/plain";
+/// How long a browser may remember what it asked before a request of a foreign page.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
 
 /// One call of the API.
 pub(crate) struct Route {
@@ -203,18 +210,54 @@ pub(crate) fn routes() -> Vec<Route> {
 
 /// The whole router; `registry` is the embedded registry below `/v2`, unless an external one has its
 /// place.
-pub(crate) fn router(service: Arc<Service>, guard: Arc<Guard>, registry: Option<Router>) -> Router {
+pub(crate) fn router(
+    service: Arc<Service>,
+    guard: Arc<Guard>,
+    page: Arc<Page>,
+    registry: Option<Router>,
+) -> Router {
     let mut router = Router::new();
     for route in routes() {
         router = router.route(route.path, route.handler);
     }
+    let cors = guard.has_origins().then(|| cors(guard.clone()));
     router
-        .fallback(no_such_path)
+        .fallback(move |request: Request| async move { no_such_call(&page, &request) })
         .method_not_allowed_fallback(no_such_method)
         .with_state(service)
         .merge(registry.unwrap_or_default())
-        .layer(axum::middleware::from_fn_with_state(guard, guard::guard))
+        .layer(from_fn_with_state(guard.clone(), guard::token))
+        .layer(tower::util::option_layer(cors))
+        .layer(from_fn_with_state(guard, guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
+}
+
+/// Answers browsers that ask whether a page of another origin may send a request, and lets that page
+/// read the answers. Whether it may was decided before.
+fn cors(guard: Arc<Guard>) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(move |origin, _| {
+            guard.allows_origin(origin)
+        }))
+        .allow_methods([
+            Method::GET,
+            Method::HEAD,
+            Method::POST,
+            Method::PUT,
+            Method::DELETE,
+        ])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("last-event-id"),
+        ])
+        .expose_headers([
+            header::RETRY_AFTER,
+            header::WWW_AUTHENTICATE,
+            HeaderName::from_static("x-request-id"),
+        ])
+        .allow_private_network(AllowPrivateNetwork::yes())
+        .max_age(PREFLIGHT_AGE)
 }
 
 async fn healthz() -> &'static str {
@@ -236,11 +279,14 @@ async fn openapi() -> Json<serde_json::Value> {
     Json(openapi::document(&routes()))
 }
 
-async fn no_such_path(method: Method, uri: Uri) -> ApiError {
-    ApiError::not_found(
-        "no such call",
-        format!("there is no {method} {}", uri.path()),
-    )
+/// A file of the page, or nothing.
+fn no_such_call(page: &Page, request: &Request) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    page.answer(method, path, request.headers())
+        .unwrap_or_else(|| {
+            ApiError::not_found("no such call", format!("there is no {method} {path}"))
+                .into_response()
+        })
 }
 
 async fn no_such_method(method: Method, uri: Uri) -> ApiError {

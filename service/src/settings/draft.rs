@@ -280,7 +280,7 @@ fn read(kind: Kind, text: &str) -> Option<Value> {
             Some(text.into())
         }
         Kind::Count => text.parse::<u64>().ok().map(Value::from),
-        Kind::List => {
+        Kind::List | Kind::Origins => {
             let items = text.split(',').map(str::trim).filter(|t| !t.is_empty());
             Some(items.map(Value::from).collect())
         }
@@ -419,6 +419,16 @@ mod tests {
         check(
             "build.parallel=many",
             Err("--set: `build.parallel` must be a whole number, not `many`"),
+        );
+        check(
+            "serve.cors_origins=https://a.example,*",
+            Ok(vec!["https://a.example", "*"].into()),
+        );
+        check(
+            "serve.cors_origins=a.example",
+            Err(
+                "--set: `serve.cors_origins` must be origins such as `https://page.example`, separated by commas, or `*`, not `a.example`",
+            ),
         );
         check(
             "build.installer=conda",

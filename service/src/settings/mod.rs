@@ -6,6 +6,7 @@
 
 mod draft;
 mod table;
+mod web_origin;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use draft::{Draft, Origin, Row, SettingsError};
 pub use table::{Kind, Setting, TABLE, find};
+pub use web_origin::{AllowedOrigin, InvalidOrigin, WebOrigin};
 
 /// Settings of the service. A path such as `build.parallel` names a field of a section here, a
 /// key of the TOML file, and the environment variable `CHALK_BUILD_PARALLEL`.
@@ -29,6 +31,8 @@ pub struct Settings {
     pub serve: Serve,
     /// How images are built.
     pub build: Build,
+    /// The page.
+    pub web: Web,
     /// Where images come from and go to.
     pub registry: Registry,
     /// What a client may ask for at most.
@@ -55,9 +59,20 @@ pub struct Serve {
     /// Further `Host` names that requests may carry; loopback names, the address listened on and
     /// `serve.advertise` are always taken.
     pub hosts: Vec<String>,
+    /// Pages of other origins that may talk to the service; no others may, its own page apart.
+    pub cors_origins: Vec<AllowedOrigin>,
     /// Longest that a stopping service waits for running builds and open connections.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub stop_timeout: Duration,
+}
+
+/// `web.*`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Web {
+    /// Folder of a built page that is served at `/`, read at the start; unset, the page of the
+    /// program.
+    pub dir: Option<PathBuf>,
 }
 
 /// `build.*`
@@ -205,6 +220,7 @@ impl Default for Serve {
             listen: SocketAddr::from(([127, 0, 0, 1], 7474)),
             advertise: None,
             hosts: Vec::new(),
+            cors_origins: Vec::new(),
             stop_timeout: Duration::from_secs(10),
         }
     }

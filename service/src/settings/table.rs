@@ -34,6 +34,8 @@ pub enum Kind {
     Address,
     /// Texts, separated by commas.
     List,
+    /// Origins of web pages, separated by commas.
+    Origins,
     /// `key=value` pairs, separated by commas; the values of one key by blanks.
     Map,
 }
@@ -50,6 +52,9 @@ impl Kind {
             Self::Word(words) => format!("one of {}", words.join(", ")),
             Self::Address => "an address such as `127.0.0.1:7474`".into(),
             Self::List => "texts separated by commas".into(),
+            Self::Origins => {
+                "origins such as `https://page.example`, separated by commas, or `*`".into()
+            }
             Self::Map => {
                 "pairs such as `docker.io=https://mirror.example`, separated by commas".into()
             }
@@ -123,9 +128,19 @@ pub const TABLE: &[Setting] = &[
         "Further Host names that requests may carry.",
     ),
     setting(
+        "serve.cors_origins",
+        Kind::Origins,
+        "Origins of web pages that may talk to the service besides its own page.",
+    ),
+    setting(
         "serve.stop_timeout",
         Kind::Time,
         "Longest that a stopping service waits for running builds and open connections.",
+    ),
+    setting(
+        "web.dir",
+        Kind::Path,
+        "Folder of a built page to serve at `/`; unset, the page of the program.",
     ),
     setting(
         "build.ca_bundle",

@@ -28,7 +28,7 @@ async fn every_route_but_health_needs_the_token() {
         "/v2",
         "/v2/app/manifests/latest",
         "/v1/none",
-        "/",
+        "/none.html",
         "/metrics",
     ] {
         routes.push((Method::GET, path.to_owned()));
@@ -97,16 +97,5 @@ async fn unknown_hosts_are_refused() {
     check("builds.example:8080", true).await;
     check("evil.example", false).await;
     check("127.0.0.1.evil.example:7474", false).await;
-    let answer = api
-        .request(Method::GET, "/v1/info")
-        .header("origin", "http://evil.example")
-        .send()
-        .await
-        .unwrap();
-    let cors = answer
-        .headers()
-        .keys()
-        .any(|name| name.as_str().starts_with("access-control"));
-    assert!(!cors);
     api.running.shutdown().await;
 }

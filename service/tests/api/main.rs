@@ -7,6 +7,8 @@ mod auth;
 mod builds;
 mod events;
 mod images;
+mod origins;
+mod page;
 mod requests;
 mod restart;
 mod service;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use chalk_tests::{Project, World, unique};
+use chalk_tests::{Chalk, Project, World, run, tool, unique};
 use serde_json::Value;
 
 use crate::Test;
@@ -33,6 +33,10 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "settings_say_where_they_come_from",
         settings_say_where_they_come_from,
+    ),
+    (
+        "the_token_is_printed_to_terminals_only",
+        the_token_is_printed_to_terminals_only,
     ),
 ];
 
@@ -297,4 +301,36 @@ fn settings_say_where_they_come_from(_: &World) {
         let row = row(name);
         assert!(row.contains(value) && row.contains(origin), "{row}");
     }
+}
+
+fn the_token_is_printed_to_terminals_only(world: &World) {
+    let service = world.service();
+    let token = service.token();
+    let address = format!("{}/#token={token}", service.url());
+    let web = service.chalk().arg("web").run().ok();
+    assert_eq!(web.stdout, format!("{address}\n"));
+    let web = service.chalk().args(["web", "--json"]).run().ok().result();
+    assert_eq!(web["page"], address.as_str());
+    assert!(service.log().contains("chalk web"), "{}", service.log());
+    assert!(!service.log().contains(token), "the log has the token");
+
+    // A terminal of its own, for a service of its own.
+    let state = world.folder("terminal");
+    let none = Chalk::on(&state).arg("web").run();
+    none.code(3).says(&["no service is running", "chalk serve"]);
+    let binary = std::env::var("CHALK_TEST_BIN").unwrap();
+    let chalk = format!("{binary} --state {}", state.display());
+    let command = format!(
+        "{chalk} serve --listen 127.0.0.1:0 2>/dev/null & \
+         for i in $(seq 600); do {chalk} web >/dev/null 2>&1 && break; sleep 0.1; done; \
+         kill -INT $!; wait"
+    );
+    let mut script = tool(
+        "script",
+        ["--quiet", "--return", "--command", &command, "/dev/null"],
+    );
+    let shown = run(&mut script).ok();
+    let token = fs::read_to_string(state.join("token")).unwrap();
+    let fragment = format!("/#token={}", token.trim());
+    assert!(shown.stdout.contains(&fragment), "{shown}");
 }

@@ -8,3 +8,4 @@ pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod logs;
 pub(crate) mod serve;
+pub(crate) mod web;

@@ -6,6 +6,7 @@ use chalk_core::wire::exit;
 use chalk_service::Service;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::web::page_address;
 use crate::cli;
 use crate::connect::start_failure;
 use crate::error::Failure;
@@ -50,6 +51,13 @@ pub(crate) async fn serve(loaded: &Loaded, serve: &cli::Serve) -> Result<(), Fai
         "  token     {}",
         loaded.settings.state.dir.join("token").display()
     ))?;
+    // Output that is no terminal may be kept, and a token must not be.
+    let page = if std::io::stdout().is_terminal() {
+        page_address(&running.url, &running.token)
+    } else {
+        format!("{}/ (`chalk web` prints it with the token)", running.url)
+    };
+    output::line(&format!("  page      {page}"))?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

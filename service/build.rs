@@ -1,0 +1,50 @@
+//! Takes the built page, `web/dist`, into the program; without it the program has no page.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+// What only the service uses of the shared file is dead here.
+#[allow(dead_code)]
+#[path = "src/http/page/pack.rs"]
+mod pack;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let web = Path::new("../web");
+    let dist = web.join("dist");
+    // Cargo runs this again on every build while a path that it watches does not exist.
+    let watched = [dist.as_path(), web].into_iter().find(|path| path.exists());
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/http/page/pack.rs");
+    if let Some(watched) = watched {
+        println!("cargo::rerun-if-changed={}", watched.display());
+    }
+    let files = if dist.exists() {
+        pack::pack(&dist)?
+    } else {
+        Vec::new()
+    };
+    let out = std::env::var("OUT_DIR")?;
+    let mut table = String::from("&[\n");
+    for (number, file) in files.iter().enumerate() {
+        let plain = format!("{out}/{number}");
+        fs::write(&plain, &file.bytes)?;
+        let gzip = match &file.gzip {
+            Some(bytes) => {
+                let path = format!("{plain}.gz");
+                fs::write(&path, bytes)?;
+                format!("Some(include_bytes!({path:?}))")
+            }
+            None => "None".to_owned(),
+        };
+        writeln!(
+            table,
+            "Embedded {{ path: {:?}, media_type: {:?}, tag: {:?}, immutable: {}, \
+             bytes: include_bytes!({plain:?}), gzip: {gzip} }},",
+            file.path, file.media_type, file.tag, file.immutable,
+        )?;
+    }
+    table.push(']');
+    fs::write(format!("{out}/page.rs"), table)?;
+    Ok(())
+}
