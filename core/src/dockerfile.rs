@@ -107,7 +107,7 @@ pub fn instructions(
 /// # Errors
 /// Says what is wrong with the text.
 pub fn check_canonical(instruction: &Instruction) -> Result<(), Problem> {
-    let command = parse_canonical(&instruction.text).map_err(|fault| fault.problem)?;
+    let command = parse_canonical(&instruction.text).map_err(|fault| fault.into_parts().0)?;
     if matches!(command, Command::From(_)) {
         return Err(Problem::Syntax("FROM cannot stand within a stage".into()));
     }

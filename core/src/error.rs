@@ -166,44 +166,71 @@ pub(crate) enum Segment {
     Index(usize),
 }
 
-/// A [`SpecError`] in the making: where it lies is added on the way up from the value.
+/// A [`SpecError`] in the making: where it lies is added on the way up from the value. A fault is one
+/// pointer, since nearly every function of this crate may return one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub(crate) code: ErrorCode,
-    pub(crate) message: String,
-    pub(crate) hint: String,
+pub(crate) struct Fault(Box<Trouble>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Trouble {
+    code: ErrorCode,
+    message: String,
+    hint: String,
     /// From the value up to the root.
     reversed_path: Vec<Segment>,
 }
 
 impl Fault {
-    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self {
+    #[inline(always)]
+    pub(crate) fn new(code: ErrorCode, message: impl fmt::Display) -> Self {
+        Self::told(code, &message)
+    }
+
+    // Out of line, so that the many places that find a fault stay small.
+    #[cold]
+    #[inline(never)]
+    fn told(code: ErrorCode, message: &dyn fmt::Display) -> Self {
+        Self(Box::new(Trouble {
             code,
-            message: message.into(),
+            message: message.to_string(),
             hint: String::new(),
             reversed_path: Vec::new(),
-        }
+        }))
     }
 
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = hint.into();
+    #[inline(always)]
+    pub(crate) fn hint(self, hint: impl fmt::Display) -> Self {
+        self.advised(&hint)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn advised(mut self, hint: &dyn fmt::Display) -> Self {
+        self.0.hint = hint.to_string();
         self
     }
 
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.0.code
+    }
+
+    #[cold]
+    #[inline(never)]
     pub(crate) fn in_field(mut self, name: &str) -> Self {
-        self.reversed_path.push(Segment::Field(name.to_owned()));
+        self.0.reversed_path.push(Segment::Field(name.to_owned()));
         self
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn at_index(mut self, index: usize) -> Self {
-        self.reversed_path.push(Segment::Index(index));
+        self.0.reversed_path.push(Segment::Index(index));
         self
     }
 
     /// From the root to the value.
     pub(crate) fn path(&self) -> impl Iterator<Item = &Segment> {
-        self.reversed_path.iter().rev()
+        self.0.reversed_path.iter().rev()
     }
 
     pub(crate) fn into_error(self) -> SpecError {
@@ -220,12 +247,12 @@ impl Fault {
             }
         }
         SpecError {
-            code: self.code,
+            code: self.0.code,
             file: None,
             position: None,
             path: printable(&path),
-            message: printable(&self.message),
-            hint: printable(&self.hint),
+            message: printable(&self.0.message),
+            hint: printable(&self.0.hint),
         }
     }
 }

@@ -57,7 +57,7 @@ impl Node {
                 line: small(error.line()),
                 column: small(error.column()),
             }),
-            ..Fault::new(ErrorCode::Syntax, format!("not JSON: {}", reason(error))).into_error()
+            ..Fault::new(ErrorCode::Syntax, format_args!("not JSON: {}", reason(error))).into_error()
         };
         let raw: &RawValue = serde_json::from_str(text).map_err(|e| syntax(&e))?;
         Self::from_raw(text, raw, 0)
@@ -108,7 +108,7 @@ impl Node {
         check_size(text)?;
         let table = toml::de::DeTable::parse(text).map_err(|error| SpecError {
             position: error.span().map(|span| position(text, span.start)),
-            ..Fault::new(ErrorCode::Syntax, format!("not TOML: {}", error.message())).into_error()
+            ..Fault::new(ErrorCode::Syntax, format_args!("not TOML: {}", error.message())).into_error()
         })?;
         let at = table.span().start;
         Ok(Self::from_toml_table(table.into_inner(), at))
@@ -189,7 +189,7 @@ impl Node {
         for (i, field) in fields.iter().enumerate() {
             let name = field.name.as_str();
             if !known.contains(&name) {
-                let fault = Fault::new(ErrorCode::UnknownField, format!("no such field: `{name}`"));
+                let fault = Fault::new(ErrorCode::UnknownField, format_args!("no such field: `{name}`"));
                 let hint = match nearest(name, known) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("known here: {}", known.join(", ")),
@@ -277,7 +277,7 @@ impl Node {
             Value::Other("null") => {
                 let fault = Fault::new(
                     ErrorCode::WrongType,
-                    format!("expected {expected}, found null"),
+                    format_args!("expected {expected}, found null"),
                 );
                 return fault.hint("leave the field out");
             }
@@ -285,7 +285,7 @@ impl Node {
         };
         Fault::new(
             ErrorCode::WrongType,
-            format!("expected {expected}, found {found}"),
+            format_args!("expected {expected}, found {found}"),
         )
     }
 }
@@ -328,7 +328,7 @@ impl<'n> Fields<'n> {
         read: impl FnOnce(&'n Node) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         self.read(name, read)?
-            .ok_or_else(|| Fault::new(ErrorCode::Missing, format!("`{name}` is missing")))
+            .ok_or_else(|| Fault::new(ErrorCode::Missing, format_args!("`{name}` is missing")))
     }
 }
 

@@ -87,7 +87,7 @@ fn read(root: &Node) -> Result<Lock, Fault> {
         other => {
             let fault = Fault::new(
                 ErrorCode::Value,
-                format!("version {other} is not known here"),
+                format_args!("version {other} is not known here"),
             );
             Err(fault.hint("lock the image again"))
         }

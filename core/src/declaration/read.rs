@@ -150,7 +150,7 @@ impl Reader<'_> {
         let mut kinds = KINDS.into_iter().filter(|kind| fields.has(kind));
         let Some(kind) = kinds.next() else {
             let fault = Fault::new(ErrorCode::Missing, "says nothing to do");
-            return Err(fault.hint(format!("add one of {}", KINDS.join(", "))));
+            return Err(fault.hint(format_args!("add one of {}", KINDS.join(", "))));
         };
         if let Some(second) = kinds.next() {
             let message = format!("a second kind of step beside `{kind}`");
@@ -197,7 +197,7 @@ impl Reader<'_> {
 
 /// Says in which table a key belongs that stands outside of any.
 fn misplaced(fault: Fault) -> Fault {
-    let is_unknown = fault.code == ErrorCode::UnknownField;
+    let is_unknown = fault.code() == ErrorCode::UnknownField;
     let belongs = |names: &[&str]| {
         let named = |segment: &Segment| match segment {
             Segment::Field(name) => names.contains(&name.as_str()),
@@ -287,7 +287,7 @@ fn options(fields: &Fields<'_>) -> Result<StepOptions, Fault> {
 /// A list of texts; one text alone is refused with the list that was meant.
 fn texts(node: &Node) -> Result<Vec<String>, Fault> {
     node.texts().map_err(|fault| match node.as_text() {
-        Some(text) => fault.hint(format!("write [{}]", toml::Value::from(text))),
+        Some(text) => fault.hint(format_args!("write [{}]", toml::Value::from(text))),
         None => fault,
     })
 }

@@ -163,7 +163,7 @@ impl<'a> Canonicaliser<'a> {
         for path in copying.paths() {
             match scope.value(path)? {
                 Some(source) if is_git(&source) => {
-                    return Err(Fault::unsupported(format!(
+                    return Err(Fault::unsupported(format_args!(
                         "`{source}` is a git repository, which ADD does not fetch here"
                     ))
                     .hint("clone it in a RUN step, or ADD an archive of it by its URL"));
@@ -378,7 +378,7 @@ fn check_copying(copying: &Copying, scope: &Scope) -> Result<(), Fault> {
     {
         chmod
             .parse::<Chmod>()
-            .map_err(|e| Fault::flag(format!("--chmod: {e}")))?;
+            .map_err(|e| Fault::flag(format_args!("--chmod: {e}")))?;
     }
     if let Some(chown) = &copying.chown {
         scope.value(chown)?;
@@ -388,7 +388,7 @@ fn check_copying(copying: &Copying, scope: &Scope) -> Result<(), Fault> {
     {
         checksum
             .parse::<Digest>()
-            .map_err(|e| Fault::flag(format!("--checksum: {e}")))?;
+            .map_err(|e| Fault::flag(format_args!("--checksum: {e}")))?;
         let mut paths = copying.paths();
         let url = match (paths.next(), paths.next()) {
             (Some(path), None) => scope.value(path)?.is_none_or(|path| is_url(&path)),

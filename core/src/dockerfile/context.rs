@@ -96,7 +96,7 @@ impl<'a> Context<'a> {
     ) -> Result<(Tree, Vec<Upload>, Vec<String>), Fault> {
         let mut idle = Vec::new();
         let exclude = DockerIgnore::of(wanted.exclude.iter().map(String::as_str))
-            .map_err(|e| Fault::flag(format!("--exclude: {}", e.reason)))?;
+            .map_err(|e| Fault::flag(format_args!("--exclude: {}", e.reason)))?;
         let mut missing = None;
         let entries = self.entries()?;
         let mut chosen = Chosen {
@@ -152,7 +152,7 @@ impl<'a> Context<'a> {
             return fault(format!(
                 "`{source}` is left out of the build context by {file}"
             ))
-            .hint(format!("take it back in with a line `!{path}` in {file}"));
+            .hint(format_args!("take it back in with a line `!{path}` in {file}"));
         }
         let message = fault(format!(
             "`{source}` is not in the build context `{}`",
@@ -170,7 +170,7 @@ impl<'a> Context<'a> {
             .map(String::as_str)
             .collect();
         if let Some(near) = nearest(path, &siblings) {
-            return message.hint(format!("did you mean `{near}`?"));
+            return message.hint(format_args!("did you mean `{near}`?"));
         }
         // The same name elsewhere is the other likely slip.
         let name = path.rsplit('/').next();
@@ -182,13 +182,13 @@ impl<'a> Context<'a> {
             .take(3)
             .collect();
         if !same.is_empty() {
-            return message.hint(format!("did you mean `{}`?", same.join("` or `")));
+            return message.hint(format_args!("did you mean `{}`?", same.join("` or `")));
         }
         let some: Vec<&str> = siblings.into_iter().take(5).collect();
         if some.is_empty() {
             return message.hint("nothing lies in that directory");
         }
-        message.hint(format!("what lies there: {}", some.join(", ")))
+        message.hint(format_args!("what lies there: {}", some.join(", ")))
     }
 }
 

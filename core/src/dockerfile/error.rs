@@ -86,9 +86,12 @@ pub struct DockerfileWarning {
 }
 
 /// An error in the making: where it lies in the instruction becomes a line and a column on the way
-/// up.
+/// up. One pointer, since nearly every function here may return one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub(crate) struct Fault(Box<Trouble>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Trouble {
     pub(crate) problem: Problem,
     pub(crate) hint: String,
     /// Offset in the joined text of the instruction, in bytes.
@@ -96,41 +99,73 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
+    #[cold]
+    #[inline(never)]
     pub(crate) fn new(problem: Problem) -> Self {
-        Self {
+        Self(Box::new(Trouble {
             problem,
             hint: String::new(),
             offset: 0,
-        }
+        }))
     }
 
-    pub(crate) fn syntax(message: impl Into<String>) -> Self {
-        Self::new(Problem::Syntax(message.into()))
+    #[inline(always)]
+    pub(crate) fn syntax(message: impl fmt::Display) -> Self {
+        Self::told(Problem::Syntax, &message)
     }
 
-    pub(crate) fn flag(message: impl Into<String>) -> Self {
-        Self::new(Problem::Flag(message.into()))
+    #[inline(always)]
+    pub(crate) fn flag(message: impl fmt::Display) -> Self {
+        Self::told(Problem::Flag, &message)
     }
 
-    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
-        Self::new(Problem::Unsupported(message.into()))
+    #[inline(always)]
+    pub(crate) fn unsupported(message: impl fmt::Display) -> Self {
+        Self::told(Problem::Unsupported, &message)
     }
 
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = hint.into();
+    // Out of line, so that the many places that find a fault stay small.
+    #[cold]
+    #[inline(never)]
+    fn told(problem: fn(String) -> Problem, message: &dyn fmt::Display) -> Self {
+        Self::new(problem(message.to_string()))
+    }
+
+    #[inline(always)]
+    pub(crate) fn hint(self, hint: impl fmt::Display) -> Self {
+        self.advised(&hint)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn advised(mut self, hint: &dyn fmt::Display) -> Self {
+        self.0.hint = hint.to_string();
         self
+    }
+
+    pub(crate) fn problem(&self) -> &Problem {
+        &self.0.problem
+    }
+
+    pub(crate) fn offset(&self) -> usize {
+        self.0.offset
+    }
+
+    /// What is wrong, and what to do.
+    pub(crate) fn into_parts(self) -> (Problem, String) {
+        (self.0.problem, self.0.hint)
     }
 
     /// `did you mean …?` when a candidate is near.
     pub(crate) fn near(self, word: &str, candidates: &[&str]) -> Self {
         match nearest(word, candidates) {
-            Some(near) => self.hint(format!("did you mean `{near}`?")),
+            Some(near) => self.hint(format_args!("did you mean `{near}`?")),
             None => self,
         }
     }
 
     pub(crate) fn at(mut self, offset: usize) -> Self {
-        self.offset = offset;
+        self.0.offset = offset;
         self
     }
 }

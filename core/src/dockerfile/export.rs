@@ -350,7 +350,7 @@ impl Writer {
         let script = format!("{}{command}", exports.collect::<String>());
         let mut flags = Vec::new();
         for mount in mounts.into_iter().chain(secrets(step)) {
-            flags.push(MountFlag::parse(&mount).map_err(|fault| fail(fault.problem.to_string()))?);
+            flags.push(MountFlag::parse(&mount).map_err(|fault| fail(fault.problem().to_string()))?);
         }
         let plain = Command::Run(Run {
             mounts: flags.clone(),
@@ -406,7 +406,7 @@ fn read(instruction: &Instruction, what: &str) -> Result<Command, ExportError> {
             .ok_or_else(|| fail(format!("`{from}` names no image of the instruction"))),
     };
     let mut command =
-        parse_canonical(&instruction.text).map_err(|fault| fail(fault.problem.to_string()))?;
+        parse_canonical(&instruction.text).map_err(|fault| fail(fault.problem().to_string()))?;
     match &mut command {
         Command::Copy(copying) => {
             if let Some(from) = &copying.from {
@@ -429,7 +429,7 @@ fn read(instruction: &Instruction, what: &str) -> Result<Command, ExportError> {
 fn add_options(run: &mut Run, step: &Step) -> Result<(), String> {
     for mount in secrets(step) {
         run.mounts
-            .push(MountFlag::parse(&mount).map_err(|fault| fault.problem.to_string())?);
+            .push(MountFlag::parse(&mount).map_err(|fault| fault.problem().to_string())?);
     }
     if step.env.is_empty() {
         return Ok(());

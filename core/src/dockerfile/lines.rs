@@ -101,16 +101,17 @@ impl Statement {
 
     /// Gives a fault its place.
     pub(crate) fn locate(&self, fault: Fault, file: &str) -> DockerfileError {
-        let offset = fault.offset.min(self.text.len());
+        let offset = fault.offset().min(self.text.len());
         let before = |piece: &&(usize, u32, u32)| piece.0 <= offset;
         let &(start, line, column) = self.pieces.iter().rev().find(before).unwrap_or(&(0, 1, 1));
         let between = self.text.get(start..offset).unwrap_or_default();
+        let (problem, hint) = fault.into_parts();
         DockerfileError {
             file: file.to_owned(),
             line,
             column: column + small(between.chars().count()),
-            problem: fault.problem,
-            hint: fault.hint,
+            problem,
+            hint,
         }
     }
 }
@@ -134,15 +135,18 @@ fn check_size(text: &str) -> Result<(), Fault> {
 
 /// Reads a whole Dockerfile.
 pub(crate) fn read(text: &str, file: &str) -> Result<Script, DockerfileError> {
-    let place = |fault: Fault, line: u32, column: u32| DockerfileError {
-        file: file.to_owned(),
-        line,
-        column,
-        problem: fault.problem,
-        hint: fault.hint,
+    let place = |fault: Fault, line: u32, column: u32| {
+        let (problem, hint) = fault.into_parts();
+        DockerfileError {
+            file: file.to_owned(),
+            line,
+            column,
+            problem,
+            hint,
+        }
     };
     check_size(text).map_err(|fault| {
-        let before = text.get(..fault.offset).unwrap_or_default();
+        let before = text.get(..fault.offset()).unwrap_or_default();
         let line = small(before.matches('\n').count()) + 1;
         place(fault, line, 1)
     })?;
@@ -249,7 +253,7 @@ impl Directives {
             return Ok(());
         }
         if self.seen.contains(&name) {
-            return Err(Fault::syntax(format!(
+            return Err(Fault::syntax(format_args!(
                 "the directive `{name}` stands twice"
             )));
         }
@@ -258,7 +262,7 @@ impl Directives {
                 "\\" => {}
                 "`" => script.escape = '`',
                 _ => {
-                    return Err(Fault::syntax(format!(
+                    return Err(Fault::syntax(format_args!(
                         "`{value}` cannot be the escape character: expected `\\` or a backtick"
                     )));
                 }
@@ -286,7 +290,7 @@ fn read_heredoc(
         }
         mark.body.push_str(line);
     }
-    Err(Fault::syntax(format!(
+    Err(Fault::syntax(format_args!(
         "the heredoc is not closed: expected a line `{}`",
         mark.name
     )))
@@ -341,7 +345,7 @@ pub(crate) fn heredoc_mark(word: &str) -> Result<Option<Heredoc>, Fault> {
     };
     let read = |lexer: Lexer<'_>| {
         lexer.expand(rest).map_err(|reason| {
-            Fault::syntax(format!("the delimiter of the heredoc `{word}`: {reason}"))
+            Fault::syntax(format_args!("the delimiter of the heredoc `{word}`: {reason}"))
         })
     };
     let words = read(lexer)?.words;

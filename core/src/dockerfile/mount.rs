@@ -77,11 +77,11 @@ impl MountFlag {
                 key => key.to_owned(),
             };
             if key != "env" && !KEYS.contains(&key.as_str()) {
-                return Err(Fault::flag(format!("--mount has no field `{key}`")).near(&key, &KEYS));
+                return Err(Fault::flag(format_args!("--mount has no field `{key}`")).near(&key, &KEYS));
             }
             let switch = matches!(key.as_str(), "readonly" | "readwrite" | "required");
             if value.is_none() && !switch {
-                return Err(Fault::flag(format!(
+                return Err(Fault::flag(format_args!(
                     "the field `{key}` of --mount expects `=` and a value"
                 )));
             }
@@ -160,7 +160,7 @@ impl MountFlag {
             if kinds.contains(&kind) {
                 Ok(())
             } else {
-                Err(Fault::flag(format!(
+                Err(Fault::flag(format_args!(
                     "a --mount of this type has no field `{key}`"
                 )))
             }
@@ -174,7 +174,7 @@ impl MountFlag {
             let switch = || match value.as_deref() {
                 None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
                 Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-                Some(other) => Err(Fault::flag(format!(
+                Some(other) => Err(Fault::flag(format_args!(
                     "the field `{key}` of --mount is `true` or `false`, not `{other}`"
                 ))),
             };
@@ -185,7 +185,7 @@ impl MountFlag {
                     } else {
                         "a number"
                     };
-                    Fault::flag(format!(
+                    Fault::flag(format_args!(
                         "the field `{key}` of --mount expects {digits}, not `{text}`"
                     ))
                 })
@@ -205,7 +205,7 @@ impl MountFlag {
                         "private" => Share::Private,
                         "locked" => Share::Locked,
                         other => {
-                            return Err(Fault::flag(format!(
+                            return Err(Fault::flag(format_args!(
                                 "`sharing` of --mount is `shared`, `private` or `locked`, not `{other}`"
                             )));
                         }
@@ -218,7 +218,7 @@ impl MountFlag {
                 "size" => {
                     only(key, &[MountKind::Tmpfs])?;
                     mount.size = Some(bytes(&text).ok_or_else(|| {
-                        Fault::flag(format!(
+                        Fault::flag(format_args!(
                             "`size` of --mount expects bytes such as `64m`, not `{text}`"
                         ))
                     })?);
@@ -312,9 +312,9 @@ mod tests {
     use super::*;
 
     fn read(value: &str) -> Result<Mount, String> {
-        let flag = MountFlag::parse(value).map_err(|f| f.problem.to_string())?;
+        let flag = MountFlag::parse(value).map_err(|f| f.problem().to_string())?;
         let mut same = |text: &str| Ok(text.to_owned());
-        flag.read(&mut same).map_err(|f| f.problem.to_string())
+        flag.read(&mut same).map_err(|f| f.problem().to_string())
     }
 
     #[test]

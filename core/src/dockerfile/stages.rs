@@ -251,7 +251,7 @@ fn begin(from: From, at: usize, globals: &Scope, drafts: &[Draft]) -> Result<Dra
             let text = globals.expand(word)?.text;
             let platform = text
                 .parse::<Platform>()
-                .map_err(|e| Fault::flag(format!("--platform: {e}")))?;
+                .map_err(|e| Fault::flag(format_args!("--platform: {e}")))?;
             Some(platform)
         }
     };
@@ -295,7 +295,7 @@ fn find_target(
         let fault = match names.is_empty() {
             true => fault.hint("no stage has a name: write `FROM … AS name`"),
             false => fault
-                .hint(format!("the stages are {}", names.join(", ")))
+                .hint(format_args!("the stages are {}", names.join(", ")))
                 .near(&name, &names),
         };
         statements[drafts[0].statement].locate(fault, file)

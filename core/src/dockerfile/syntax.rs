@@ -185,7 +185,7 @@ pub(crate) fn csv_fields(line: &str) -> Result<Vec<String>, Fault> {
             let mut chars = quoted.char_indices();
             let after = loop {
                 match chars.next() {
-                    None => return Err(Fault::flag(format!("a `\"` is not closed in `{line}`"))),
+                    None => return Err(Fault::flag(format_args!("a `\"` is not closed in `{line}`"))),
                     Some((at, '"')) => match quoted[at + 1..].chars().next() {
                         Some('"') => {
                             chars.next();
@@ -201,7 +201,7 @@ pub(crate) fn csv_fields(line: &str) -> Result<Vec<String>, Fault> {
                 Some(next) => rest = next,
                 None if after.is_empty() => return Ok(fields),
                 None => {
-                    return Err(Fault::flag(format!("expected `,` after `\"` in `{line}`")));
+                    return Err(Fault::flag(format_args!("expected `,` after `\"` in `{line}`")));
                 }
             }
         } else {
@@ -210,7 +210,7 @@ pub(crate) fn csv_fields(line: &str) -> Result<Vec<String>, Fault> {
                 None => (rest, None),
             };
             if field.contains('"') {
-                return Err(Fault::flag(format!(
+                return Err(Fault::flag(format_args!(
                     "a `\"` stands within the unquoted value `{field}`"
                 )));
             }

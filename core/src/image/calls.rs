@@ -163,7 +163,7 @@ impl Strategy {
             "mount" | "volume" => Ok(Self::Mount),
             "copy" => Ok(Self::Copy),
             other => {
-                let fault = Fault::new(ErrorCode::Value, format!("`{other}` is no strategy"));
+                let fault = Fault::new(ErrorCode::Value, format_args!("`{other}` is no strategy"));
                 Err(
                     fault.hint(match nearest(other, &["mount", "copy", "volume"]) {
                         Some(near) => format!("did you mean `{near}`?"),
@@ -350,7 +350,7 @@ impl Call {
         let src = local_path(src).map_err(|fault| fault.in_field("src"))?;
         let name = src.rsplit('/').next().unwrap_or_default();
         if matches!(name, "" | "." | "..") {
-            let fault = Fault::new(ErrorCode::Path, format!("`{src}` names no file"));
+            let fault = Fault::new(ErrorCode::Path, format_args!("`{src}` names no file"));
             return Err(fault
                 .hint("for a directory use `add_local_dir`")
                 .in_field("src"));

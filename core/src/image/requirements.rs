@@ -59,7 +59,7 @@ fn read_into(
             let include = sibling(path, include);
             if open.contains(&include) {
                 let fault =
-                    Fault::new(ErrorCode::Requirement, format!("{include} includes itself"));
+                    Fault::new(ErrorCode::Requirement, format_args!("{include} includes itself"));
                 return Err(fail(fault.hint("remove the line")));
             }
             if open.len() == DEPTH_LIMIT {

@@ -304,7 +304,7 @@ impl Resolving<'_> {
             return Ok(());
         }
         let Some(facts) = self.facts.get(&local.src).copied() else {
-            let fault = Fault::new(ErrorCode::File, format!("{}: was not read", local.src));
+            let fault = Fault::new(ErrorCode::File, format_args!("{}: was not read", local.src));
             return Err(link.error(fault.in_field("src")));
         };
         self.uploads.add(Upload {
@@ -354,7 +354,7 @@ fn read_text(source: &dyn Source, path: &str) -> Result<String, Fault> {
         })
     })?;
     String::from_utf8(bytes).map_err(|_| {
-        let fault = Fault::new(ErrorCode::File, format!("{path}: not UTF-8 text"));
+        let fault = Fault::new(ErrorCode::File, format_args!("{path}: not UTF-8 text"));
         fault.hint("save the file as UTF-8")
     })
 }

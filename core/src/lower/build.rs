@@ -222,7 +222,7 @@ impl<E> Builder<'_, E> {
 
     fn trigger(&self, text: &str, key: Digest, machine: &mut Machine) -> Result<Op, String> {
         // Docker writes triggers as they stood in the Dockerfile.
-        let command = crate::dockerfile::parse_trigger(text).map_err(|f| f.problem.to_string())?;
+        let command = crate::dockerfile::parse_trigger(text).map_err(|f| f.problem().to_string())?;
         let instruction = Instruction {
             text: command.text(),
             ..Instruction::default()
@@ -296,7 +296,7 @@ impl<E> Builder<'_, E> {
     ) -> Result<Op, LowerError<E>> {
         let places = self.places(instruction, stages);
         let lowered = parse_canonical(&instruction.text)
-            .map_err(|fault| match fault.problem {
+            .map_err(|fault| match fault.into_parts().0 {
                 Problem::UnknownInstruction(word) => format!("unknown instruction `{word}`"),
                 problem => problem.to_string(),
             })

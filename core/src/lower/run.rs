@@ -26,7 +26,7 @@ pub(super) fn lower(
         };
         let mount = flag
             .read(&mut expand)
-            .map_err(|fault| fault.problem.to_string())?;
+            .map_err(|fault| fault.problem().to_string())?;
         mounts.push(lower_mount(machine, instruction, &mount, places)?);
     }
     let history = format!(
@@ -62,7 +62,7 @@ fn command(machine: &Machine, run: &syntax::Run) -> Result<(Vec<String>, Files),
         return Ok((machine.with_shell(text), Vec::new()));
     };
     let is_script = heredoc_mark(text)
-        .map_err(|fault| fault.problem.to_string())?
+        .map_err(|fault| fault.problem().to_string())?
         .is_some();
     if !is_script {
         let mut whole = text.clone();

@@ -96,7 +96,7 @@ pub(crate) fn secret(name: &str) -> Result<(), Fault> {
     if (1..=128).contains(&name.len()) && name.bytes().all(sound) && name != "." && name != ".." {
         return Ok(());
     }
-    let fault = Fault::new(ErrorCode::Name, format!("`{name}` cannot name a secret"));
+    let fault = Fault::new(ErrorCode::Name, format_args!("`{name}` cannot name a secret"));
     Err(fault.hint("use 1 to 128 letters, digits, `_`, `.` and `-`"))
 }
 
@@ -155,7 +155,7 @@ pub(crate) fn user(text: &str) -> Result<(), Fault> {
     }
     let fault = Fault::new(
         ErrorCode::Value,
-        format!("`{}` is not a user", text.escape_debug()),
+        format_args!("`{}` is not a user", text.escape_debug()),
     );
     Err(fault.hint("write `user` or `user:group`, by name or number"))
 }
@@ -164,7 +164,7 @@ pub(crate) fn user(text: &str) -> Result<(), Fault> {
 pub(crate) fn arguments(words: &[String], instruction: &str) -> Result<(), Fault> {
     if words.is_empty() {
         let fault = Fault::new(ErrorCode::Empty, "the list is empty");
-        return Err(fault.hint(format!(
+        return Err(fault.hint(format_args!(
             "to clear what the base has, use `dockerfile_commands([\"{instruction} []\"])`"
         )));
     }
@@ -181,7 +181,7 @@ pub(crate) fn mode(text: &str) -> Result<u32, Fault> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if octal && (3..=4).contains(&text.len()) => Ok(mode),
         _ => {
-            let fault = Fault::new(ErrorCode::Value, format!("`{text}` is not a file mode"));
+            let fault = Fault::new(ErrorCode::Value, format_args!("`{text}` is not a file mode"));
             Err(fault.hint("write three or four octal digits, such as \"0644\""))
         }
     }
@@ -198,7 +198,7 @@ pub(crate) fn image_name(text: &str) -> Result<(), Fault> {
     }
     let fault = Fault::new(
         ErrorCode::Reference,
-        format!("`{text}` cannot name an image"),
+        format_args!("`{text}` cannot name an image"),
     );
     Err(fault.hint("write `repository` or `repository:tag`, such as `team/app:dev`, in lower case"))
 }
@@ -276,7 +276,7 @@ pub(crate) fn python_version(text: &str) -> Result<(), Fault> {
     }
     let fault = Fault::new(
         ErrorCode::Value,
-        format!("`{text}` is not a Python version"),
+        format_args!("`{text}` is not a Python version"),
     );
     Err(fault.hint("write `3.12` or `3.12.4`; for another image use `base`"))
 }
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn normalises_paths() {
         let check = |text: &str, expect: Result<&str, ErrorCode>| {
-            let got = image_path(text).map_err(|fault| fault.code);
+            let got = image_path(text).map_err(|fault| fault.code());
             assert_eq!(got.as_deref(), expect.as_ref().map(|p| &**p), "{text}");
         };
         check("/", Ok("/"));
@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn accepts_and_refuses_values() {
         let check = |got: Result<(), Fault>, expect: Result<(), ErrorCode>, what: &str| {
-            assert_eq!(got.map_err(|fault| fault.code), expect, "{what}");
+            assert_eq!(got.map_err(|fault| fault.code()), expect, "{what}");
         };
         for (name, sound) in [
             ("A", true),

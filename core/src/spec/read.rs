@@ -71,8 +71,8 @@ fn spec(node: &Node) -> Result<Spec, Fault> {
     fields.need("schema", |node| match node.text()? {
         SCHEMA => Ok(()),
         other => {
-            let fault = Fault::new(ErrorCode::Value, format!("`{other}` is not known here"));
-            Err(fault.hint(format!("this version reads `{SCHEMA}`")))
+            let fault = Fault::new(ErrorCode::Value, format_args!("`{other}` is not known here"));
+            Err(fault.hint(format_args!("this version reads `{SCHEMA}`")))
         }
     })?;
     let base = fields.need("base", base)?;
@@ -252,7 +252,7 @@ fn check_read(read: ReadFrom, stage: Option<usize>, images: usize) -> Result<(),
         }
         (ReadFrom::Stage(read), Some(stage)) => earlier_stage(read, stage),
         (ReadFrom::Stage(read), None) => {
-            let fault = Fault::new(ErrorCode::Value, format!("reads from stage {read}"));
+            let fault = Fault::new(ErrorCode::Value, format_args!("reads from stage {read}"));
             Err(fault.hint("a step has no stages; name an image, or use a whole Dockerfile"))
         }
     }
@@ -312,7 +312,7 @@ fn step(node: &Node) -> Result<Step, Fault> {
             StepKind::Dockerfile(instruction(&of(&["text", "context", "images"])?, None)?)
         }
         other => {
-            let fault = Fault::new(ErrorCode::Value, format!("`{other}` is no kind of step"));
+            let fault = Fault::new(ErrorCode::Value, format_args!("`{other}` is no kind of step"));
             let hint = match crate::spelling::nearest(other, &KINDS) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known: {}", KINDS.join(", ")),
@@ -338,7 +338,7 @@ fn step(node: &Node) -> Result<Step, Fault> {
         if let Some((name, _)) = unused.into_iter().find(|(_, given)| *given) {
             let fault = Fault::new(
                 ErrorCode::Conflict,
-                format!("a copy has no use for `{name}`"),
+                format_args!("a copy has no use for `{name}`"),
             );
             return Err(fault.hint("remove it").in_field(name));
         }
@@ -374,7 +374,7 @@ fn file_dest(node: &Node) -> Result<String, Fault> {
     let text = node.text()?;
     let path = check::image_path(text)?;
     if text.ends_with('/') {
-        let fault = Fault::new(ErrorCode::Path, format!("`{text}` names a directory"));
+        let fault = Fault::new(ErrorCode::Path, format_args!("`{text}` names a directory"));
         return Err(fault.hint("write the path of the file itself"));
     }
     Ok(path)

@@ -124,7 +124,7 @@ impl Parser<'_> {
             }
             "ONBUILD" if !on_build => self.on_build()?,
             "ONBUILD" | "FROM" | "MAINTAINER" => {
-                return Err(Fault::syntax(format!(
+                return Err(Fault::syntax(format_args!(
                     "ONBUILD cannot be followed by {}",
                     self.keyword
                 )));
@@ -146,7 +146,7 @@ impl Parser<'_> {
 
     fn required(&self, what: &str) -> Result<(), Fault> {
         if self.split.arguments.is_empty() {
-            return Err(self.here(Fault::syntax(format!("{} expects {what}", self.keyword))));
+            return Err(self.here(Fault::syntax(format_args!("{} expects {what}", self.keyword))));
         }
         Ok(())
     }
@@ -193,7 +193,7 @@ impl Parser<'_> {
                     .chars()
                     .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c));
             if !sound {
-                return Err(self.here(Fault::syntax(format!(
+                return Err(self.here(Fault::syntax(format_args!(
                     "`{name}` cannot name a stage: expected a letter, then letters, digits, `-`, `_` and `.`"
                 ))));
             }
@@ -215,7 +215,7 @@ impl Parser<'_> {
             };
             let sound = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
             if name.is_empty() || !name.chars().all(sound) {
-                return Err(self.here(Fault::syntax(format!(
+                return Err(self.here(Fault::syntax(format_args!(
                     "`{name}` cannot name an argument: expected letters, digits and `_`"
                 ))));
             }
@@ -229,7 +229,7 @@ impl Parser<'_> {
         let words = quoted_words(self.split.arguments, self.escape);
         if words.first().is_some_and(|word| !word.contains('=')) {
             let Some((name, value)) = split_once_blank(self.split.arguments) else {
-                return Err(self.here(Fault::syntax(format!(
+                return Err(self.here(Fault::syntax(format_args!(
                     "{} expects `name=value`; `{}` has no value",
                     self.keyword, self.split.arguments
                 ))));
@@ -242,13 +242,13 @@ impl Parser<'_> {
             });
         }
         let pair = |word: String| match word.split_once('=') {
-            Some(("", _)) => Err(self.here(Fault::syntax(format!(
+            Some(("", _)) => Err(self.here(Fault::syntax(format_args!(
                 "{} expects a name before `=`",
                 self.keyword
             )))),
             Some((name, value)) => Ok((self.word(name.to_owned()), self.word(value.to_owned()))),
             None => Err(self.here(
-                Fault::syntax(format!("expected `name=value`, found `{word}`"))
+                Fault::syntax(format_args!("expected `name=value`, found `{word}`"))
                     .hint("quote a value that has blanks"),
             )),
         };
@@ -282,7 +282,7 @@ impl Parser<'_> {
                 .at(at));
             }
             Some((other, at)) => {
-                return Err(Fault::flag(format!(
+                return Err(Fault::flag(format_args!(
                     "--security is `sandbox` or `insecure`, not `{other}`"
                 ))
                 .at(at));
@@ -292,7 +292,7 @@ impl Parser<'_> {
             None | Some(("default", _)) => None,
             Some((mode @ ("none" | "host"), _)) => Some(mode.to_owned()),
             Some((other, at)) => {
-                let fault = Fault::flag(format!(
+                let fault = Fault::flag(format_args!(
                     "--network is `default`, `none` or `host`, not `{other}`"
                 ));
                 return Err(fault.near(other, &["default", "none", "host"]).at(at));
@@ -339,7 +339,7 @@ impl Parser<'_> {
         let mut words = list.unwrap_or_else(|| blank_separated(self.split.arguments));
         let dest = words.pop().unwrap_or_default();
         if words.is_empty() {
-            return Err(self.here(Fault::syntax(format!(
+            return Err(self.here(Fault::syntax(format_args!(
                 "{} expects at least one source and a destination",
                 self.keyword
             ))));
@@ -440,7 +440,7 @@ impl Parser<'_> {
                     "a duration of at least 1ms, such as `30s` or `1m30s`"
                 };
                 return Err(
-                    Fault::flag(format!("--{name} expects {expected}, not `{value}`")).at(at),
+                    Fault::flag(format_args!("--{name} expects {expected}, not `{value}`")).at(at),
                 );
             };
             match name {
@@ -467,7 +467,7 @@ impl Parser<'_> {
             heredocs: self.heredocs,
         };
         let command = inner.parse(true).map_err(|fault| {
-            let offset = fault.offset + self.split.offset;
+            let offset = fault.offset() + self.split.offset;
             fault.at(offset)
         })?;
         Ok(Command::Onbuild(Box::new(command)))
@@ -489,18 +489,18 @@ impl Flags {
             };
             let name = name.trim_start_matches("--");
             if !known.contains(&name) {
-                return Err(Fault::flag(format!("unknown flag `--{name}`"))
+                return Err(Fault::flag(format_args!("unknown flag `--{name}`"))
                     .near(name, known)
                     .at(*at));
             }
             let repeated = matches!(name, "mount" | "exclude" | "device");
             if !repeated && given.iter().any(|(other, ..)| other == name) {
-                return Err(Fault::flag(format!("the flag `--{name}` stands twice")).at(*at));
+                return Err(Fault::flag(format_args!("the flag `--{name}` stands twice")).at(*at));
             }
             let switch = matches!(name, "link" | "parents" | "unpack" | "keep-git-dir");
             if value.is_none() && !switch {
                 return Err(
-                    Fault::flag(format!("the flag `--{name}` expects `=` and a value")).at(*at),
+                    Fault::flag(format_args!("the flag `--{name}` expects `=` and a value")).at(*at),
                 );
             }
             given.push((name.to_owned(), value, *at));
@@ -531,7 +531,7 @@ impl Flags {
             None | Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
             Some(other) => {
-                Err(Fault::flag(format!("--{name} is `true` or `false`, not `{other}`")).at(*at))
+                Err(Fault::flag(format_args!("--{name} is `true` or `false`, not `{other}`")).at(*at))
             }
         }
     }
