@@ -1,7 +1,5 @@
 //! What differs between two specs, and which steps that costs.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -68,14 +66,12 @@ pub fn diff(before: &Spec, after: &Spec) -> Diff {
             &mut changes,
         );
     }
-    let known: BTreeSet<Digest> = before
-        .steps_with_keys()
-        .into_iter()
-        .map(|s| s.key)
-        .collect();
+    let known = before.steps_with_keys().into_iter().map(|step| step.key);
+    let mut known: Vec<Digest> = known.collect();
+    known.sort_unstable();
     let steps = after.steps_with_keys().into_iter().enumerate();
     let reruns: Vec<Rerun> = steps
-        .filter(|(_, step)| !known.contains(&step.key))
+        .filter(|(_, step)| known.binary_search(&step.key).is_err())
         .map(|(step, keyed)| Rerun {
             step,
             kind: keyed.kind.to_owned(),
@@ -112,7 +108,9 @@ fn compare(path: &str, before: &Json<'_>, after: &Json<'_>, changes: &mut Vec<Ch
     }
     match (before, after) {
         (Json::Map(old), Json::Map(new)) => {
-            let names: BTreeSet<&str> = old.iter().chain(new).map(|(name, _)| *name).collect();
+            let mut names: Vec<&str> = old.iter().chain(new).map(|(name, _)| *name).collect();
+            names.sort_unstable();
+            names.dedup();
             let find = |fields: &[(&str, Json<'_>)], name: &str| {
                 fields.iter().position(|(other, _)| *other == name)
             };

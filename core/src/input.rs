@@ -57,7 +57,11 @@ impl Node {
                 line: small(error.line()),
                 column: small(error.column()),
             }),
-            ..Fault::new(ErrorCode::Syntax, format_args!("not JSON: {}", reason(error))).into_error()
+            ..Fault::new(
+                ErrorCode::Syntax,
+                format_args!("not JSON: {}", reason(error)),
+            )
+            .into_error()
         };
         let raw: &RawValue = serde_json::from_str(text).map_err(|e| syntax(&e))?;
         Self::from_raw(text, raw, 0)
@@ -108,7 +112,11 @@ impl Node {
         check_size(text)?;
         let table = toml::de::DeTable::parse(text).map_err(|error| SpecError {
             position: error.span().map(|span| position(text, span.start)),
-            ..Fault::new(ErrorCode::Syntax, format_args!("not TOML: {}", error.message())).into_error()
+            ..Fault::new(
+                ErrorCode::Syntax,
+                format_args!("not TOML: {}", error.message()),
+            )
+            .into_error()
         })?;
         let at = table.span().start;
         Ok(Self::from_toml_table(table.into_inner(), at))
@@ -189,7 +197,10 @@ impl Node {
         for (i, field) in fields.iter().enumerate() {
             let name = field.name.as_str();
             if !known.contains(&name) {
-                let fault = Fault::new(ErrorCode::UnknownField, format_args!("no such field: `{name}`"));
+                let fault = Fault::new(
+                    ErrorCode::UnknownField,
+                    format_args!("no such field: `{name}`"),
+                );
                 let hint = match nearest(name, known) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("known here: {}", known.join(", ")),

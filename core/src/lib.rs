@@ -24,6 +24,7 @@ pub mod reference;
 mod requirement;
 #[cfg(feature = "schema")]
 mod schema;
+mod sorted;
 pub mod source;
 pub mod spec;
 mod spelling;

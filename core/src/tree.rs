@@ -107,7 +107,6 @@ impl Tree {
             .collect();
         let facts = source.facts(&files)?;
         let mut uploads = Vec::new();
-        let mut seen = std::collections::BTreeSet::new();
         let mut known = files.into_iter().zip(facts);
         let mut entries = Vec::with_capacity(listed.len());
         for entry in listed {
@@ -121,13 +120,11 @@ impl Tree {
                         path: join(&entry.path),
                         reason: "its contents were not read".into(),
                     })?;
-                    if seen.insert(facts.digest) {
-                        uploads.push(Upload {
-                            digest: facts.digest,
-                            size: facts.size,
-                            contents: Contents::File(path),
-                        });
-                    }
+                    uploads.push(Upload {
+                        digest: facts.digest,
+                        size: facts.size,
+                        contents: Contents::File(path),
+                    });
                     TreeNode::File {
                         digest: facts.digest,
                         mode: if facts.executable { "0755" } else { "0644" }.into(),
@@ -144,6 +141,7 @@ impl Tree {
             reason: e.to_string(),
         })?;
         uploads.push(Upload::of(tree.json().into_bytes()));
+        crate::upload::keep_first(&mut uploads);
         Ok((tree, uploads))
     }
 
@@ -154,9 +152,7 @@ impl Tree {
     /// Names the first entry that breaks a rule.
     pub fn validate(&self) -> Result<(), InvalidTree> {
         let mut last: Option<&str> = None;
-        // What is not a directory, so that nothing may lie below it.
-        let mut leaves = std::collections::BTreeSet::new();
-        for entry in &self.entries {
+        for (at, entry) in self.entries.iter().enumerate() {
             let path = entry.path.as_str();
             let word = |word: &str| !matches!(word, "" | "." | "..") && !word.contains('\0');
             if !path.split('/').all(word) {
@@ -166,10 +162,12 @@ impl Tree {
                 return Err(InvalidTree::Order(path.to_owned()));
             }
             last = Some(path);
-            if path
-                .match_indices('/')
-                .any(|(i, _)| leaves.contains(&path[..i]))
-            {
+            let before = &self.entries[..at];
+            let is_leaf = |parent: &str| {
+                let place = before.binary_search_by(|entry| entry.path.as_str().cmp(parent));
+                place.is_ok_and(|place| before[place].node != TreeNode::Dir)
+            };
+            if path.match_indices('/').any(|(i, _)| is_leaf(&path[..i])) {
                 return Err(InvalidTree::Parent(path.to_owned()));
             }
             match &entry.node {
@@ -178,13 +176,11 @@ impl Tree {
                     if mode != "0644" && mode != "0755" {
                         return Err(InvalidTree::Mode(path.to_owned()));
                     }
-                    leaves.insert(path);
                 }
                 TreeNode::Symlink { target } => {
                     if target.is_empty() || target.contains('\0') {
                         return Err(InvalidTree::Path(path.to_owned()));
                     }
-                    leaves.insert(path);
                 }
             }
         }

@@ -22,6 +22,19 @@ pub enum Contents {
     Bytes(Vec<u8>),
 }
 
+/// Keeps the first of several uploads of one blob, in their order.
+pub(crate) fn keep_first(uploads: &mut Vec<Upload>) {
+    let mut order: Vec<(Digest, usize)> = Vec::with_capacity(uploads.len());
+    order.extend(uploads.iter().enumerate().map(|(i, u)| (u.digest, i)));
+    order.sort_unstable();
+    let mut again = vec![false; uploads.len()];
+    for pair in order.windows(2) {
+        again[pair[1].1] = pair[0].0 == pair[1].0;
+    }
+    let mut again = again.into_iter();
+    uploads.retain(|_| again.next() == Some(false));
+}
+
 impl Upload {
     /// An upload of these bytes.
     pub fn of(bytes: Vec<u8>) -> Self {

@@ -73,7 +73,7 @@ impl Files {
     }
 
     /// The bytes of a small file; `undefined` when it is not there.
-    pub fn text(&mut self, path: String, bytes: Option<Vec<u8>>) {
+    pub fn text(&mut self, path: &str, bytes: Option<Vec<u8>>) {
         self.answers.text(path, bytes);
     }
 
@@ -125,7 +125,7 @@ impl Files {
                 // JavaScript counts sizes in floats, exact up to 2^53.
                 size: sizes[i] as u64,
             };
-            self.answers.contents(path, facts);
+            self.answers.contents(&path, facts);
         }
         Ok(())
     }

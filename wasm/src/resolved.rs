@@ -1,7 +1,5 @@
 //! Images whose local files were read.
 
-use std::collections::BTreeMap;
-
 use chalk_core::error::{ErrorCode, SpecError};
 use chalk_core::upload::Contents;
 use chalk_core::wire::LocalPlan;
@@ -126,14 +124,14 @@ impl Resolved {
         &self,
         #[wasm_bindgen(unchecked_param_type = "Record<string, string>")] bases: JsValue,
     ) -> Result<Self> {
-        let mut digests = BTreeMap::new();
+        let mut digests: Vec<(Reference, Digest)> = Vec::new();
         for (name, digest) in options::pairs(bases)? {
             let reference: Reference = name
                 .parse()
                 .map_err(|e| fault(ErrorCode::Reference, format!("`{name}`: {e}")))?;
-            digests.insert(reference, parse_digest(&digest)?);
+            digests.push((reference, parse_digest(&digest)?));
         }
-        for reference in digests.keys() {
+        for (reference, _) in &digests {
             let mut images = self.0.spec.base_images().into_iter();
             if !images.any(|image| image.reference == *reference) {
                 let message = format!("the image does not use {reference}");
@@ -142,7 +140,8 @@ impl Resolved {
         }
         Ok(self.with(|spec| {
             for image in spec.base_images_mut() {
-                image.digest = digests.get(&image.reference).copied().or(image.digest);
+                let given = digests.iter().find(|(name, _)| *name == image.reference);
+                image.digest = given.map(|(_, digest)| *digest).or(image.digest);
             }
         }))
     }

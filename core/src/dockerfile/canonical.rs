@@ -1,6 +1,6 @@
 //! One instruction after the other, from what is written to what it means.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::context::{Context, Wanted};
 use super::error::{DockerfileError, DockerfileWarning, Fault, Problem};
@@ -34,7 +34,6 @@ pub(super) struct Canonicaliser<'a> {
     pub(super) globals: Scope,
     pub(super) context: Option<Context<'a>>,
     pub(super) uploads: Vec<Upload>,
-    uploaded: BTreeSet<Digest>,
     pub(super) warnings: Vec<DockerfileWarning>,
 }
 
@@ -51,7 +50,6 @@ impl<'a> Canonicaliser<'a> {
             globals,
             context,
             uploads: Vec::new(),
-            uploaded: BTreeSet::new(),
             warnings: Vec::new(),
         }
     }
@@ -286,11 +284,7 @@ impl<'a> Canonicaliser<'a> {
             ));
         };
         let (tree, uploads, idle) = context.select(wanted)?;
-        for upload in uploads {
-            if self.uploaded.insert(upload.digest) {
-                self.uploads.push(upload);
-            }
-        }
+        self.uploads.extend(uploads);
         for pattern in idle {
             self.warnings.push(DockerfileWarning {
                 line: statement.line(),

@@ -1,11 +1,12 @@
 //! Which files of the build context an instruction selects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::error::{Fault, Problem};
 use crate::glob::{Glob, has_wildcard};
 use crate::ignore::DockerIgnore;
 use crate::path::clean;
+use crate::sorted::SortedMap;
 use crate::source::{Listed, ListedKind, Source, SourceError, join};
 use crate::spelling::nearest;
 use crate::tree::Tree;
@@ -21,7 +22,7 @@ pub(crate) struct Context<'a> {
     ignore: DockerIgnore,
     /// Name of the ignore file that was read.
     ignore_file: Option<String>,
-    entries: Option<BTreeMap<String, ListedKind>>,
+    entries: Option<SortedMap<ListedKind>>,
 }
 
 /// What an instruction takes from the context.
@@ -73,7 +74,7 @@ impl<'a> Context<'a> {
         })
     }
 
-    fn entries(&mut self) -> Result<&BTreeMap<String, ListedKind>, Fault> {
+    fn entries(&mut self) -> Result<&SortedMap<ListedKind>, Fault> {
         if self.entries.is_none() {
             let ignore = &self.ignore;
             let listed = self
@@ -84,7 +85,7 @@ impl<'a> Context<'a> {
                 .into_iter()
                 .filter(|entry| !ignore.matches(&entry.path))
                 .map(|entry| (entry.path, entry.kind));
-            self.entries = Some(kept.collect());
+            self.entries = Some(SortedMap::of(kept.collect()));
         }
         Ok(self.entries.get_or_insert_default())
     }
@@ -105,7 +106,10 @@ impl<'a> Context<'a> {
             paths: BTreeSet::new(),
         };
         match &wanted.sources {
-            None => chosen.paths.extend(entries.keys().cloned()),
+            None => {
+                let all = entries.iter().map(|(path, _)| path.clone());
+                chosen.paths.extend(all);
+            }
             Some(sources) => {
                 for source in sources {
                     let found = if wanted.literal {
@@ -152,7 +156,9 @@ impl<'a> Context<'a> {
             return fault(format!(
                 "`{source}` is left out of the build context by {file}"
             ))
-            .hint(format_args!("take it back in with a line `!{path}` in {file}"));
+            .hint(format_args!(
+                "take it back in with a line `!{path}` in {file}"
+            ));
         }
         let message = fault(format!(
             "`{source}` is not in the build context `{}`",
@@ -165,9 +171,9 @@ impl<'a> Context<'a> {
         let dir = path.rsplit_once('/').map(|(dir, _)| dir);
         let siblings: Vec<&str> = entries
             .into_iter()
-            .flat_map(BTreeMap::keys)
+            .flat_map(SortedMap::iter)
+            .map(|(path, _)| path.as_str())
             .filter(|entry| entry.rsplit_once('/').map(|(dir, _)| dir) == dir)
-            .map(String::as_str)
             .collect();
         if let Some(near) = nearest(path, &siblings) {
             return message.hint(format_args!("did you mean `{near}`?"));
@@ -176,9 +182,9 @@ impl<'a> Context<'a> {
         let name = path.rsplit('/').next();
         let same: Vec<&str> = entries
             .into_iter()
-            .flat_map(BTreeMap::keys)
+            .flat_map(SortedMap::iter)
+            .map(|(path, _)| path.as_str())
             .filter(|entry| entry.rsplit('/').next() == name)
-            .map(String::as_str)
             .take(3)
             .collect();
         if !same.is_empty() {
@@ -211,7 +217,7 @@ enum Found {
 }
 
 struct Chosen<'a> {
-    entries: &'a BTreeMap<String, ListedKind>,
+    entries: &'a SortedMap<ListedKind>,
     exclude: &'a DockerIgnore,
     paths: BTreeSet<String>,
 }
@@ -325,9 +331,9 @@ impl Chosen<'_> {
             "" => String::new(),
             dir => format!("{dir}/"),
         };
-        let start = std::ops::Bound::Included(prefix.clone());
         self.entries
-            .range((start, std::ops::Bound::Unbounded))
+            .starting_at(&prefix)
+            .iter()
             .map_while(move |(path, _)| Some((path.strip_prefix(&prefix)?, path.as_str())))
     }
 

@@ -350,7 +350,8 @@ impl Writer {
         let script = format!("{}{command}", exports.collect::<String>());
         let mut flags = Vec::new();
         for mount in mounts.into_iter().chain(secrets(step)) {
-            flags.push(MountFlag::parse(&mount).map_err(|fault| fail(fault.problem().to_string()))?);
+            flags
+                .push(MountFlag::parse(&mount).map_err(|fault| fail(fault.problem().to_string()))?);
         }
         let plain = Command::Run(Run {
             mounts: flags.clone(),

@@ -345,7 +345,9 @@ pub(crate) fn heredoc_mark(word: &str) -> Result<Option<Heredoc>, Fault> {
     };
     let read = |lexer: Lexer<'_>| {
         lexer.expand(rest).map_err(|reason| {
-            Fault::syntax(format_args!("the delimiter of the heredoc `{word}`: {reason}"))
+            Fault::syntax(format_args!(
+                "the delimiter of the heredoc `{word}`: {reason}"
+            ))
         })
     };
     let words = read(lexer)?.words;

@@ -77,7 +77,9 @@ impl MountFlag {
                 key => key.to_owned(),
             };
             if key != "env" && !KEYS.contains(&key.as_str()) {
-                return Err(Fault::flag(format_args!("--mount has no field `{key}`")).near(&key, &KEYS));
+                return Err(
+                    Fault::flag(format_args!("--mount has no field `{key}`")).near(&key, &KEYS)
+                );
             }
             let switch = matches!(key.as_str(), "readonly" | "readwrite" | "required");
             if value.is_none() && !switch {

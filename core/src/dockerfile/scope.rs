@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::error::{Fault, Problem};
 use super::expand::{Expanded, Lexer, Lookup};
 use crate::Platform;
+use crate::sorted::SortedMap;
 
 /// `PATH` of a container whose image sets none.
 pub(crate) const DEFAULT_PATH: &str =
@@ -28,9 +29,9 @@ pub(crate) fn is_proxy(name: &str) -> bool {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Scope {
     /// `None`: set, to a value that is not known.
-    variables: BTreeMap<String, Option<String>>,
+    variables: SortedMap<Option<String>>,
     /// Those that `ENV` set.
-    env: BTreeMap<String, Option<String>>,
+    env: SortedMap<Option<String>>,
     /// Whether every other variable is unset; else the base may set it.
     closed: bool,
 }
@@ -38,12 +39,12 @@ pub(crate) struct Scope {
 impl Scope {
     /// On the empty base, where everything is known.
     pub(crate) fn scratch() -> Self {
-        let path = ("PATH".to_owned(), Some(DEFAULT_PATH.to_owned()));
-        Self {
-            variables: BTreeMap::from([path]),
+        let mut scope = Self {
             closed: true,
             ..Self::default()
-        }
+        };
+        scope.set("PATH", Some(DEFAULT_PATH.to_owned()));
+        scope
     }
 
     /// On an image whose config is not at hand.
@@ -52,20 +53,22 @@ impl Scope {
     }
 
     pub(crate) fn set(&mut self, name: &str, value: Option<String>) {
-        self.variables.insert(name.to_owned(), value);
+        *self.variables.entry(name) = value;
     }
 
     /// What `ENV` sets.
     pub(crate) fn set_env(&mut self, name: &str, value: Option<String>) {
         self.set(name, value.clone());
-        self.env.insert(name.to_owned(), value);
+        *self.env.entry(name) = value;
     }
 
     /// What a stage sees that continues this one: arguments carry over, but where `ENV` set the
     /// same name it wins.
     pub(crate) fn next_stage(&self) -> Self {
         let mut next = self.clone();
-        next.variables.extend(self.env.clone());
+        for (name, value) in self.env.iter() {
+            next.set(name, value.clone());
+        }
         next
     }
 
@@ -127,7 +130,7 @@ pub(crate) fn global_arguments(
 pub(crate) fn is_predefined(name: &str) -> bool {
     is_proxy(name) || {
         let platform = global_arguments(&Platform::default(), &BTreeMap::new(), "");
-        platform.variables.contains_key(name)
+        platform.variables.get(name).is_some()
     }
 }
 

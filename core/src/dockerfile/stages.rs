@@ -1,7 +1,5 @@
 //! A whole Dockerfile: which stages are needed, and what each means.
 
-use std::collections::BTreeMap;
-
 use super::canonical::{Canonicaliser, Origin, image};
 use super::context::{Context, IgnoreError};
 use super::error::{DockerfileError, DockerfileWarning, Fault, Problem};
@@ -10,6 +8,7 @@ use super::lines::{self, Statement};
 use super::scope::{Scope, global_arguments, is_predefined, is_proxy};
 use super::{Options, Parsed, ParsedInstructions};
 use crate::Platform;
+use crate::sorted::SortedMap;
 use crate::spec::{Dockerfile, Stage, StageBase};
 
 /// Most stages.
@@ -51,26 +50,19 @@ pub(super) fn parse(text: &str, options: &Options<'_>) -> Result<Parsed, Dockerf
     let names = resolve_reads(&mut drafts, &script.statements, file)?;
 
     let needed = needed(&drafts, target);
-    // Index of each needed stage in the result.
-    let index: BTreeMap<usize, usize> = needed
-        .iter()
-        .enumerate()
-        .map(|(new, old)| (*old, new))
-        .collect();
     let context = open_context(options, file)?;
     let mut canonical = Canonicaliser::new(file, options.build_args, globals, context);
-    let mut scopes: BTreeMap<usize, Scope> = BTreeMap::new();
+    // Of the needed stages so far.
+    let mut scopes: Vec<Scope> = Vec::new();
     let mut stages = Vec::new();
     for &old in &needed {
         let draft = &drafts[old];
         let statement = &script.statements[draft.statement];
         let (base, mut scope) = match draft.base {
             Some(base) => {
-                let scope = scopes.get(&base).map(Scope::next_stage).unwrap_or_default();
-                (
-                    StageBase::Stage(index.get(&base).copied().unwrap_or(0)),
-                    scope,
-                )
+                let base = place(&needed, base);
+                let scope = scopes.get(base).map(Scope::next_stage).unwrap_or_default();
+                (StageBase::Stage(base), scope)
             }
             None if draft.image == "scratch" => (StageBase::Scratch, Scope::scratch()),
             None => {
@@ -80,13 +72,13 @@ pub(super) fn parse(text: &str, options: &Options<'_>) -> Result<Parsed, Dockerf
                 (StageBase::Image(base), Scope::unknown())
             }
         };
-        let resolve = |from: &str| origin(from, &names, old, &index);
+        let resolve = |from: &str| origin(from, &names, old, &needed);
         let mut instructions = Vec::new();
         for (statement, command) in &draft.commands {
             let statement = &script.statements[*statement];
             instructions.push(canonical.instruction(statement, command, &mut scope, &resolve)?);
         }
-        scopes.insert(old, scope);
+        scopes.push(scope);
         stages.push(Stage { base, instructions });
     }
     warnings.append(&mut canonical.warnings);
@@ -322,7 +314,7 @@ fn add_triggers(drafts: &mut [Draft]) {
 
 /// Names and indices that `--from` can mean.
 struct Names {
-    by_name: BTreeMap<String, usize>,
+    by_name: SortedMap<usize>,
     count: usize,
 }
 
@@ -333,12 +325,12 @@ fn resolve_reads(
     file: &str,
 ) -> Result<Names, DockerfileError> {
     let mut names = Names {
-        by_name: BTreeMap::new(),
+        by_name: SortedMap::default(),
         count: drafts.len(),
     };
     for (at, draft) in drafts.iter().enumerate() {
         if let Some(name) = &draft.from.name {
-            names.by_name.insert(name.clone(), at);
+            *names.by_name.entry(name) = at;
         }
     }
     for (at, draft) in drafts.iter_mut().enumerate() {
@@ -399,22 +391,26 @@ impl Names {
 }
 
 /// What `--from` names, for the canonical text.
-fn origin(
-    from: &str,
-    names: &Names,
-    at: usize,
-    index: &BTreeMap<usize, usize>,
-) -> Result<Origin, Fault> {
+fn origin(from: &str, names: &Names, at: usize, needed: &[usize]) -> Result<Origin, Fault> {
     match names.find(from, at)? {
-        Some(stage) => Ok(Origin::Stage(index.get(&stage).copied().unwrap_or(0))),
+        Some(stage) => Ok(Origin::Stage(place(needed, stage))),
         None if from == "scratch" => Ok(Origin::Scratch),
         None => {
-            let known: Vec<&str> = names.by_name.keys().map(String::as_str).collect();
+            let known: Vec<&str> = names
+                .by_name
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect();
             image(from, None)
                 .map(Origin::Image)
                 .map_err(|fault| fault.near(from, &known))
         }
     }
+}
+
+/// Index in the result of a stage that is needed.
+fn place(needed: &[usize], stage: usize) -> usize {
+    needed.binary_search(&stage).unwrap_or_default()
 }
 
 /// The stages that `target` needs, in order.

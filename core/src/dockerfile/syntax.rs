@@ -185,7 +185,11 @@ pub(crate) fn csv_fields(line: &str) -> Result<Vec<String>, Fault> {
             let mut chars = quoted.char_indices();
             let after = loop {
                 match chars.next() {
-                    None => return Err(Fault::flag(format_args!("a `\"` is not closed in `{line}`"))),
+                    None => {
+                        return Err(Fault::flag(format_args!(
+                            "a `\"` is not closed in `{line}`"
+                        )));
+                    }
                     Some((at, '"')) => match quoted[at + 1..].chars().next() {
                         Some('"') => {
                             chars.next();
@@ -201,7 +205,9 @@ pub(crate) fn csv_fields(line: &str) -> Result<Vec<String>, Fault> {
                 Some(next) => rest = next,
                 None if after.is_empty() => return Ok(fields),
                 None => {
-                    return Err(Fault::flag(format_args!("expected `,` after `\"` in `{line}`")));
+                    return Err(Fault::flag(format_args!(
+                        "expected `,` after `\"` in `{line}`"
+                    )));
                 }
             }
         } else {

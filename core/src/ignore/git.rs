@@ -1,9 +1,9 @@
 //! `.gitignore` and `.chalkignore`, as `gitignore(5)` says.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 
 use crate::glob::Glob;
+use crate::sorted::SortedMap;
 use crate::source::{Listed, Source, SourceError, join};
 
 /// Names of the files whose lines count, in the order in which they are read at each level.
@@ -14,7 +14,7 @@ const FILES: [&str; 2] = [".gitignore", ".chalkignore"];
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GitIgnore {
     /// Rules by the directory that they stand in; the root is the empty path.
-    rules: BTreeMap<String, Vec<Rule>>,
+    rules: SortedMap<Vec<Rule>>,
     /// Rules that no file can override.
     exclude: Vec<Rule>,
 }
@@ -34,7 +34,7 @@ impl GitIgnore {
     /// Nothing in an ignore file takes back what they leave out.
     pub fn new(exclude: &[String]) -> Self {
         Self {
-            rules: BTreeMap::new(),
+            rules: SortedMap::default(),
             exclude: exclude.iter().filter_map(|p| Rule::parse(p)).collect(),
         }
     }
@@ -58,7 +58,7 @@ impl GitIgnore {
                 rules.extend(Rule::parse(line));
             }
         }
-        self.rules.entry(dir.to_owned()).or_default().extend(rules);
+        self.rules.entry(dir).extend(rules);
     }
 
     /// Whether a path below the root is left out, itself or through one of its parents.

@@ -58,8 +58,10 @@ fn read_into(
         {
             let include = sibling(path, include);
             if open.contains(&include) {
-                let fault =
-                    Fault::new(ErrorCode::Requirement, format_args!("{include} includes itself"));
+                let fault = Fault::new(
+                    ErrorCode::Requirement,
+                    format_args!("{include} includes itself"),
+                );
                 return Err(fail(fault.hint("remove the line")));
             }
             if open.len() == DEPTH_LIMIT {

@@ -1,6 +1,6 @@
 //! From calls to a spec: local files are read, everything else was checked when it was called.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::calls::{
     Call, DockerfileOptions, DockerfileText, Installer, Local, StepOptions, Strategy,
@@ -9,10 +9,11 @@ use super::{ERROR_LIMIT, Image, Link, Resolved, requirements};
 use crate::dockerfile;
 use crate::error::{ErrorCode, Fault, Position, SpecError, SpecErrors, Warning};
 use crate::requirement::normalise_list;
+use crate::sorted::SortedMap;
 use crate::source::{FileFacts, Source, SourceError};
 use crate::spec::read::{check_count, check_size};
 use crate::spec::{Base, Mount, Spec, Step, StepKind};
-use crate::upload::{Contents, Upload};
+use crate::upload::{Contents, Upload, keep_first};
 
 pub(super) fn resolve(image: &Image, source: &dyn Source) -> Result<Resolved, SpecErrors> {
     let calls = image.calls()?;
@@ -21,7 +22,7 @@ pub(super) fn resolve(image: &Image, source: &dyn Source) -> Result<Resolved, Sp
         source,
         facts,
         spec: Spec::new(Base::Scratch),
-        uploads: Uploads::default(),
+        uploads: Vec::new(),
         warnings: Vec::new(),
     };
     // What holds for the whole image first: a Dockerfile may ask for the platform.
@@ -42,7 +43,7 @@ pub(super) fn resolve(image: &Image, source: &dyn Source) -> Result<Resolved, Sp
     }
     let Resolving {
         spec,
-        uploads,
+        mut uploads,
         mut warnings,
         ..
     } = resolving;
@@ -52,9 +53,10 @@ pub(super) fn resolve(image: &Image, source: &dyn Source) -> Result<Resolved, Sp
         .and_then(|()| check_size(&spec));
     limits.map_err(Fault::into_error)?;
     warnings.extend(spec.warnings());
+    keep_first(&mut uploads);
     Ok(Resolved {
         spec,
-        uploads: uploads.list,
+        uploads,
         warnings,
     })
 }
@@ -63,16 +65,17 @@ pub(super) fn resolve(image: &Image, source: &dyn Source) -> Result<Resolved, Sp
 fn read_files(
     calls: &[(&Link, &Call)],
     source: &dyn Source,
-) -> Result<BTreeMap<String, FileFacts>, SpecErrors> {
-    let mut paths = BTreeSet::new();
+) -> Result<SortedMap<FileFacts>, SpecErrors> {
+    let mut paths = Vec::new();
     for (_, call) in calls {
         if let Call::AddFile(local) = call
             && local.options.strategy == Strategy::Copy
         {
-            paths.insert(local.src.clone());
+            paths.push(local.src.clone());
         }
     }
-    let paths: Vec<String> = paths.into_iter().collect();
+    paths.sort_unstable();
+    paths.dedup();
     let facts = source.facts(&paths).map_err(|error| {
         let caller = calls
             .iter()
@@ -82,7 +85,7 @@ fn read_files(
             None => unreadable(&error).into_error(),
         }
     })?;
-    Ok(paths.into_iter().zip(facts).collect())
+    Ok(SortedMap::of(paths.into_iter().zip(facts).collect()))
 }
 
 fn unreadable(error: &SourceError) -> Fault {
@@ -90,25 +93,11 @@ fn unreadable(error: &SourceError) -> Fault {
     fault.hint("paths are relative to the declaring file")
 }
 
-#[derive(Default)]
-struct Uploads {
-    list: Vec<Upload>,
-    seen: BTreeSet<crate::Digest>,
-}
-
-impl Uploads {
-    fn add(&mut self, upload: Upload) {
-        if self.seen.insert(upload.digest) {
-            self.list.push(upload);
-        }
-    }
-}
-
 struct Resolving<'s> {
     source: &'s dyn Source,
-    facts: BTreeMap<String, FileFacts>,
+    facts: SortedMap<FileFacts>,
     spec: Spec,
-    uploads: Uploads,
+    uploads: Vec<Upload>,
     warnings: Vec<Warning>,
 }
 
@@ -239,10 +228,7 @@ impl Resolving<'_> {
                 hint: String::new(),
             });
         }
-        parsed
-            .uploads
-            .into_iter()
-            .for_each(|upload| self.uploads.add(upload));
+        self.uploads.extend(parsed.uploads);
         self.spec.base = Base::Dockerfile(parsed.dockerfile);
         Ok(())
     }
@@ -278,10 +264,7 @@ impl Resolving<'_> {
                 hint: String::new(),
             });
         }
-        parsed
-            .uploads
-            .into_iter()
-            .for_each(|upload| self.uploads.add(upload));
+        self.uploads.extend(parsed.uploads);
         for instruction in parsed.instructions {
             self.push(StepKind::Dockerfile(instruction), options);
         }
@@ -307,7 +290,7 @@ impl Resolving<'_> {
             let fault = Fault::new(ErrorCode::File, format_args!("{}: was not read", local.src));
             return Err(link.error(fault.in_field("src")));
         };
-        self.uploads.add(Upload {
+        self.uploads.push(Upload {
             digest: facts.digest,
             size: facts.size,
             contents: Contents::File(local.src.clone()),
@@ -332,9 +315,7 @@ impl Resolving<'_> {
             crate::ignore::select(self.source, &local.src, &local.options.exclude).map_err(fail)?;
         let (tree, uploads) =
             crate::tree::Tree::read(self.source, &local.src, &listed).map_err(fail)?;
-        uploads
-            .into_iter()
-            .for_each(|upload| self.uploads.add(upload));
+        self.uploads.extend(uploads);
         let kind = StepKind::AddDir {
             dest: local.dest.clone(),
             digest: tree.digest(),

@@ -222,7 +222,8 @@ impl<E> Builder<'_, E> {
 
     fn trigger(&self, text: &str, key: Digest, machine: &mut Machine) -> Result<Op, String> {
         // Docker writes triggers as they stood in the Dockerfile.
-        let command = crate::dockerfile::parse_trigger(text).map_err(|f| f.problem().to_string())?;
+        let command =
+            crate::dockerfile::parse_trigger(text).map_err(|f| f.problem().to_string())?;
         let instruction = Instruction {
             text: command.text(),
             ..Instruction::default()

@@ -16,7 +16,7 @@
 //!     }
 //!     for path in open.contents {
 //!         let facts = FileFacts { digest: Digest::of(b"read now"), executable: false, size: 8 };
-//!         answers.contents(path, facts);
+//!         answers.contents(&path, facts);
 //!     }
 //! };
 //! # assert_eq!(resolved.uploads[0].size, 8);
@@ -24,20 +24,28 @@
 //! ```
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{FileFacts, Listed, ListedKind, Source, SourceError, join};
 use crate::Digest;
+use crate::sorted::SortedMap;
 
 /// What is known of local files, and what was asked besides.
 #[derive(Debug, Clone, Default)]
 pub struct Answers {
-    texts: BTreeMap<String, Option<Vec<u8>>>,
-    /// One level each; names are single words.
-    listings: BTreeMap<String, Vec<Listed>>,
-    contents: BTreeMap<String, FileFacts>,
-    failures: BTreeMap<String, String>,
+    known: SortedMap<Known>,
     open: RefCell<Open>,
+}
+
+/// What is known of one path.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// `Some(None)`: there is no such file.
+    text: Option<Option<Vec<u8>>>,
+    /// One level; names are single words, sorted.
+    listing: Option<Vec<Listed>>,
+    facts: Option<FileFacts>,
+    failure: Option<String>,
 }
 
 /// Questions without an answer yet; paths as the declaration writes them.
@@ -74,30 +82,32 @@ impl Answers {
     }
 
     /// The bytes of a small file; `None` when it is not there.
-    pub fn text(&mut self, path: String, bytes: Option<Vec<u8>>) {
-        self.texts.insert(path, bytes);
+    pub fn text(&mut self, path: &str, bytes: Option<Vec<u8>>) {
+        self.known.entry(key(path)).text = Some(bytes);
     }
 
     /// What lies directly in a directory, in any order and with nothing left out but sockets, devices
     /// and pipes.
     pub fn listing(&mut self, dir: &str, mut entries: Vec<Listed>) {
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
-        self.listings.insert(key(dir).to_owned(), entries);
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        self.known.entry(key(dir)).listing = Some(entries);
     }
 
     /// Facts about a file.
-    pub fn contents(&mut self, path: String, facts: FileFacts) {
-        self.contents.insert(path, facts);
+    pub fn contents(&mut self, path: &str, facts: FileFacts) {
+        self.known.entry(key(path)).facts = Some(facts);
     }
 
     /// Says that a path cannot be read, and why.
     pub fn failure(&mut self, path: &str, reason: String) {
-        self.failures.insert(key(path).to_owned(), reason);
+        self.known.entry(key(path)).failure = Some(reason);
     }
 
-    fn check(&self, path: &str) -> Result<(), SourceError> {
-        match self.failures.get(key(path)) {
-            None => Ok(()),
+    /// What is known of a path.
+    fn check(&self, path: &str) -> Result<Option<&Known>, SourceError> {
+        let known = self.known.get(key(path));
+        match known.and_then(|known| known.failure.as_ref()) {
+            None => Ok(known),
             Some(reason) => Err(SourceError {
                 path: path.to_owned(),
                 reason: reason.clone(),
@@ -109,8 +119,11 @@ impl Answers {
     fn is_absent(&self, path: &str) -> bool {
         let (dir, name) = path.rsplit_once('/').unwrap_or((".", path));
         let dir = if dir.is_empty() { "/" } else { dir };
-        let listing = self.listings.get(dir);
-        listing.is_some_and(|entries| !entries.iter().any(|entry| entry.path == name))
+        let listing = self.known.get(dir).and_then(|dir| dir.listing.as_ref());
+        listing.is_some_and(|entries| {
+            let place = entries.binary_search_by(|entry| entry.path.as_str().cmp(name));
+            place.is_err()
+        })
     }
 
     fn list_below(
@@ -121,8 +134,7 @@ impl Answers {
         listed: &mut Vec<Listed>,
     ) -> Result<(), SourceError> {
         let dir = join(root, below);
-        self.check(&dir)?;
-        let Some(entries) = self.listings.get(key(&dir)) else {
+        let Some(entries) = self.check(&dir)?.and_then(|dir| dir.listing.as_ref()) else {
             self.open.borrow_mut().listings.insert(key(&dir).to_owned());
             return Ok(());
         };
@@ -134,7 +146,8 @@ impl Answers {
                 // Rules that are still to be read may leave out what lies deeper.
                 descend = false;
                 let dir = join(root, &path);
-                if !self.listings.contains_key(key(&dir)) {
+                let known = self.known.get(key(&dir));
+                if known.is_none_or(|dir| dir.listing.is_none()) {
                     self.open.borrow_mut().listings.insert(key(&dir).to_owned());
                 }
             }
@@ -161,8 +174,7 @@ fn key(dir: &str) -> &str {
 
 impl Source for Answers {
     fn read(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
-        self.check(path)?;
-        if let Some(bytes) = self.texts.get(path) {
+        if let Some(bytes) = self.check(path)?.and_then(|file| file.text.as_ref()) {
             return Ok(bytes.clone());
         }
         if !self.is_absent(path) {
@@ -178,8 +190,8 @@ impl Source for Answers {
             size: 0,
         };
         let facts = |path: &String| {
-            self.check(path)?;
-            Ok(self.contents.get(path).copied().unwrap_or_else(|| {
+            let known = self.check(path)?.and_then(|file| file.facts);
+            Ok(known.unwrap_or_else(|| {
                 self.open.borrow_mut().contents.insert(path.clone());
                 UNKNOWN
             }))
@@ -220,7 +232,7 @@ mod tests {
             }
             for path in open.texts {
                 match files.read(&path) {
-                    Ok(bytes) => answers.text(path, bytes),
+                    Ok(bytes) => answers.text(&path, bytes),
                     Err(e) => answers.failure(&path, e.reason),
                 }
             }
@@ -233,7 +245,7 @@ mod tests {
             }
             for path in open.contents {
                 match files.facts(std::slice::from_ref(&path)) {
-                    Ok(facts) => answers.contents(path, facts[0]),
+                    Ok(facts) => answers.contents(&path, facts[0]),
                     Err(e) => answers.failure(&path, e.reason),
                 }
             }

@@ -96,7 +96,10 @@ pub(crate) fn secret(name: &str) -> Result<(), Fault> {
     if (1..=128).contains(&name.len()) && name.bytes().all(sound) && name != "." && name != ".." {
         return Ok(());
     }
-    let fault = Fault::new(ErrorCode::Name, format_args!("`{name}` cannot name a secret"));
+    let fault = Fault::new(
+        ErrorCode::Name,
+        format_args!("`{name}` cannot name a secret"),
+    );
     Err(fault.hint("use 1 to 128 letters, digits, `_`, `.` and `-`"))
 }
 
@@ -181,7 +184,10 @@ pub(crate) fn mode(text: &str) -> Result<u32, Fault> {
     match u32::from_str_radix(text, 8) {
         Ok(mode) if octal && (3..=4).contains(&text.len()) => Ok(mode),
         _ => {
-            let fault = Fault::new(ErrorCode::Value, format_args!("`{text}` is not a file mode"));
+            let fault = Fault::new(
+                ErrorCode::Value,
+                format_args!("`{text}` is not a file mode"),
+            );
             Err(fault.hint("write three or four octal digits, such as \"0644\""))
         }
     }

@@ -71,7 +71,10 @@ fn spec(node: &Node) -> Result<Spec, Fault> {
     fields.need("schema", |node| match node.text()? {
         SCHEMA => Ok(()),
         other => {
-            let fault = Fault::new(ErrorCode::Value, format_args!("`{other}` is not known here"));
+            let fault = Fault::new(
+                ErrorCode::Value,
+                format_args!("`{other}` is not known here"),
+            );
             Err(fault.hint(format_args!("this version reads `{SCHEMA}`")))
         }
     })?;
@@ -312,7 +315,10 @@ fn step(node: &Node) -> Result<Step, Fault> {
             StepKind::Dockerfile(instruction(&of(&["text", "context", "images"])?, None)?)
         }
         other => {
-            let fault = Fault::new(ErrorCode::Value, format_args!("`{other}` is no kind of step"));
+            let fault = Fault::new(
+                ErrorCode::Value,
+                format_args!("`{other}` is no kind of step"),
+            );
             let hint = match crate::spelling::nearest(other, &KINDS) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known: {}", KINDS.join(", ")),

@@ -146,7 +146,10 @@ impl Parser<'_> {
 
     fn required(&self, what: &str) -> Result<(), Fault> {
         if self.split.arguments.is_empty() {
-            return Err(self.here(Fault::syntax(format_args!("{} expects {what}", self.keyword))));
+            return Err(self.here(Fault::syntax(format_args!(
+                "{} expects {what}",
+                self.keyword
+            ))));
         }
         Ok(())
     }
@@ -439,9 +442,10 @@ impl Parser<'_> {
                 } else {
                     "a duration of at least 1ms, such as `30s` or `1m30s`"
                 };
-                return Err(
-                    Fault::flag(format_args!("--{name} expects {expected}, not `{value}`")).at(at),
-                );
+                return Err(Fault::flag(format_args!(
+                    "--{name} expects {expected}, not `{value}`"
+                ))
+                .at(at));
             };
             match name {
                 "interval" => check.interval = number,
@@ -499,9 +503,10 @@ impl Flags {
             }
             let switch = matches!(name, "link" | "parents" | "unpack" | "keep-git-dir");
             if value.is_none() && !switch {
-                return Err(
-                    Fault::flag(format_args!("the flag `--{name}` expects `=` and a value")).at(*at),
-                );
+                return Err(Fault::flag(format_args!(
+                    "the flag `--{name}` expects `=` and a value"
+                ))
+                .at(*at));
             }
             given.push((name.to_owned(), value, *at));
         }
@@ -530,9 +535,10 @@ impl Flags {
         match value.as_deref().map(str::to_ascii_lowercase).as_deref() {
             None | Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
-            Some(other) => {
-                Err(Fault::flag(format_args!("--{name} is `true` or `false`, not `{other}`")).at(*at))
-            }
+            Some(other) => Err(Fault::flag(format_args!(
+                "--{name} is `true` or `false`, not `{other}`"
+            ))
+            .at(*at)),
         }
     }
 }
