@@ -11,6 +11,18 @@ import { dts } from "rollup-plugin-dts";
 import { writeWireTypes } from "./wire.mjs";
 
 process.chdir(import.meta.dirname);
+
+/** `node.cjs` requires `node-slim.cjs`, so that a program that uses both has one engine. */
+const sharedInNode = {
+  name: "shared-in-node",
+  setup(build) {
+    build.onResolve({ filter: /^\.\/node-slim\.js$/ }, () => ({
+      path: "./node-slim.cjs",
+      external: true,
+    }));
+  },
+};
+
 const generated = (name) => `js/generated/${name}`;
 for (const name of ["engine.js", "engine.d.ts", "chalk.wasm", "schema.json"]) {
   if (!existsSync(generated(name))) {
@@ -52,17 +64,6 @@ async function scripts() {
     plugins: [sharedInNode],
   });
 }
-
-/** `node.cjs` requires `node-slim.cjs`, so that a program that uses both has one engine. */
-const sharedInNode = {
-  name: "shared-in-node",
-  setup(build) {
-    build.onResolve({ filter: /^\.\/node-slim\.js$/ }, () => ({
-      path: "./node-slim.cjs",
-      external: true,
-    }));
-  },
-};
 
 /**
  * ES modules of Node are handed the CommonJS copy: a program whose parts load the package both ways

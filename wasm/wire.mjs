@@ -4,14 +4,42 @@ import { readFileSync, writeFileSync } from "node:fs";
 
 import { compile } from "json-schema-to-typescript";
 
-/** Writes one interface for each definition of the schema. */
+/** Writes one type for each definition of the schema. */
 export async function writeWireTypes(schemaFile, typesFile) {
   const schema = JSON.parse(readFileSync(schemaFile, "utf8"));
-  const text = await compile(schema, "Wire", {
+  const names = Object.keys(schema.$defs);
+  // As the only property of a type that is thrown away, each definition is reached once, by its name.
+  const all = { type: "object", properties: referred(names), $defs: explicit(schema.$defs) };
+  const text = await compile(all, "Discarded", {
     additionalProperties: false,
     bannerComment: "/** Types of the HTTP API and of specs, made from those of Rust. */",
-    unreachableDefinitions: true,
-    format: true,
   });
-  writeFileSync(typesFile, text);
+  const types = text
+    .replace(/(?:\/\*\*(?:(?!\*\/).)*\*\/\n)?export interface Discarded \{.*?\n\}\n/s, "")
+    .replaceAll(/(?: \*\n)? \* This (?:interface|type) was referenced by .*?\n \* via .*?\n/gs, "");
+  writeFileSync(typesFile, types);
+}
+
+function referred(names) {
+  return Object.fromEntries(names.map((name) => [name, { $ref: `#/$defs/${name}` }]));
+}
+
+/**
+ * The same schema with what stands beside a `$ref`, a `oneOf` or an `anyOf` said by `allOf`: the
+ * compiler forgets one of the two otherwise.
+ */
+function explicit(schema) {
+  if (Array.isArray(schema)) return schema.map(explicit);
+  if (typeof schema !== "object" || schema === null) return schema;
+  const inner = Object.fromEntries(Object.entries(schema).map(([name, value]) => [name, explicit(value)]));
+  const { description, $ref, oneOf, anyOf, ...rest } = inner;
+  const about = description === undefined ? {} : { description };
+  const choice = oneOf ?? anyOf;
+  const beside = Object.keys(rest).length > 0;
+  const parts = [
+    ...($ref ? [{ $ref }] : []),
+    ...(choice ? [{ anyOf: choice }] : []),
+    ...(beside ? [rest] : []),
+  ];
+  return parts.length > 1 || ($ref && description !== undefined) ? { ...about, allOf: parts } : inner;
 }
