@@ -78,6 +78,7 @@ function esmWrapper(name) {
 async function types() {
   rmSync("build", { recursive: true, force: true });
   execFileSync(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "."], { stdio: "inherit" });
+  copyFileSync(generated("engine.d.ts"), "build/types/generated/engine.d.ts");
   const bundle = await rollup({
     input: { index: "build/types/api.d.ts", slim: "build/types/entry/slim.d.ts" },
     plugins: [dts()],

@@ -9,7 +9,7 @@ export async function writeWireTypes(schemaFile, typesFile) {
   const schema = JSON.parse(readFileSync(schemaFile, "utf8"));
   const names = Object.keys(schema.$defs);
   // As the only property of a type that is thrown away, each definition is reached once, by its name.
-  const all = { type: "object", properties: referred(names), $defs: explicit(schema.$defs) };
+  const all = { type: "object", properties: referred(names), $defs: mapped(schema.$defs, explicit) };
   const text = await compile(all, "Discarded", {
     additionalProperties: false,
     bannerComment: "/** Types of the HTTP API and of specs, made from those of Rust. */",
@@ -31,7 +31,11 @@ function referred(names) {
 function explicit(schema) {
   if (Array.isArray(schema)) return schema.map(explicit);
   if (typeof schema !== "object" || schema === null) return schema;
-  const inner = Object.fromEntries(Object.entries(schema).map(([name, value]) => [name, explicit(value)]));
+  // A schema that allows anything.
+  if (Object.keys(schema).every((name) => name === "description")) return { ...schema, tsType: "unknown" };
+  const inner = mapped(schema, (value, name) =>
+    name === "properties" ? mapped(value, explicit) : explicit(value),
+  );
   const { description, $ref, oneOf, anyOf, ...rest } = inner;
   const about = description === undefined ? {} : { description };
   const choice = oneOf ?? anyOf;
@@ -42,4 +46,8 @@ function explicit(schema) {
     ...(beside ? [rest] : []),
   ];
   return parts.length > 1 || ($ref && description !== undefined) ? { ...about, allOf: parts } : inner;
+}
+
+function mapped(object, change) {
+  return Object.fromEntries(Object.entries(object).map(([name, value]) => [name, change(value, name)]));
 }

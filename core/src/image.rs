@@ -146,6 +146,11 @@ impl Image {
         }
     }
 
+    /// Number of calls that made the image, the constructor being the first.
+    pub fn length(&self) -> usize {
+        self.last.number
+    }
+
     /// What is wrong with the last call, for languages in which a wrong call should fail at once.
     pub fn fault(&self) -> Option<SpecError> {
         let fault = self.last.call.as_ref().err()?;

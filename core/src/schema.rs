@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use crate::spec::{Mount, Step};
 use crate::{Digest, Platform, Reference, Spec};
 
 impl JsonSchema for Digest {
@@ -48,6 +49,123 @@ impl JsonSchema for Reference {
     }
 }
 
+fn texts() -> Schema {
+    json_schema!({ "type": "array", "items": { "type": "string" } })
+}
+
+fn text_map() -> Schema {
+    json_schema!({ "type": "object", "additionalProperties": { "type": "string" } })
+}
+
+/// An image of a registry.
+fn image(generator: &mut SchemaGenerator) -> Schema {
+    let digest = generator.subschema_for::<Digest>();
+    let platform = generator.subschema_for::<Platform>();
+    let reference = generator.subschema_for::<Reference>();
+    json_schema!({
+        "type": "object",
+        "required": ["ref"],
+        "properties": { "ref": reference, "digest": digest, "platform": platform },
+        "additionalProperties": false,
+    })
+}
+
+impl JsonSchema for Step {
+    fn schema_name() -> Cow<'static, str> {
+        "Step".into()
+    }
+
+    /// One form for each kind, so that what is made of it knows which fields a kind has.
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let digest = generator.subschema_for::<Digest>();
+        let image = image(generator);
+        let text = json_schema!({ "type": "string" });
+        let (texts, text_map) = (texts(), text_map());
+        json_schema!({
+            "description": "A build step (docs/hash-v1.md).",
+            "oneOf": [
+                {
+                    "type": "object",
+                    "required": ["kind", "packages"],
+                    "properties": {
+                        "kind": { "enum": ["pip_install", "uv_pip_install", "apt_install"] },
+                        "packages": texts,
+                        "env": text_map,
+                        "secrets": texts,
+                        "force": { "type": "boolean" },
+                    },
+                },
+                {
+                    "type": "object",
+                    "required": ["kind", "command"],
+                    "properties": {
+                        "kind": { "const": "run" },
+                        "command": text,
+                        "env": text_map,
+                        "secrets": texts,
+                        "force": { "type": "boolean" },
+                    },
+                },
+                {
+                    "type": "object",
+                    "required": ["kind", "dest", "digest", "mode"],
+                    "properties": {
+                        "kind": { "const": "add_file" },
+                        "dest": text,
+                        "digest": digest,
+                        "mode": { "type": "string", "pattern": "^[0-7]{4}$" },
+                        "force": { "type": "boolean" },
+                    },
+                },
+                {
+                    "type": "object",
+                    "required": ["kind", "dest", "digest"],
+                    "properties": {
+                        "kind": { "const": "add_dir" },
+                        "dest": text,
+                        "digest": digest,
+                        "force": { "type": "boolean" },
+                    },
+                },
+                {
+                    "type": "object",
+                    "required": ["kind", "text"],
+                    "properties": {
+                        "kind": { "const": "dockerfile" },
+                        "text": text,
+                        "context": digest,
+                        "images": { "type": "array", "items": image },
+                        "env": text_map,
+                        "secrets": texts,
+                        "force": { "type": "boolean" },
+                    },
+                },
+            ],
+        })
+    }
+}
+
+impl JsonSchema for Mount {
+    fn schema_name() -> Cow<'static, str> {
+        "Mount".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Local files that are mounted when a sandbox starts.",
+            "type": "object",
+            "required": ["src", "dest"],
+            "properties": {
+                "src": { "type": "string" },
+                "dest": { "type": "string" },
+                "dir": { "type": "boolean" },
+                "exclude": texts(),
+                "after": { "type": "integer", "minimum": 0 },
+            },
+        })
+    }
+}
+
 impl JsonSchema for Spec {
     fn schema_name() -> Cow<'static, str> {
         "Spec".into()
@@ -56,18 +174,8 @@ impl JsonSchema for Spec {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let digest = generator.subschema_for::<Digest>();
         let platform = generator.subschema_for::<Platform>();
-        let reference = generator.subschema_for::<Reference>();
-        let texts = json_schema!({ "type": "array", "items": { "type": "string" } });
-        let text_map = json_schema!({
-            "type": "object",
-            "additionalProperties": { "type": "string" },
-        });
-        let image = json_schema!({
-            "type": "object",
-            "required": ["ref"],
-            "properties": { "ref": reference, "digest": digest, "platform": platform },
-            "additionalProperties": false,
-        });
+        let (texts, text_map) = (texts(), text_map());
+        let image = image(generator);
         let instruction = json_schema!({
             "type": "object",
             "required": ["text"],
@@ -95,40 +203,8 @@ impl JsonSchema for Spec {
                 "instructions": { "type": "array", "items": instruction },
             },
         });
-        let step = json_schema!({
-            "type": "object",
-            "required": ["kind"],
-            "properties": {
-                "kind": {
-                    "enum": [
-                        "pip_install", "uv_pip_install", "apt_install", "run", "add_file",
-                        "add_dir", "dockerfile",
-                    ],
-                },
-                "packages": texts,
-                "command": { "type": "string" },
-                "dest": { "type": "string" },
-                "digest": digest,
-                "mode": { "type": "string", "pattern": "^0[0-7]{3}$" },
-                "text": { "type": "string" },
-                "context": digest,
-                "images": { "type": "array", "items": image },
-                "env": text_map,
-                "secrets": texts,
-                "force": { "type": "boolean" },
-            },
-        });
-        let mount = json_schema!({
-            "type": "object",
-            "required": ["src", "dest"],
-            "properties": {
-                "src": { "type": "string" },
-                "dest": { "type": "string" },
-                "dir": { "type": "boolean" },
-                "exclude": texts,
-                "after": { "type": "integer", "minimum": 0 },
-            },
-        });
+        let step = generator.subschema_for::<Step>();
+        let mount = generator.subschema_for::<Mount>();
         json_schema!({
             "description": "A whole declaration (docs/hash-v1.md). Absent means absent.",
             "type": "object",

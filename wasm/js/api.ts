@@ -28,4 +28,37 @@ export type {
 } from "./image.js";
 export { ResolvedImage } from "./resolved.js";
 export type { BaseDigests, Upload, Warning } from "./resolved.js";
-export type * from "./generated/wire.js";
+export type {
+  BlobList,
+  Build,
+  BuildEvent,
+  BuildReply,
+  BuildRequest,
+  BuildStatus,
+  BuildStep,
+  Change,
+  Diff,
+  Digest,
+  ImageConfig,
+  ImageDetail,
+  ImageStep,
+  ImageSummary,
+  Info,
+  Layer,
+  Mount,
+  Plan,
+  PlanBase,
+  PlanState,
+  PlanStep,
+  Platform,
+  Problem,
+  Reference,
+  Rerun,
+  ResolveRequest,
+  ResolvedSpec,
+  ServicePlan,
+  Spec,
+  Step,
+  StepState,
+  Stream,
+} from "./generated/wire.js";

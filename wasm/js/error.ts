@@ -70,11 +70,11 @@ export class ChalkError extends Error {
   /** What to do; may be empty. */
   readonly hint: string;
   /** The file that was read, when one was. */
-  readonly file?: string;
+  declare readonly file?: string;
   /** Line in that file, from 1. */
-  readonly line?: number;
+  declare readonly line?: number;
   /** Column in that line, in characters, from 1. */
-  readonly column?: number;
+  declare readonly column?: number;
   /** What else is wrong, when several things are; this error is not among them. */
   readonly errors: ChalkError[];
 
@@ -142,7 +142,9 @@ const RELATIVE = /paths are relative to the declaring file/;
 
 /** The error for what the engine threw. `cut` is left out of the stack, with all above it. */
 export function fromEngine(thrown: unknown, cut?: Function): ChalkError {
-  const error = isFault(thrown) ? convert(thrown) : unexpected(thrown);
+  let error: ChalkError;
+  if (thrown instanceof ChalkError) error = thrown;
+  else error = isFault(thrown) ? convert(thrown) : unexpected(thrown);
   trimStack(error, cut);
   return error;
 }
@@ -175,7 +177,6 @@ function convert(fault: EngineFault): ChalkError {
 
 /** A fault of this package, such as a trap of the engine. */
 function unexpected(thrown: unknown): ChalkError {
-  if (thrown instanceof ChalkError) return thrown;
   const reason = thrown instanceof Error ? thrown.message : String(thrown);
   return new ChalkError({
     code: "engine",

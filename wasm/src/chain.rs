@@ -219,6 +219,12 @@ impl Chain {
         self.then(self.image.cmd(arguments.into_texts()))
     }
 
+    /// Number of calls, the constructor being the first.
+    #[wasm_bindgen(getter)]
+    pub fn length(&self) -> usize {
+        self.image.length()
+    }
+
     /// The image as an `image.toml`.
     #[wasm_bindgen(js_name = toToml)]
     pub fn to_toml(&self) -> Result<String> {

@@ -25,6 +25,6 @@ use wasm_bindgen::prelude::wasm_bindgen;
 #[wasm_bindgen(typescript_custom_section)]
 const IMPORTS: &str = r#"
 import type {
-  Diff, DockerfileOptions, LocalOptions, LocalPlan, OpenFiles, Spec, StepOptions, UploadDocument, Warning,
+  Diff, DockerfileOptions, LocalOptions, OpenFiles, Plan, Spec, StepOptions, UploadDocument, Warning,
 } from "./wire.js";
 "#;

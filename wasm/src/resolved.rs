@@ -154,7 +154,7 @@ impl Resolved {
     }
 
     /// Hashes, steps, warnings and bytes to upload.
-    #[wasm_bindgen(unchecked_return_type = "LocalPlan")]
+    #[wasm_bindgen(unchecked_return_type = "Plan")]
     pub fn plan(&self) -> Result<JsValue> {
         document(&LocalPlan::of(&self.0))
     }

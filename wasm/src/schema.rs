@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use crate::{errors, files, options, resolved};
 
 /// Names that would be taken for something else in JavaScript, and what they are called there.
-const RENAMED: [(&str, &str); 4] = [
+const RENAMED: [(&str, &str); 5] = [
     ("Event", "BuildEvent"),
     ("Image", "ImageSummary"),
+    ("LocalPlan", "Plan"),
     ("Plan", "ServicePlan"),
     ("Resolved", "ResolvedSpec"),
 ];
