@@ -14,7 +14,15 @@ export type {
   NamedBlob,
 } from "./files/given.js";
 export type { Content } from "./files/memory.js";
-export type { Entry, FileContents, FileTree, Progress, ReadOptions } from "./files/tree.js";
+export type {
+  DigestSink,
+  Entry,
+  FileContents,
+  FileTree,
+  Progress,
+  QuickTree,
+  ReadOptions,
+} from "./files/tree.js";
 export { Image, diff } from "./image.js";
 export type {
   AddDirOptions,

@@ -8,8 +8,8 @@ import { ChalkError, aborted, fromEngine } from "../error.js";
 import { hashFiles, piecesOf, sizeOf } from "./hash.js";
 import { Reporter } from "./progress.js";
 import type { Sources } from "./sources.js";
-import type { DigestSink, FileTree, QuickTree, ReadOptions } from "./tree.js";
-import { Unreadable } from "./tree.js";
+import type { DigestSink, FileTree, ReadOptions } from "./tree.js";
+import { Unreadable, isQuick } from "./tree.js";
 
 /** Most bytes of a file that is read as text. */
 const TEXT_LIMIT = 16 * 1024 * 1024;
@@ -178,10 +178,6 @@ async function hash(
     }
   }
   files.contents(paths, digests, sizes, executable);
-}
-
-function isQuick(tree: FileTree): tree is QuickTree {
-  return "hash" in tree && "text" in tree;
 }
 
 function reasonOf(error: unknown): string {

@@ -97,6 +97,11 @@ export interface QuickTree extends FileTree {
   text(path: string, limit: number): Uint8Array | undefined;
 }
 
+/** Whether a tree has those ways. */
+export function isQuick(tree: FileTree): tree is QuickTree {
+  return "hash" in tree && "text" in tree;
+}
+
 /** The shortest path that means the same, as `core::path::clean`; the directory itself is empty. */
 export function clean(path: string): string {
   if (!/(^|\/)\.{0,2}(\/|$)/.test(path)) return path;
