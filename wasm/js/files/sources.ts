@@ -3,7 +3,7 @@
  * such as a `File` that were handed over under a name of their own.
  */
 
-import { type FileTree, baseName, clean } from "./tree.js";
+import { type FileTree, baseName, clean, isQuick } from "./tree.js";
 
 /** A path of a declaration, found in one of its trees. */
 export interface Place {
@@ -65,14 +65,19 @@ export class Sources {
 
   /** What a path of the declaration means. */
   find(path: string): Place {
-    if (!this.#tree) return { tree: this.root, path };
+    if (!this.#tree) return this.#inRoot(path);
     const { taken } = this.#ownNames();
     const cleaned = clean(path);
     for (let end = cleaned.length; end > 0; end = cleaned.lastIndexOf("/", end - 1)) {
       const tree = taken.get(cleaned.slice(0, end));
       if (tree) return { tree, path: cleaned.slice(end + 1) };
     }
-    return { tree: this.root, path };
+    return this.#inRoot(path);
+  }
+
+  /** The disk follows links on the way to `..`; other trees get paths without such words. */
+  #inRoot(path: string): Place {
+    return { tree: this.root, path: isQuick(this.root) ? path : clean(path) };
   }
 }
 

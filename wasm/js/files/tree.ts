@@ -23,8 +23,9 @@ export interface FileContents {
 }
 
 /**
- * A directory of files. Paths are relative to it, with `/` between words, and without `.` and `..`
- * words; the empty path is the directory itself. Names are compared as they are, letter by letter.
+ * A directory of files. Paths are relative to it, with `/` between words and no `.` or `..` among
+ * them; the empty path is the directory itself. Where a declaration names a path outside, it comes as
+ * it is, beginning with `/` or `..`. Names are compared letter by letter.
  *
  * Implement it to take files from a place that this package does not know.
  */
