@@ -75,6 +75,8 @@ pub mod problem {
     pub const BASE_PLATFORM: &str = "urn:chalk:base-platform";
     /// A registry could not be reached (502). Exit code 3.
     pub const REGISTRY_UNREACHABLE: &str = "urn:chalk:registry-unreachable";
+    /// An uploaded blob is not what its digest says (400). Exit code 2.
+    pub const DIGEST_MISMATCH: &str = "urn:chalk:digest-mismatch";
     /// A body over its limit (413). Exit code 2.
     pub const TOO_LARGE: &str = "urn:chalk:too-large";
     /// The queue is full or the service stops (503). Exit code 3.

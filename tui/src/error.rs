@@ -68,7 +68,10 @@ impl Failure {
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         let code = match problem.kind.as_str() {
-            problem::BAD_REQUEST | problem::BASE_PLATFORM | problem::TOO_LARGE => exit::USAGE,
+            problem::BAD_REQUEST
+            | problem::BASE_PLATFORM
+            | problem::DIGEST_MISMATCH
+            | problem::TOO_LARGE => exit::USAGE,
             problem::NOT_FOUND | problem::AMBIGUOUS | problem::BASE_NOT_FOUND => exit::NOT_FOUND,
             problem::STEP_FAILED | problem::CANCELLED => exit::FAILED,
             _ => exit::UNREACHABLE,

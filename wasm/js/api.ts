@@ -2,6 +2,8 @@
  * What every entry point exports.
  */
 
+export { BuildRun, Client, ServiceError } from "./client.js";
+export type { AnyImage, BuildOptions, CallOptions, ClientOptions, Why } from "./client.js";
 export { ChalkError } from "./error.js";
 export type { ChalkErrorParts } from "./error.js";
 export type {

@@ -29,7 +29,9 @@ impl From<EngineError> for ApiError {
 impl From<BlobError> for ApiError {
     fn from(error: BlobError) -> Self {
         match &error {
-            BlobError::Mismatch { .. } => Self::bad_request(
+            BlobError::Mismatch { .. } => Self::new(
+                problem::DIGEST_MISMATCH,
+                400,
                 "the bytes do not have the digest",
                 error.to_string(),
                 "send the file again; it may have changed while it was sent",

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { ChalkError } from "../error.js";
 import { initSync } from "./node-slim.js";
 
-export { ChalkError, Image, ResolvedImage, diff } from "./node-slim.js";
+export { BuildRun, ChalkError, Client, Image, ResolvedImage, ServiceError, diff } from "./node-slim.js";
 
 initSync(engineBytes());
 
