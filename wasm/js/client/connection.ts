@@ -74,18 +74,24 @@ export class Connection {
   async send(method: string, path: string, sent: Sent = {}): Promise<Response> {
     const { headers, signal, ...rest } = sent;
     checkAborted(signal);
+    const request = {
+      ...rest,
+      method,
+      headers: { ...headers, authorization: `Bearer ${this.#token}` },
+      signal: signal ?? null,
+      cache: "no-store",
+      credentials: "omit",
+      redirect: "error",
+      referrerPolicy: "no-referrer",
+    } as RequestInit;
+    const ask = () => this.#fetch(`${this.server}${path}`, request);
     let response: Response;
     try {
-      response = await this.#fetch(`${this.server}${path}`, {
-        ...rest,
-        method,
-        headers: { ...headers, authorization: `Bearer ${this.#token}` },
-        signal: signal ?? null,
-        cache: "no-store",
-        credentials: "omit",
-        redirect: "error",
-        referrerPolicy: "no-referrer",
-      } as RequestInit);
+      // All calls may be repeated: a build that runs is shared, and blobs are named by their contents.
+      response = await ask().catch((error: unknown) => {
+        if (!wasStale(error) || sent.duplex) throw error;
+        return ask();
+      });
     } catch (error) {
       throw unreachable(this.server, error, signal);
     }
@@ -115,6 +121,15 @@ export class Connection {
       throw strange(this.server, "its answer is no JSON", error);
     }
   }
+}
+
+/**
+ * Whether a connection that Node kept open from an earlier request was closed at the other end, as by
+ * a service that restarted. Browsers ask again by themselves.
+ */
+function wasStale(error: unknown): boolean {
+  const cause = (error as { cause?: { code?: unknown } } | undefined)?.cause;
+  return ["UND_ERR_SOCKET", "ECONNRESET", "EPIPE"].includes(String(cause?.code));
 }
 
 /** One word of a path: a hash, a name, an id. */
