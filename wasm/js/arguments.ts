@@ -6,16 +6,17 @@ import { ChalkError } from "./error.js";
 
 /** A call that is being made, for errors. */
 export class Call {
-  readonly #path: string;
+  /** As in errors: `call 3: addLocalFile`. */
+  readonly path: string;
 
   /** `number` counts the calls of a chain, the constructor being 1. */
   constructor(number: number, method: string) {
-    this.#path = `call ${number}: ${method}`;
+    this.path = `call ${number}: ${method}`;
   }
 
   /** An error about an argument: `field` is `.dest`, `[0]`, or empty. */
   error(code: string, field: string, reason: string, hint = ""): ChalkError {
-    return new ChalkError({ code, path: this.#path + field, reason, hint });
+    return new ChalkError({ code, path: this.path + field, reason, hint });
   }
 
   /** The error of a value of another type. */

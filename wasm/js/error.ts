@@ -140,11 +140,16 @@ const FROM_CALL = /^call \d+: /;
 /** Where a call looks for relative paths; `core` only knows declaring files. */
 const RELATIVE = /paths are relative to the declaring file/;
 
-/** The error for what the engine threw. `cut` is left out of the stack, with all above it. */
-export function fromEngine(thrown: unknown, cut?: Function): ChalkError {
+/**
+ * The error for what the engine threw. `cut` is left out of the stack, with all above it. `place` is
+ * the call, where the engine only knows the argument.
+ */
+export function fromEngine(thrown: unknown, cut?: Function, place = ""): ChalkError {
   let error: ChalkError;
   if (thrown instanceof ChalkError) error = thrown;
-  else error = isFault(thrown) ? convert(thrown) : unexpected(thrown);
+  else if (!isFault(thrown)) error = unexpected(thrown);
+  else if (FROM_CALL.test(thrown.path) || thrown.file !== undefined) error = convert(thrown);
+  else error = convert({ ...thrown, path: [place, thrown.path].filter(Boolean).join(".") });
   trimStack(error, cut);
   return error;
 }

@@ -515,11 +515,9 @@ export class Image {
     method: ImageMethod,
     make: (call: Call, chain: Chain, sources: Sources) => [Chain, Sources],
   ): Image {
-    return guarded(Image.prototype[method] as Function, () => {
-      const call = new Call(this.#chain.length + 1, method);
-      const [chain, sources] = make(call, this.#chain, this.#sources);
-      return new Image(chain, sources);
-    });
+    const call = new Call(this.#chain.length + 1, method);
+    const run = () => new Image(...make(call, this.#chain, this.#sources));
+    return guarded(Image.prototype[method] as Function, run, call.path);
   }
 
   static {
@@ -530,12 +528,15 @@ export class Image {
 type ImageMethod = Exclude<keyof Image, "spec" | "steps" | "mounts">;
 type Start = "debianSlim" | "base" | "scratch" | "fromDockerfile" | "fromTOML" | "fromJSON" | "fromDeclaration";
 
-/** Runs the engine; what it throws becomes a {@link ChalkError} whose stack begins above `cut`. */
-function guarded<T>(cut: Function | undefined, run: () => T): T {
+/**
+ * Runs the engine; what it throws becomes a {@link ChalkError} of the call at `place`, whose stack begins
+ * above `cut`.
+ */
+function guarded<T>(cut: Function | undefined, run: () => T, place?: string): T {
   try {
     return run();
   } catch (thrown) {
-    throw fromEngine(thrown, cut);
+    throw fromEngine(thrown, cut, place);
   }
 }
 
@@ -544,7 +545,8 @@ function beginIn(
   sources: Sources,
   make: (call: Call, sources: Sources) => [Chain, Sources],
 ): Image {
-  return guarded(Image[method], () => made(...make(new Call(1, method), sources)));
+  const call = new Call(1, method);
+  return guarded(Image[method], () => made(...make(call, sources)), call.path);
 }
 
 function begin(method: Start, make: (call: Call) => Chain): Image {
@@ -628,7 +630,7 @@ function strategy(call: Call, given: unknown): string {
 }
 
 function modeBits(call: Call, given: unknown): number {
-  if (typeof given === "number" && Number.isInteger(given)) return given;
+  if (typeof given === "number" && Number.isInteger(given) && given >= 0) return given;
   if (typeof given === "string" && /^[0-7]{3,4}$/.test(given)) return Number.parseInt(given, 8);
   if (typeof given === "string" || typeof given === "number") {
     throw call.error("value", ".mode", `\`${given}\` is no mode`, 'write 0o755, or "755"');
