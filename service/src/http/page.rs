@@ -19,12 +19,12 @@ pub(crate) use pack::PackError;
 
 /// What the page may do. Scripts, the engine and its worker come from the service and nowhere else,
 /// and the service is all they talk to.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; font-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What the frame may do that runs the user's JavaScript: compute, and nothing else. `sandbox` gives
 /// it an origin of its own also where it is opened by itself. Its one script stands in the document,
 /// whose own policy names it by its hash.
-const SANDBOX_POLICY: &str = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob:; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+const SANDBOX_POLICY: &str = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' blob:; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
 /// The frame that runs the user's JavaScript.
 const SANDBOX: &str = "sandbox.html";

@@ -4,6 +4,7 @@
 
 import { ChalkError, checkAborted } from "../error.js";
 import { problemOf, strange, unreachable } from "./problem.js";
+import { fetchWithProgress } from "./progress-fetch.js";
 
 /** Options of a {@link Client}. */
 export interface ClientOptions {
@@ -32,6 +33,8 @@ export interface Sent extends CallOptions {
   body?: BodyInit;
   /** Needed by hosts that send a body which is a stream. */
   duplex?: "half";
+  /** Told how many bytes of the body are on their way, by hosts that say so of a body they read themselves. */
+  onSent?: (bytes: number) => void;
 }
 
 const PATIENCE = 60_000;
@@ -44,6 +47,7 @@ export class Connection {
   readonly patience: number;
   readonly #token: string;
   readonly #fetch: typeof fetch;
+  readonly #ownFetch: boolean;
 
   constructor({ server, token, fetch: given, patience = PATIENCE }: ClientOptions) {
     this.server = address(server);
@@ -62,6 +66,7 @@ export class Connection {
     this.#token = token;
     this.patience = patience;
     // Browsers refuse a `fetch` that is called as a method of anything else.
+    this.#ownFetch = given !== undefined;
     const call = given ?? globalThis.fetch;
     this.#fetch = (input, init) => call(input, init);
   }
@@ -72,7 +77,7 @@ export class Connection {
    * @throws {@link ChalkError} of the service, `unreachable`, or `aborted`
    */
   async send(method: string, path: string, sent: Sent = {}): Promise<Response> {
-    const { headers, signal, ...rest } = sent;
+    const { headers, signal, onSent, ...rest } = sent;
     checkAborted(signal);
     const request = {
       ...rest,
@@ -84,7 +89,8 @@ export class Connection {
       redirect: "error",
       referrerPolicy: "no-referrer",
     } as RequestInit;
-    const ask = () => this.#fetch(`${this.server}${path}`, request);
+    const watched = onSent && !this.#ownFetch ? fetchWithProgress(onSent) : undefined;
+    const ask = () => (watched ?? this.#fetch)(`${this.server}${path}`, request);
     let response: Response;
     try {
       // All calls may be repeated: a build that runs is shared, and blobs are named by their contents.

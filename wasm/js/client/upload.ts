@@ -83,13 +83,14 @@ async function uploadOne(
     try {
       await connection.send("PUT", `/v1/blobs/${segment(upload.digest)}`, {
         ...(await bodyOf(body, count)),
+        ...(sendsStreams() ? {} : { onSent: (bytes) => count.reach(Math.min(bytes, upload.size)) }),
         signal,
       });
-      count.complete(upload.size);
+      count.reach(upload.size);
       reporter.done();
       return;
     } catch (error) {
-      count.takeBack();
+      count.reach(0);
       if (signal.aborted) throw error;
       if (count.fault !== undefined) throw fileError(upload, count.fault);
       if (error instanceof ServiceError && error.code === "digest-mismatch") {
@@ -117,12 +118,8 @@ class Count {
     this.#reporter.advance(bytes);
   }
 
-  complete(size: number): void {
-    this.advance(size - this.#bytes);
-  }
-
-  takeBack(): void {
-    this.advance(-this.#bytes);
+  reach(bytes: number): void {
+    this.advance(bytes - this.#bytes);
   }
 }
 
