@@ -76,6 +76,12 @@ pub trait Source {
         path: &str,
         enter: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Vec<Listed>, SourceError>;
+
+    /// Whether something that was asked is still to be read, so that whatever is made of the answers
+    /// counts for nothing.
+    fn is_incomplete(&self) -> bool {
+        false
+    }
 }
 
 /// `path` below the directory `root`, as a declaration would write it.

@@ -89,8 +89,8 @@ impl Tree {
         Ok(tree)
     }
 
-    /// The tree of listed entries below `root`, and the files to upload with it: every regular file
-    /// once by digest, and the tree's own JSON last.
+    /// The digest of the tree of listed entries below `root`, and the files to upload with it: every
+    /// regular file once by digest, and the tree's own JSON last.
     ///
     /// # Errors
     /// When a file cannot be read.
@@ -98,7 +98,7 @@ impl Tree {
         source: &dyn Source,
         root: &str,
         listed: &[Listed],
-    ) -> Result<(Self, Vec<Upload>), SourceError> {
+    ) -> Result<(Digest, Vec<Upload>), SourceError> {
         let join = |path: &str| crate::source::join(root, path);
         let files: Vec<String> = listed
             .iter()
@@ -106,6 +106,9 @@ impl Tree {
             .map(|entry| join(&entry.path))
             .collect();
         let facts = source.facts(&files)?;
+        if source.is_incomplete() {
+            return Ok((Digest::from_bytes([0; 32]), Vec::new()));
+        }
         let mut uploads = Vec::new();
         let mut known = files.into_iter().zip(facts);
         let mut entries = Vec::with_capacity(listed.len());
@@ -140,9 +143,11 @@ impl Tree {
             path: root.to_owned(),
             reason: e.to_string(),
         })?;
-        uploads.push(Upload::of(tree.json().into_bytes()));
+        let own = Upload::of(tree.json().into_bytes());
+        let digest = own.digest;
+        uploads.push(own);
         crate::upload::keep_first(&mut uploads);
-        Ok((tree, uploads))
+        Ok((digest, uploads))
     }
 
     /// Checks what the type promises: sorted, unique, relative paths, and only directories (listed

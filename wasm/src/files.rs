@@ -77,55 +77,58 @@ impl Files {
         self.answers.text(path, bytes);
     }
 
-    /// What lies directly in a directory: names, what each is (0 a file, 1 a directory, 2 a symbolic
-    /// link), and the targets of links.
+    /// What lies directly in a directory: names, joined by `/`; what each is (0 a file, 1 a directory,
+    /// 2 a symbolic link); and the targets of the links, joined by NUL. Joined, since texts cross the
+    /// boundary one by one otherwise, and a folder may hold ten thousand.
     pub fn listing(
         &mut self,
         dir: &str,
-        names: Vec<String>,
+        names: &str,
         kinds: &[u8],
-        targets: Vec<String>,
+        targets: &str,
     ) -> Result<(), JsValue> {
-        if names.len() != kinds.len() || names.len() != targets.len() {
+        let names = || names.split('/').filter(|name| !name.is_empty());
+        let mut targets = targets.split('\0');
+        if names().count() != kinds.len() {
             return Err(unequal("listing"));
         }
-        let entries = names.into_iter().zip(kinds).zip(targets);
-        let listed = entries.map(|((path, kind), target)| Listed {
-            path,
+        let listed = names().zip(kinds).map(|(name, kind)| Listed {
+            path: name.to_owned(),
             kind: match kind {
                 0 => ListedKind::File,
                 1 => ListedKind::Dir,
-                _ => ListedKind::Symlink(target),
+                _ => ListedKind::Symlink(targets.next().unwrap_or_default().to_owned()),
             },
         });
-        self.answers.listing(dir, listed.collect());
+        let listed = listed.collect();
+        self.answers.listing(dir, listed);
         Ok(())
     }
 
-    /// Facts about files: SHA-256 digests of 32 bytes one behind the other, sizes in bytes, and
-    /// whether the owner may execute each.
+    /// Facts about all files of the `contents` that are needed, in that order: SHA-256 digests of 32
+    /// bytes one behind the other, sizes in bytes, and whether the owner may execute each.
     pub fn contents(
         &mut self,
-        paths: Vec<String>,
         digests: &[u8],
         sizes: &[f64],
         executable: &[u8],
     ) -> Result<(), JsValue> {
         let (digests, rest) = digests.as_chunks::<32>();
+        let open = self.open.borrow();
         let equal = [digests.len(), sizes.len(), executable.len()]
             .iter()
-            .all(|length| *length == paths.len());
+            .all(|length| *length == open.contents.len());
         if !rest.is_empty() || !equal {
             return Err(unequal("contents"));
         }
-        for (i, path) in paths.into_iter().enumerate() {
+        for (i, path) in open.contents.iter().enumerate() {
             let facts = FileFacts {
                 digest: Digest::from_bytes(digests[i]),
                 executable: executable[i] != 0,
                 // JavaScript counts sizes in floats, exact up to 2^53.
                 size: sizes[i] as u64,
             };
-            self.answers.contents(&path, facts);
+            self.answers.contents(path, facts);
         }
         Ok(())
     }

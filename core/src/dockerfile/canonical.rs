@@ -283,7 +283,7 @@ impl<'a> Canonicaliser<'a> {
                  or copy from an image with --from",
             ));
         };
-        let (tree, uploads, idle) = context.select(wanted)?;
+        let (digest, uploads, idle) = context.select(wanted)?;
         self.uploads.extend(uploads);
         for pattern in idle {
             self.warnings.push(DockerfileWarning {
@@ -291,7 +291,7 @@ impl<'a> Canonicaliser<'a> {
                 message: format!("`{pattern}` matches nothing in the build context"),
             });
         }
-        Ok(tree.digest())
+        Ok(digest)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::error::{Fault, Problem};
+use crate::Digest;
 use crate::glob::{Glob, has_wildcard};
 use crate::ignore::DockerIgnore;
 use crate::path::clean;
@@ -90,11 +91,11 @@ impl<'a> Context<'a> {
         Ok(self.entries.get_or_insert_default())
     }
 
-    /// The tree of what is wanted, the blobs to upload, and the patterns that match nothing.
+    /// The digest of the tree of what is wanted, the blobs to upload, and the patterns that match nothing.
     pub(crate) fn select(
         &mut self,
         wanted: &Wanted<'_>,
-    ) -> Result<(Tree, Vec<Upload>, Vec<String>), Fault> {
+    ) -> Result<(Digest, Vec<Upload>, Vec<String>), Fault> {
         let mut idle = Vec::new();
         let exclude = DockerIgnore::of(wanted.exclude.iter().map(String::as_str))
             .map_err(|e| Fault::flag(format_args!("--exclude: {}", e.reason)))?;
@@ -142,9 +143,9 @@ impl<'a> Context<'a> {
                 Some(Listed { path, kind })
             })
             .collect();
-        let (tree, uploads) = Tree::read(self.source, self.root, &listed)
+        let (digest, uploads) = Tree::read(self.source, self.root, &listed)
             .map_err(|e| Fault::new(Problem::Source(e)))?;
-        Ok((tree, uploads, idle))
+        Ok((digest, uploads, idle))
     }
 
     fn missing(&self, source: &str, path: &str) -> Fault {

@@ -313,12 +313,12 @@ impl Resolving<'_> {
         let fail = |error: SourceError| link.error(unreadable(&error).in_field("src"));
         let listed =
             crate::ignore::select(self.source, &local.src, &local.options.exclude).map_err(fail)?;
-        let (tree, uploads) =
+        let (digest, uploads) =
             crate::tree::Tree::read(self.source, &local.src, &listed).map_err(fail)?;
         self.uploads.extend(uploads);
         let kind = StepKind::AddDir {
             dest: local.dest.clone(),
-            digest: tree.digest(),
+            digest,
         };
         self.push(kind, &StepOptions::new());
         Ok(())

@@ -208,6 +208,10 @@ impl Source for Answers {
         self.list_below(path, "", enter, &mut listed)?;
         Ok(listed)
     }
+
+    fn is_incomplete(&self) -> bool {
+        !self.open.borrow().is_empty()
+    }
 }
 
 #[cfg(test)]

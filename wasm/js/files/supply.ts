@@ -117,11 +117,12 @@ async function list(
       const targets: string[] = [];
       const kinds = new Uint8Array(entries.length);
       for (const [i, { name, kind, target }] of entries.entries()) {
+        if (name === "" || name.includes("/")) throw new Unreadable(`\`${name}\` is no name of a file`);
         names.push(name);
-        targets.push(target ?? "");
+        if (kind === "symlink") targets.push(target ?? "");
         kinds[i] = KINDS[kind];
       }
-      files.listing(dir, names, kinds, targets);
+      files.listing(dir, names.join("/"), kinds, targets.join("\0"));
       reporter.found(dir, entries.length);
     } catch (error) {
       files.fail(dir, reasonOf(error));
@@ -177,7 +178,7 @@ async function hash(
       return;
     }
   }
-  files.contents(paths, digests, sizes, executable);
+  files.contents(digests, sizes, executable);
 }
 
 function reasonOf(error: unknown): string {
