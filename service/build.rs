@@ -12,13 +12,11 @@ mod pack;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let web = Path::new("../web");
     let dist = web.join("dist");
-    // Cargo runs this again on every build while a path that it watches does not exist.
-    let watched = [dist.as_path(), web].into_iter().find(|path| path.exists());
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/http/page/pack.rs");
-    if let Some(watched) = watched {
-        println!("cargo::rerun-if-changed={}", watched.display());
-    }
+    // Cargo would run this on every build while a path that it watches does not exist.
+    let watched = if dist.exists() { &dist } else { web };
+    println!("cargo::rerun-if-changed={}", watched.display());
     let files = if dist.exists() {
         pack::pack(&dist)?
     } else {
