@@ -228,6 +228,15 @@ impl Fault {
         self
     }
 
+    /// The same fault, told from the field of that name, if it lies below it.
+    pub(crate) fn below(mut self, name: &str) -> Self {
+        let path = &mut self.0.reversed_path;
+        if matches!(path.last(), Some(Segment::Field(field)) if field == name) {
+            path.pop();
+        }
+        self
+    }
+
     /// From the root to the value.
     pub(crate) fn path(&self) -> impl Iterator<Item = &Segment> {
         self.0.reversed_path.iter().rev()

@@ -137,6 +137,9 @@ function inCamelCase(text: string): string {
 
 const FROM_CALL = /^call \d+: /;
 
+/** The field of a declaration file that `label` adds to. */
+const LABELS = /^(call \d+: )labels\b/;
+
 /** Where a call looks for relative paths; `core` only knows declaring files. */
 const RELATIVE = /paths are relative to the declaring file/;
 
@@ -170,7 +173,7 @@ function convert(fault: EngineFault): ChalkError {
   const hint = text(fault.hint);
   return new ChalkError({
     code: fault.code,
-    path: text(fault.path),
+    path: text(fault.path).replace(LABELS, "$1label"),
     reason: text(fault.message),
     hint: called ? hint.replace(RELATIVE, "paths are relative to the working directory") : hint,
     file: fault.file,

@@ -81,8 +81,6 @@ let made: (chain: Chain, sources: Sources) => Image;
 
 const STEP_OPTIONS = ["env", "secrets", "force"] as const;
 
-type Installer = "pip" | "uv" | "apt";
-
 /**
  * A declared container image. It never changes: every method gives a new image, and images that come
  * from one another share what they have in common, so a call costs the same however long the chain is.
@@ -132,7 +130,7 @@ export class Image {
    */
   static debianSlim(version?: string): Image {
     return begin("debianSlim", (call) =>
-      engine().Chain.debianSlim(version === undefined ? undefined : call.text(version)),
+      started({ debian_slim: version === undefined ? true : call.text(version) }),
     );
   }
 
@@ -141,12 +139,12 @@ export class Image {
    * `alpine@sha256:…`. `scratch` is the empty base.
    */
   static base(reference: string): Image {
-    return begin("base", (call) => engine().Chain.base(call.text(reference)));
+    return begin("base", (call) => started({ base: call.text(reference) }));
   }
 
   /** The empty base. */
   static scratch(): Image {
-    return begin("scratch", () => engine().Chain.base("scratch"));
+    return begin("scratch", () => started({ base: "scratch" }));
   }
 
   /**
@@ -172,7 +170,7 @@ export class Image {
       }
       let path: string;
       [sources, path] = place(givenFile(file, call, ""), sources, "Dockerfile");
-      return [engine().Chain.dockerfilePath(path, checked), sources];
+      return [started({ dockerfile: { ...checked, path } }), sources];
     });
   }
 
@@ -238,31 +236,31 @@ export class Image {
   pipInstall(packages: string | readonly string[], options?: StepOptions): Image;
   pipInstall(...packagesAndOptions: (string | StepOptions)[]): Image;
   pipInstall(...given: unknown[]): Image {
-    return this.#install("pipInstall", "pip", given);
+    return this.#install("pipInstall", "pip_install", given);
   }
 
   /** Installs what a requirements file lists, with the files that it names by `-r`. Its lines count, not its path. */
   pipInstallFromRequirements(file: LocalFile, options?: StepOptions): Image {
-    return this.#requirements("pipInstallFromRequirements", "pip", file, options);
+    return this.#requirements("pipInstallFromRequirements", "pip_install_from_requirements", file, options);
   }
 
   /** Installs Python packages by uv, whatever the service would choose. */
   uvPipInstall(packages: string | readonly string[], options?: StepOptions): Image;
   uvPipInstall(...packagesAndOptions: (string | StepOptions)[]): Image;
   uvPipInstall(...given: unknown[]): Image {
-    return this.#install("uvPipInstall", "uv", given);
+    return this.#install("uvPipInstall", "uv_pip_install", given);
   }
 
   /** Installs what a requirements file lists, by uv. */
   uvPipInstallFromRequirements(file: LocalFile, options?: StepOptions): Image {
-    return this.#requirements("uvPipInstallFromRequirements", "uv", file, options);
+    return this.#requirements("uvPipInstallFromRequirements", "uv_pip_install_from_requirements", file, options);
   }
 
   /** Installs Debian packages, `name` or `name=version` each. */
   aptInstall(packages: string | readonly string[], options?: StepOptions): Image;
   aptInstall(...packagesAndOptions: (string | StepOptions)[]): Image;
   aptInstall(...given: unknown[]): Image {
-    return this.#install("aptInstall", "apt", given);
+    return this.#install("aptInstall", "apt_install", given);
   }
 
   /** Runs shell commands, each a step of its own. */
@@ -271,7 +269,7 @@ export class Image {
   runCommands(...given: unknown[]): Image {
     return this.#push("runCommands", (call, chain) => {
       const [commands, options] = call.textsAndOptions(given);
-      return chain.runCommands(commands, stepOptions(call, options));
+      return called(chain, { run_commands: commands, ...stepOptions(call, options) });
     });
   }
 
@@ -287,10 +285,10 @@ export class Image {
       const { context, ...rest } = call.options(options, [...STEP_OPTIONS, "context"]);
       const checked = stepOptions(call, rest);
       if (context === undefined) {
-        return [chain.dockerfileCommands(instructions, undefined, checked), sources];
+        return [called(chain, { dockerfile_commands: instructions, ...checked }), sources];
       }
       const [found, path] = place(givenDir(context, call, ".context"), sources, "context");
-      return [chain.dockerfileCommands(instructions, path, checked), found];
+      return [called(chain, { dockerfile_commands: instructions, context: path, ...checked }), found];
     });
   }
 
@@ -320,7 +318,7 @@ export class Image {
       const checked: Record<string, unknown> = { strategy: strategy(call, rest.strategy) };
       if (mode !== undefined) checked["mode"] = modeBits(call, mode);
       const [found, path] = place(given, sources, "file");
-      return [chain.addFile(path, at, checked), found];
+      return [called(chain, { add_local_file: { src: path, dest: at, ...checked } }), found];
     });
   }
 
@@ -336,7 +334,7 @@ export class Image {
       const checked: Record<string, unknown> = { strategy: strategy(call, rest.strategy) };
       if (exclude !== undefined) checked["exclude"] = call.texts(exclude, ".exclude");
       const [found, path] = place(given, sources, "files");
-      return [chain.addDir(path, at, checked), found];
+      return [called(chain, { add_local_dir: { src: path, dest: at, ...checked } }), found];
     });
   }
 
@@ -344,28 +342,28 @@ export class Image {
 
   /** Working directory of every step and of the image. */
   workdir(path: string): Image {
-    return this.#push("workdir", (call, chain) => chain.workdir(call.text(path)));
+    return this.#push("workdir", (call, chain) => called(chain, { workdir: call.text(path) }));
   }
 
   /** Environment that every step and the image see. */
   env(env: Readonly<Record<string, string>>): Image {
-    return this.#push("env", (call, chain) => chain.env(call.textMap(env)));
+    return this.#push("env", (call, chain) => called(chain, { env: call.textMap(env) }));
   }
 
   /** Environment of the image that no step sees, so that changing it rebuilds nothing. */
   runtimeEnv(env: Readonly<Record<string, string>>): Image {
-    return this.#push("runtimeEnv", (call, chain) => chain.runtimeEnv(call.textMap(env)));
+    return this.#push("runtimeEnv", (call, chain) => called(chain, { runtime_env: call.textMap(env) }));
   }
 
   /** User of every step and of the image, `user[:group]`. */
   user(user: string): Image {
-    return this.#push("user", (call, chain) => chain.user(call.text(user)));
+    return this.#push("user", (call, chain) => called(chain, { user: call.text(user) }));
   }
 
   /** A label of the image. */
   label(name: string, value: string): Image {
     return this.#push("label", (call, chain) =>
-      chain.label(call.text(name, ".name"), call.text(value, ".value")),
+      called(chain, { labels: { [call.text(name, ".name")]: call.text(value, ".value") } }),
     );
   }
 
@@ -373,24 +371,24 @@ export class Image {
   entrypoint(args: string | readonly string[]): Image;
   entrypoint(...args: string[]): Image;
   entrypoint(...given: unknown[]): Image {
-    return this.#push("entrypoint", (call, chain) => chain.entrypoint(onlyTexts(call, given)));
+    return this.#push("entrypoint", (call, chain) => called(chain, { entrypoint: onlyTexts(call, given) }));
   }
 
   /** Command of the image. */
   cmd(args: string | readonly string[]): Image;
   cmd(...args: string[]): Image;
   cmd(...given: unknown[]): Image {
-    return this.#push("cmd", (call, chain) => chain.cmd(onlyTexts(call, given)));
+    return this.#push("cmd", (call, chain) => called(chain, { cmd: onlyTexts(call, given) }));
   }
 
   /** Platform of the image, `linux/amd64` unless set, wherever the hash is computed. */
   platform(platform: string): Image {
-    return this.#push("platform", (call, chain) => chain.platform(call.text(platform)));
+    return this.#push("platform", (call, chain) => called(chain, { platform: call.text(platform) }));
   }
 
   /** Name to file the image under, `repository[:tag]`. Does not count in the hash. */
   name(name: string): Image {
-    return this.#push("name", (call, chain) => chain.name(call.text(name)));
+    return this.#push("name", (call, chain) => called(chain, { name: call.text(name) }));
   }
 
   // What the declaration comes to.
@@ -492,18 +490,18 @@ export class Image {
     return this.#resolved;
   }
 
-  #install(method: ImageMethod, installer: Installer, given: unknown[]): Image {
+  #install(method: ImageMethod, step: string, given: unknown[]): Image {
     return this.#push(method, (call, chain) => {
       const [packages, options] = call.textsAndOptions(given);
-      return chain.install(installer, packages, stepOptions(call, options));
+      return called(chain, { [step]: packages, ...stepOptions(call, options) });
     });
   }
 
-  #requirements(method: ImageMethod, installer: Installer, file: unknown, options: unknown): Image {
+  #requirements(method: ImageMethod, step: string, file: unknown, options: unknown): Image {
     return this.#pushIn(method, (call, chain, sources) => {
       const checked = stepOptions(call, options);
       const [found, path] = place(givenFile(file, call, ""), sources, "requirements.txt");
-      return [chain.requirements(installer, path, checked), found];
+      return [called(chain, { [step]: path, ...checked }), found];
     });
   }
 
@@ -607,7 +605,17 @@ function place(given: Given, sources: Sources, wish: string): [Sources, string] 
   return sources.attach(absolute, disk.tree(absolute));
 }
 
-function stepOptions(call: Call, options: unknown): Record<string, unknown> | undefined {
+/** Begins a chain, as a declaration file says it. */
+function started(base: Record<string, unknown>): Chain {
+  return engine().Chain.begin(JSON.stringify(base));
+}
+
+/** The chain with one more call, as a declaration file says it. */
+function called(chain: Chain, call: Record<string, unknown>): Chain {
+  return chain.call(JSON.stringify(call));
+}
+
+function stepOptions(call: Call, options: unknown): Record<string, unknown> {
   const given = call.options(options, STEP_OPTIONS);
   const checked: Record<string, unknown> = {};
   if (given.env !== undefined) checked["env"] = call.textMap(given.env, ".env");
@@ -629,9 +637,11 @@ function strategy(call: Call, given: unknown): string {
   return given === undefined ? "mount" : call.text(given, ".strategy");
 }
 
-function modeBits(call: Call, given: unknown): number {
-  if (typeof given === "number" && Number.isInteger(given) && given >= 0) return given;
-  if (typeof given === "string" && /^[0-7]{3,4}$/.test(given)) return Number.parseInt(given, 8);
+function modeBits(call: Call, given: unknown): string {
+  if (typeof given === "number" && Number.isInteger(given) && given >= 0) {
+    return given.toString(8).padStart(4, "0");
+  }
+  if (typeof given === "string" && /^[0-7]{3,4}$/.test(given)) return given;
   if (typeof given === "string" || typeof given === "number") {
     throw call.error("value", ".mode", `\`${given}\` is no mode`, 'write 0o755, or "755"');
   }

@@ -121,10 +121,13 @@ export class ResolvedImage {
   pin(base: string | BaseDigests): ResolvedImage {
     const call = new Call(1, "pin");
     try {
-      const pinned =
-        typeof base === "string" || !isPlainObject(base)
-          ? this.#handle.pin(call.text(base))
-          : this.#handle.pinAll(call.textMap(base));
+      if (typeof base === "string" || !isPlainObject(base)) {
+        return madeFrom(this.#handle.pin(call.text(base)), this.#sources);
+      }
+      let pinned = this.#handle;
+      for (const [reference, digest] of Object.entries(call.textMap(base))) {
+        pinned = pinned.pinImage(reference, digest);
+      }
       return madeFrom(pinned, this.#sources);
     } catch (thrown) {
       throw withoutNumber(fromEngine(thrown), ResolvedImage.prototype.pin);

@@ -9,7 +9,6 @@ mod chain;
 mod digests;
 pub mod errors;
 mod files;
-pub mod options;
 mod resolved;
 #[cfg(feature = "schema")]
 pub mod schema;
@@ -25,6 +24,6 @@ use wasm_bindgen::prelude::wasm_bindgen;
 #[wasm_bindgen(typescript_custom_section)]
 const IMPORTS: &str = r#"
 import type {
-  Diff, DockerfileOptions, LocalOptions, OpenFiles, Plan, Spec, StepOptions, UploadDocument, Warning,
+  Diff, OpenFiles, Plan, Spec, UploadDocument, Warning,
 } from "./wire.js";
 "#;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
 
-use crate::{errors, options};
+use crate::errors;
 
 /// An image with every local file read.
 #[wasm_bindgen]
@@ -55,10 +55,17 @@ impl Resolved {
         Self(resolved)
     }
 
-    fn with(&self, pin: impl FnOnce(&mut chalk_core::Spec)) -> Self {
+    /// The same with an image pinned; `None` when nothing reads it.
+    fn with(&self, reference: &Reference, digest: Digest) -> Option<Self> {
         let mut resolved = self.0.clone();
-        pin(&mut resolved.spec);
-        Self(resolved)
+        let mut found = false;
+        for image in resolved.spec.base_images_mut() {
+            if image.reference == *reference {
+                image.digest = Some(digest);
+                found = true;
+            }
+        }
+        found.then_some(Self(resolved))
     }
 }
 
@@ -108,42 +115,22 @@ impl Resolved {
             let message = "the base is empty: there is nothing to pin";
             return Err(fault(ErrorCode::Conflict, message.to_owned()));
         };
-        let base = base.reference.clone();
-        Ok(self.with(|spec| {
-            for image in spec.base_images_mut() {
-                if image.reference == base {
-                    image.digest = Some(digest);
-                }
-            }
-        }))
+        let pinned = self.with(&base.reference, digest);
+        Ok(pinned.unwrap_or_else(|| Self(self.0.clone())))
     }
 
-    /// Pins images by reference: `{"python:3.12": "sha256:…"}`.
-    #[wasm_bindgen(js_name = pinAll)]
-    pub fn pin_all(
-        &self,
-        #[wasm_bindgen(unchecked_param_type = "Record<string, string>")] bases: JsValue,
-    ) -> Result<Self> {
-        let mut digests: Vec<(Reference, Digest)> = Vec::new();
-        for (name, digest) in options::pairs(bases)? {
-            let reference: Reference = name
-                .parse()
-                .map_err(|e| fault(ErrorCode::Reference, format!("`{name}`: {e}")))?;
-            digests.push((reference, parse_digest(&digest)?));
-        }
-        for (reference, _) in &digests {
-            let mut images = self.0.spec.base_images().into_iter();
-            if !images.any(|image| image.reference == *reference) {
-                let message = format!("the image does not use {reference}");
-                return Err(fault(ErrorCode::Reference, message));
-            }
-        }
-        Ok(self.with(|spec| {
-            for image in spec.base_images_mut() {
-                let given = digests.iter().find(|(name, _)| *name == image.reference);
-                image.digest = given.map(|(_, digest)| *digest).or(image.digest);
-            }
-        }))
+    /// Pins an image that the build reads, by its reference.
+    #[wasm_bindgen(js_name = pinImage)]
+    pub fn pin_image(&self, reference: &str, digest: &str) -> Result<Self> {
+        let digest = parse_digest(digest)?;
+        let reference: Reference = reference
+            .parse()
+            .map_err(|e| fault(ErrorCode::Reference, format!("`{reference}`: {e}")))?;
+        let pinned = self.with(&reference, digest);
+        pinned.ok_or_else(|| {
+            let message = format!("the image does not use {reference}");
+            fault(ErrorCode::Reference, message)
+        })
     }
 
     /// Keys of all steps, those of a Dockerfile base first.

@@ -6,7 +6,7 @@ use chalk_core::{Spec, wire};
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use crate::{errors, files, options, resolved};
+use crate::{errors, files, resolved};
 
 /// Names that would be taken for something else in JavaScript, and what they are called there.
 const RENAMED: [(&str, &str); 5] = [
@@ -40,9 +40,6 @@ pub fn document() -> Value {
         wire::Image,
         wire::ImageDetail,
         wire::Imported,
-        options::StepOptions,
-        options::LocalOptions,
-        options::DockerfileOptions,
         errors::ErrorDocument,
         files::OpenFiles<'static>,
         resolved::UploadDocument<'static>,

@@ -27,6 +27,9 @@ const FACTS: [&str; 12] = [
     "name",
 ];
 
+/// Those that say what the image starts from.
+const BASES: [&str; 3] = ["debian_slim", "base", "dockerfile"];
+
 /// Keys of a `[[step]]` that say what it does.
 const KINDS: [&str; 9] = [
     "pip_install",
@@ -43,6 +46,29 @@ const KINDS: [&str; 9] = [
 /// Keys of a `[[step]]` that say how it is done.
 const OPTIONS: [&str; 4] = ["env", "secrets", "force", "context"];
 
+/// Calls written as JSON, for languages that pass texts more easily than structures.
+impl Image {
+    /// Begins an image by one of the first keys of `[image]`: `{"debian_slim": "3.12"}`,
+    /// `{"base": "scratch"}`, `{"dockerfile": {"path": "Dockerfile"}}`.
+    pub fn begin_json(json: &str) -> Self {
+        match read_begin(json) {
+            Ok((word, call)) => Self::begin(word, call),
+            Err(fault) => Self::begin("image", Err(fault)),
+        }
+    }
+
+    /// One more call: a key of `[image]`, such as `{"workdir": "/app"}`, or a `[[step]]` with its
+    /// options, such as `{"run_commands": ["make"], "env": {"A": "1"}}`.
+    #[must_use]
+    pub fn call_json(&self, json: &str) -> Self {
+        let (word, call) = match read_call(json) {
+            Ok((word, call)) => (word, call),
+            Err(fault) => ("call", Err(fault)),
+        };
+        self.push(word, call)
+    }
+}
+
 impl Image {
     /// Reads an `image.toml`.
     ///
@@ -56,6 +82,46 @@ impl Image {
         };
         reader.image().map_err(|fault| root.locate(fault, text))
     }
+}
+
+/// A call by its name, and what is wrong with what it was given.
+type Named = (&'static str, Result<Call, Fault>);
+
+fn read_begin(json: &str) -> Result<Named, Fault> {
+    let root = from_json(json)?;
+    let (name, call) = read_one(&root, &BASES, base_call)?;
+    Ok((base_word(name), call))
+}
+
+fn read_call(json: &str) -> Result<Named, Fault> {
+    let root = from_json(json)?;
+    let facts = &FACTS[BASES.len()..];
+    let fields = root.fields(&[facts, &KINDS[..], &OPTIONS[..]].concat())?;
+    let Some(kind) = KINDS.into_iter().find(|kind| fields.has(kind)) else {
+        return read_one(&root, facts, fact_call);
+    };
+    let call = step_call(&root).map(|(_, call)| call);
+    Ok((kind, call.map_err(|fault| fault.below(kind))))
+}
+
+fn from_json(json: &str) -> Result<Node, Fault> {
+    Node::from_json(json).map_err(|error| Fault::new(error.code, error.message))
+}
+
+/// Reads a map that has one of the known fields and no other.
+fn read_one(
+    root: &Node,
+    known: &[&'static str],
+    read: fn(&str, &Node) -> Result<Call, Fault>,
+) -> Result<Named, Fault> {
+    let fields = root.fields(known)?;
+    let mut names = known.iter().copied().filter(|name| fields.has(name));
+    let (Some(name), None) = (names.next(), names.next()) else {
+        let fault = Fault::new(ErrorCode::WrongType, "expected a map with one field");
+        return Err(fault.hint(format_args!("write one of {}", known.join(", "))));
+    };
+    let call = fields.need(name, |node| read(name, node));
+    Ok((name, call.map_err(|fault| fault.below(name))))
 }
 
 struct Reader<'t> {
@@ -93,7 +159,6 @@ impl Reader<'_> {
 
     /// The `[image]` table.
     fn facts(&self, node: &Node) -> Result<Image, Fault> {
-        const BASES: [&str; 3] = ["debian_slim", "base", "dockerfile"];
         let fields = node.fields(&FACTS)?;
         let mut bases = fields.names().filter(|name| BASES.contains(name));
         let Some(base) = bases.next() else {
@@ -107,37 +172,11 @@ impl Reader<'_> {
             let fault = Fault::new(ErrorCode::Conflict, message);
             return Err(fault.hint("keep one of them").in_field(second));
         }
-        let call = fields.need(base, |node| match base {
-            "debian_slim" => debian_slim(node),
-            "base" => Call::base(node.text()?),
-            _ => dockerfile(node),
-        })?;
+        let call = fields.need(base, |node| base_call(base, node))?;
         let place = |name: &str| self.place(|fault| fault.in_field(name).in_field("image"));
-        let word = if base == "base" {
-            "base"
-        } else {
-            "debian_slim"
-        };
-        let word = if base == "dockerfile" {
-            "from_dockerfile"
-        } else {
-            word
-        };
-        let mut image = Image::begin(word, Ok(call)).read_at(place(base));
-        type ReadFact = fn(&Node) -> Result<Call, Fault>;
-        let facts: [(&'static str, ReadFact); 9] = [
-            ("platform", |node| Call::platform(node.text()?)),
-            ("workdir", |node| Call::workdir(node.text()?)),
-            ("env", |node| Call::env(node.text_map()?)),
-            ("runtime_env", |node| Call::runtime_env(node.text_map()?)),
-            ("user", |node| Call::user(node.text()?)),
-            ("labels", |node| Call::labels(node.text_map()?)),
-            ("entrypoint", |node| Call::entrypoint(node.texts()?)),
-            ("cmd", |node| Call::cmd(node.texts()?)),
-            ("name", |node| Call::name(node.text()?)),
-        ];
-        for (name, read) in facts {
-            if let Some(call) = fields.read(name, read)? {
+        let mut image = Image::begin(base_word(base), Ok(call)).read_at(place(base));
+        for name in FACTS.into_iter().filter(|name| !BASES.contains(name)) {
+            if let Some(call) = fields.read(name, |node| fact_call(name, node))? {
                 image = image.push(name, Ok(call)).read_at(place(name));
             }
         }
@@ -146,53 +185,92 @@ impl Reader<'_> {
 
     /// A `[[step]]` table.
     fn step(&self, image: &Image, index: usize, node: &Node) -> Result<Image, Fault> {
-        let fields = node.fields(&[&KINDS[..], &OPTIONS[..]].concat())?;
-        let mut kinds = KINDS.into_iter().filter(|kind| fields.has(kind));
-        let Some(kind) = kinds.next() else {
-            let fault = Fault::new(ErrorCode::Missing, "says nothing to do");
-            return Err(fault.hint(format_args!("add one of {}", KINDS.join(", "))));
-        };
-        if let Some(second) = kinds.next() {
-            let message = format!("a second kind of step beside `{kind}`");
-            let fault = Fault::new(ErrorCode::Conflict, message);
-            return Err(fault.hint("begin another [[step]]").in_field(second));
-        }
-        let is_copy = matches!(kind, "add_local_file" | "add_local_dir");
-        let unused = fields.names().find(|name| match *name {
-            "context" => kind != "dockerfile_commands",
-            name => is_copy && OPTIONS.contains(&name),
-        });
-        if let Some(name) = unused {
-            let message = format!("`{kind}` has no use for `{name}`");
-            return Err(Fault::new(ErrorCode::Conflict, message)
-                .hint("remove it")
-                .in_field(name));
-        }
-        let options = options(&fields)?;
-        let call = fields.need(kind, |node| match kind {
-            "pip_install" => Call::install(Installer::Pip, texts(node)?, options),
-            "uv_pip_install" => Call::install(Installer::Uv, texts(node)?, options),
-            "apt_install" => Call::install(Installer::Apt, texts(node)?, options),
-            "pip_install_from_requirements" => {
-                Call::requirements(Installer::Pip, node.text()?, options)
-            }
-            "uv_pip_install_from_requirements" => {
-                Call::requirements(Installer::Uv, node.text()?, options)
-            }
-            "run_commands" => Call::run(texts(node)?, options),
-            "dockerfile_commands" => Call::instructions(texts(node)?, None, options),
-            "add_local_file" => local(node, false),
-            _ => local(node, true),
-        })?;
-        let call = match (call, context(&fields)?) {
-            (Call::Instructions(texts, _, options), context) => {
-                Call::Instructions(texts, context, options)
-            }
-            (call, _) => call,
-        };
+        let (kind, call) = step_call(node)?;
         let place = self.place(|fault| fault.in_field(kind).at_index(index).in_field("step"));
         Ok(image.push(kind, Ok(call)).read_at(place))
     }
+}
+
+/// What an image starts from.
+fn base_call(name: &str, node: &Node) -> Result<Call, Fault> {
+    match name {
+        "debian_slim" => debian_slim(node),
+        "base" => Call::base(node.text()?),
+        _ => dockerfile(node),
+    }
+}
+
+/// The method that a base is declared by.
+fn base_word(name: &str) -> &'static str {
+    match name {
+        "debian_slim" => "debian_slim",
+        "base" => "base",
+        _ => "from_dockerfile",
+    }
+}
+
+/// A fact of the whole image.
+fn fact_call(name: &str, node: &Node) -> Result<Call, Fault> {
+    match name {
+        "platform" => Call::platform(node.text()?),
+        "workdir" => Call::workdir(node.text()?),
+        "env" => Call::env(node.text_map()?),
+        "runtime_env" => Call::runtime_env(node.text_map()?),
+        "user" => Call::user(node.text()?),
+        "labels" => Call::labels(node.text_map()?),
+        "entrypoint" => Call::entrypoint(node.texts()?),
+        "cmd" => Call::cmd(node.texts()?),
+        _ => Call::name(node.text()?),
+    }
+}
+
+/// A `[[step]]` table: what it does, and the call.
+fn step_call(node: &Node) -> Result<(&'static str, Call), Fault> {
+    let fields = node.fields(&[&KINDS[..], &OPTIONS[..]].concat())?;
+    let mut kinds = KINDS.into_iter().filter(|kind| fields.has(kind));
+    let Some(kind) = kinds.next() else {
+        let fault = Fault::new(ErrorCode::Missing, "says nothing to do");
+        return Err(fault.hint(format_args!("add one of {}", KINDS.join(", "))));
+    };
+    if let Some(second) = kinds.next() {
+        let message = format!("a second kind of step beside `{kind}`");
+        let fault = Fault::new(ErrorCode::Conflict, message);
+        return Err(fault.hint("begin another [[step]]").in_field(second));
+    }
+    let is_copy = matches!(kind, "add_local_file" | "add_local_dir");
+    let unused = fields.names().find(|name| match *name {
+        "context" => kind != "dockerfile_commands",
+        name => is_copy && OPTIONS.contains(&name),
+    });
+    if let Some(name) = unused {
+        let message = format!("`{kind}` has no use for `{name}`");
+        return Err(Fault::new(ErrorCode::Conflict, message)
+            .hint("remove it")
+            .in_field(name));
+    }
+    let options = options(&fields)?;
+    let call = fields.need(kind, |node| match kind {
+        "pip_install" => Call::install(Installer::Pip, texts(node)?, options),
+        "uv_pip_install" => Call::install(Installer::Uv, texts(node)?, options),
+        "apt_install" => Call::install(Installer::Apt, texts(node)?, options),
+        "pip_install_from_requirements" => {
+            Call::requirements(Installer::Pip, node.text()?, options)
+        }
+        "uv_pip_install_from_requirements" => {
+            Call::requirements(Installer::Uv, node.text()?, options)
+        }
+        "run_commands" => Call::run(texts(node)?, options),
+        "dockerfile_commands" => Call::instructions(texts(node)?, None, options),
+        "add_local_file" => local(node, false),
+        _ => local(node, true),
+    })?;
+    let call = match (call, context(&fields)?) {
+        (Call::Instructions(texts, _, options), context) => {
+            Call::Instructions(texts, context, options)
+        }
+        (call, _) => call,
+    };
+    Ok((kind, call))
 }
 
 /// Says in which table a key belongs that stands outside of any.
@@ -307,5 +385,73 @@ fn local(node: &Node, dir: bool) -> Result<Call, Fault> {
         Call::add_dir(src, dest, options)
     } else {
         Call::add_file(src, dest, options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::LocalOptions;
+    use crate::source::MemoryFiles;
+
+    #[test]
+    fn calls_in_json_are_the_calls_of_a_chain() {
+        let json = Image::begin_json(r#"{"debian_slim": "3.12"}"#)
+            .call_json(r#"{"pip_install": ["requests"], "env": {"A": "1"}, "secrets": ["s"]}"#)
+            .call_json(r#"{"env": {"B": "2"}}"#)
+            .call_json(r#"{"labels": {"c": "d"}}"#)
+            .call_json(r#"{"add_local_file": {"src": "a", "dest": "/a", "strategy": "copy"}}"#)
+            .call_json(r#"{"dockerfile_commands": ["EXPOSE 80"], "context": "."}"#);
+        let options = StepOptions::new().env("A", "1").secret("s");
+        let chain = Image::debian_slim("3.12")
+            .pip_install_with(["requests"], options)
+            .env([("B", "2")])
+            .label("c", "d")
+            .add_local_file("a", "/a", LocalOptions::copy())
+            .dockerfile_commands("EXPOSE 80");
+        let files = MemoryFiles::new().file("a", "a");
+        let resolve = |image: &Image| image.resolve(&files).unwrap();
+        assert_eq!(resolve(&json), resolve(&chain));
+        let begun = Image::begin_json(r#"{"dockerfile": {"text": "FROM x"}}"#);
+        let expect = Image::from_dockerfile("FROM x", None);
+        assert_eq!(resolve(&begun), resolve(&expect));
+    }
+
+    #[test]
+    fn a_fault_in_json_names_the_call() {
+        let check = |json: &str, expect: &str| {
+            let image = Image::scratch().call_json(json);
+            let error = image.fault().map(|error| error.to_string());
+            assert_eq!(error.as_deref(), Some(expect), "{json}");
+        };
+        check(
+            r#"{"workdir": "a"}"#,
+            "call 2: workdir: `a` is not an absolute path; begin with `/`, such as `/a`",
+        );
+        check(
+            r#"{"run_commands": ["a", ""]}"#,
+            "call 2: run_commands[1]: the command is empty; remove it",
+        );
+        check(
+            r#"{"run_commands": ["a"], "env": {"A=B": ""}}"#,
+            "call 2: run_commands.env.A=B: `A=B` cannot name an environment variable; use letters, \
+             digits and `_`, not beginning with a digit",
+        );
+        check(
+            r#"{"add_local_dir": {"src": "a", "dest": "b"}}"#,
+            "call 2: add_local_dir.dest: `b` is not an absolute path; begin with `/`, such as `/b`",
+        );
+        check(
+            r#"{"run_commands": ["a"], "workdir": "/"}"#,
+            "call 2: run_commands.workdir: no such field: `workdir`; known here: pip_install, \
+             pip_install_from_requirements, uv_pip_install, uv_pip_install_from_requirements, \
+             apt_install, run_commands, dockerfile_commands, add_local_file, add_local_dir, env, \
+             secrets, force, context",
+        );
+        check(
+            r#"{"user": "a", "name": "b"}"#,
+            "call 2: call: expected a map with one field; write one of platform, workdir, env, \
+             runtime_env, user, labels, entrypoint, cmd, name",
+        );
     }
 }
