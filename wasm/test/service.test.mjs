@@ -1,7 +1,9 @@
 // The client against a real service.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -163,6 +165,38 @@ for (const [signal, status] of [["SIGKILL", "failed"], ["SIGTERM", "cancelled"]]
     assert.equal((await next.done).status, "built");
   });
 }
+
+test("a long log over connections that keep breaking", { skip: missing }, async (context) => {
+  // Cuts every connection after some more bytes than the one before.
+  let cuts = 0;
+  const proxy = createServer((near) => {
+    const { hostname, port } = new URL(service.url);
+    const far = connect(Number(port), hostname);
+    let left = 3_000 * (cuts + 1);
+    const cut = () => [near, far].forEach((socket) => socket.destroy());
+    for (const socket of [near, far]) socket.on("error", cut).on("close", cut);
+    near.pipe(far);
+    far.on("data", (bytes) => {
+      near.write(bytes.subarray(0, left));
+      left -= bytes.length;
+      if (left > 0) return;
+      cuts += 1;
+      near.end(cut);
+    });
+  });
+  proxy.listen(0, "127.0.0.1");
+  await once(proxy, "listening");
+  context.after(() => proxy.close());
+  const server = `http://127.0.0.1:${proxy.address().port}`;
+  const client = new Client({ server, token: service.token });
+  const command = `for i in $(seq 4000); do echo $i some words é; done; echo ${unique()}`;
+  const run = await client.build(base.runCommands(command));
+  const events = await whole(run);
+  assert.ok(cuts > 5, `${cuts} cuts`);
+  const lines = output(events, 0).split("\n").slice(0, -2);
+  assert.deepEqual(lines, Array.from({ length: 4000 }, (_, index) => `${index + 1} some words é`));
+  assert.equal((await run.done).status, "built");
+});
 
 test("a folder goes up and is seen by steps", { skip: missing }, async (context) => {
   const dir = mkdtempSync(join(tmpdir(), "chalk-folder-"));

@@ -114,7 +114,7 @@ async fn wrong_requests_are_told_what_is_wrong() {
     )
     .await;
     let path = format!("/v1/blobs/{}", Digest::of(b"a"));
-    check(Method::PUT, &path, "b", bad, "digest").await;
+    check(Method::PUT, &path, "b", problem::DIGEST_MISMATCH, "digest").await;
     check(
         Method::PUT,
         &path,
