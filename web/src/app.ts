@@ -313,8 +313,6 @@ export class App {
 
   #receive(answer: Answer): void {
     switch (answer.type) {
-      case "started":
-        return;
       case "unusable":
         this.#usable = false;
         this.#fail([]);

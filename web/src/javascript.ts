@@ -22,9 +22,10 @@ export class JavaScriptRunner {
   run(code: string, answer: (result: JavaScriptResult) => void): void {
     this.#sandbox.run(code, (outcome) => {
       const result = resultOf(outcome);
-      const { error } = "recording" in outcome ? outcome.recording : { error: null };
-      if (!error || error.place) return answer(result);
-      void findPlace(code, error.name, error.message).then((place) => {
+      const error = outcome.outcome === "recorded" ? outcome.recording.error : null;
+      // Browsers do not say where a module stops being JavaScript.
+      if (error?.name !== "SyntaxError" || error.place) return answer(result);
+      void syntaxPlace(code).then((place) => {
         answer({ ...result, faults: result.faults.map((fault) => ({ ...fault, ...place })) });
       });
     });
@@ -49,17 +50,6 @@ function resultOf(outcome: RunOutcome): JavaScriptResult {
     ? [note("info", `the code was run up to \`${asked.method}\`, which the page answers itself`, "", asked.place)]
     : [];
   return { recording, notes, faults: [] };
-}
-
-/** Browsers tell no place of what keeps a module from starting. */
-async function findPlace(code: string, name: string, message: string): Promise<Place | null> {
-  const specifier = /specifier "([^"]+)"|module: (\S+)|module '([^']+)'/.exec(message);
-  const wanted = specifier?.slice(1).find((part) => part !== undefined);
-  if (wanted !== undefined) {
-    const line = code.split("\n").findIndex((text) => text.includes(wanted));
-    return line < 0 ? null : { line: line + 1, column: (code.split("\n")[line]?.indexOf(wanted) ?? 0) + 1 };
-  }
-  return name === "SyntaxError" ? syntaxPlace(code) : null;
 }
 
 function failed(message: string, hint: string, place: Place | null = null): JavaScriptResult {

@@ -28,6 +28,8 @@ export class Project implements FileTree {
   readonly #dirs = new Map<string, Map<string, Entry>>([["", new Map()]]);
   readonly #emptyDirs = new Set<string>();
   readonly #lanes = new Lanes();
+  /** Whether anything was dropped: an empty folder is one too. */
+  #given = false;
   #version = 0;
   #stop = new AbortController();
 
@@ -35,6 +37,7 @@ export class Project implements FileTree {
 
   add(files: { path: string; file: File }[], dirs: string[], replace: boolean): void {
     if (replace) this.#clear();
+    this.#given = true;
     for (const { path, file } of files) {
       const executable = this.#files.get(path)?.executable ?? false;
       this.#files.set(path, { file, executable, index: 0, state: { state: "unused" }, digest: null });
@@ -86,7 +89,7 @@ export class Project implements FileTree {
 
   list(dir: string): Promise<Entry[]> {
     const entries = this.#dirs.get(clean(dir));
-    if (entries) return Promise.resolve([...entries.values()]);
+    if (entries && this.#given) return Promise.resolve([...entries.values()]);
     return Promise.reject(new Error(this.#files.has(clean(dir)) ? "is not a directory" : this.#missing()));
   }
 
@@ -94,7 +97,7 @@ export class Project implements FileTree {
     const wanted = clean(path);
     if (this.#dirs.has(wanted)) return Promise.reject(new Error("is a directory, not a file"));
     const found = this.#files.get(wanted);
-    if (!found && this.#files.size === 0) return Promise.reject(new Error(this.#missing()));
+    if (!found && !this.#given) return Promise.reject(new Error(this.#missing()));
     return Promise.resolve(found && { body: found.file, executable: found.executable });
   }
 
@@ -162,6 +165,7 @@ export class Project implements FileTree {
 
   #clear(): void {
     this.cancel();
+    this.#given = false;
     this.#files.clear();
     this.#emptyDirs.clear();
   }
@@ -193,9 +197,7 @@ export class Project implements FileTree {
   }
 
   #missing(): string {
-    return this.#files.size === 0 && this.#emptyDirs.size === 0
-      ? "no project folder was dropped on the page"
-      : "not among the dropped files";
+    return this.#given ? "not among the files of the project" : "no project folder was dropped on the page";
   }
 }
 

@@ -102,7 +102,6 @@ export type Request =
 export type BuildPhase = "uploading" | "starting" | "queued" | "running" | "reconnecting" | "ended";
 
 export type Answer =
-  | { type: "started"; ms: number }
   | { type: "unusable"; message: string; hint: string }
   | { type: "preview"; id: number; preview: Preview }
   | { type: "faults"; id: number; faults: Fault[] }

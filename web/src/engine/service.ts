@@ -2,21 +2,24 @@
 import { ChalkError, Client, type ResolvedImage } from "chalkcompute/slim";
 import { BuildTeller } from "./build.js";
 import { basesOf } from "./preview.js";
-import type { Answer, Request } from "./protocol.js";
+import type { Answer, BuildPhase, Request as PageRequest } from "./protocol.js";
 
-type BuildOptions = Extract<Request, { type: "build" }>;
+type BuildOptions = Extract<PageRequest, { type: "build" }>;
 
 export class ServiceLink {
   #client: Client | null = null;
   #planning = new AbortController();
   #building: { cancel(): Promise<unknown>; abort: AbortController } | null = null;
 
+  /** Requests for the events of the build that runs. */
+  #connections = 0;
+
   constructor(private readonly tell: (answer: Answer) => void) {}
 
   async connect(server: string, token: string): Promise<void> {
     this.disconnect();
     try {
-      const client = new Client({ server, token });
+      const client = new Client({ server, token, fetch: (input, init) => this.#fetch(input, init) });
       const { version, registry } = await client.info();
       this.#client = client;
       this.tell({ type: "connected", server, version, registry });
@@ -60,11 +63,13 @@ export class ServiceLink {
   async build(image: ResolvedImage, { name, force, secrets }: BuildOptions): Promise<void> {
     if (this.#building) return;
     const abort = new AbortController();
+    this.#building = { cancel: () => Promise.resolve(abort.abort()), abort };
+    this.#connections = 0;
     const teller = new BuildTeller(this.tell);
     await this.#asking("build", async (client) => {
       teller.phase("starting", "asking the service");
       const run = await client.build(image, {
-        ...(name && { name }),
+        name: name || undefined,
         force,
         secrets,
         signal: abort.signal,
@@ -82,6 +87,19 @@ export class ServiceLink {
     await this.#asking("build", async () => {
       await this.#building?.cancel();
     });
+  }
+
+  /** The client connects again by itself; the user is told that it has to. */
+  async #fetch(input: RequestInfo | URL, init: RequestInit | undefined): Promise<Response> {
+    const events = /\/v1\/builds\/[^/]+\/events$/.test(input instanceof Request ? input.url : String(input));
+    if (!events) return fetch(input, init);
+    this.#connections += 1;
+    const again = this.#connections > 1;
+    const phase = (phase: BuildPhase, text: string) => this.tell({ type: "build-phase", phase, text });
+    if (again) phase("reconnecting", "the connection was lost; connecting again");
+    const response = await fetch(input, init);
+    if (again && response.ok) phase("running", "connected again; nothing of the log was missed");
+    return response;
   }
 
   async #asking(about: "resolve" | "plan" | "build", ask: (client: Client) => Promise<void>): Promise<void> {

@@ -53,14 +53,17 @@ let current: { id: number; image: Image; resolved: ResolvedImage } | null = null
 let kept: ResolvedImage | null = null;
 let evaluating = new AbortController();
 
-async function start(wasm: string): Promise<void> {
-  const began = performance.now();
+/** Whether the engine runs; everything else waits for it. */
+let started = Promise.resolve(false);
+
+async function start(wasm: string): Promise<boolean> {
   try {
     await init(wasm, { files: project });
-    tell({ type: "started", ms: performance.now() - began });
+    return true;
   } catch (reason) {
     const { reason: message, hint } = reason as ChalkError;
     tell({ type: "unusable", message: message ?? String(reason), hint: hint ?? "" });
+    return false;
   }
 }
 
@@ -110,10 +113,9 @@ function keep(): void {
   tell({ type: "kept", hash: kept.imageHash ?? kept.recipeHash, pinned: kept.imageHash !== null });
 }
 
-async function answer(request: Request): Promise<void> {
+async function answer(request: Exclude<Request, { type: "start" }>): Promise<void> {
+  if (!(await started)) return;
   switch (request.type) {
-    case "start":
-      return start(request.wasm);
     case "evaluate":
       return evaluate(request.id, request.source, request.pins);
     case "keep":
@@ -157,4 +159,7 @@ async function answer(request: Request): Promise<void> {
   }
 }
 
-self.addEventListener("message", (event: MessageEvent<Request>) => void answer(event.data));
+self.addEventListener("message", ({ data: request }: MessageEvent<Request>) => {
+  if (request.type === "start") started = start(request.wasm);
+  else void answer(request);
+});

@@ -8,7 +8,8 @@
  * recording. What this file does keep safe is the page's thread: everything by which a worker could
  * flood it with messages is taken away before the code runs.
  */
-import { withPackage } from "./imports.js";
+import { link } from "./imports.js";
+import { placeAt } from "./place.js";
 import type { Argument, Call, Place, Recording } from "./recording.js";
 
 const MAX_CALLS = 25_000;
@@ -55,10 +56,15 @@ class Image {
       });
     }
     for (const method of QUESTIONS) {
-      define(Image.prototype, method, () => ask(method));
+      define(Image.prototype, method, function (this: Image) {
+        return ask(method, this.#index);
+      });
     }
     for (const name of QUESTION_GETTERS) {
-      Object.defineProperty(Image.prototype, name, { get: () => ask(name) });
+      const get = function (this: Image) {
+        return ask(name, this.#index);
+      };
+      Object.defineProperty(Image.prototype, name, { get });
     }
   }
 
@@ -80,7 +86,7 @@ class Client {
 }
 
 function diff(): never {
-  return ask("diff");
+  return ask("diff", recording.calls.length - 1);
 }
 
 const API = { ChalkError, Client, diff, Image };
@@ -97,9 +103,13 @@ function record(method: string, on: number, args: unknown[]): number {
   return recording.calls.push(call) - 1;
 }
 
-function ask(method: string): never {
-  recording.asked ??= { method, place: caller() };
-  finish();
+/** Ends the run where it asks for an answer; the image that it asks about is the one to show. */
+function ask(method: string, image: number): never {
+  if (!ended) {
+    recording.asked = { method, place: caller() };
+    recording.image = image < 0 ? null : image;
+    finish();
+  }
   throw new Ended();
 }
 
@@ -210,20 +220,32 @@ function script(text: string): Blob {
 }
 
 async function run(code: string, module: string): Promise<void> {
-  url = objectUrl(script(withPackage(code, module)));
+  const linked = link(code, module);
+  if (linked.foreign) {
+    const { name, offset } = linked.foreign;
+    const message = `\`${name}\` cannot be imported: the sandbox has no network and no files, only chalkcompute`;
+    recording.error = { name: "Error", message, place: placeAt(code, offset) };
+    return finish();
+  }
+  url = objectUrl(script(linked.code));
   isolate();
   try {
     const exports = (await import(/* @vite-ignore */ url)) as Record<string, unknown>;
     const last = recording.calls.length - 1;
     recording.image = indexOf(await exports["default"]) ?? indexOf(await exports["image"]) ?? (last < 0 ? null : last);
   } catch (reason) {
-    if (!(reason instanceof Ended)) {
-      const error = reason instanceof Error ? reason : new Error(String(reason));
-      const place = placeIn(error.stack ?? "");
-      recording.error = { name: error.name, message: error.message, place };
-    }
+    if (!(reason instanceof Ended)) recording.error = errorOf(reason);
   }
   finish();
+}
+
+function errorOf(reason: unknown): Recording["error"] {
+  const { name, message, stack } = reason instanceof Error ? reason : new Error(String(reason));
+  // What Chromium says of a module that imports something that it may not fetch.
+  if (message.endsWith(url)) {
+    return { name: "Error", message: "something that the code imports cannot be: the sandbox has no network", place: null };
+  }
+  return { name, message, place: placeIn(stack ?? "") };
 }
 
 const published = publish();

@@ -1,3 +1,4 @@
+import { placeAt } from "./place.js";
 import type { Place } from "./recording.js";
 
 /**
@@ -11,11 +12,4 @@ export async function syntaxPlace(code: string): Promise<Place | null> {
     if (cursor.type.isError) return placeAt(code, cursor.from);
   } while (cursor.next());
   return null;
-}
-
-function placeAt(code: string, offset: number): Place {
-  const before = code.slice(0, offset);
-  const lineStart = before.lastIndexOf("\n") + 1;
-  const line = before.split("\n").length;
-  return { line, column: [...before.slice(lineStart)].length + 1 };
 }

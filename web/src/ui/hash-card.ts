@@ -52,7 +52,7 @@ export class HashCard {
   show(shown: Shown): void {
     const preview = "preview" in shown ? shown.preview : null;
     this.element.setAttribute("aria-busy", String("wait" in shown));
-    this.#actions.hidden = !preview;
+    this.#actions.hidden = this.#bases.hidden = !preview;
     if (!preview) {
       const text = "wait" in shown ? shown.wait : "No hash: something is wrong with the declaration.";
       this.#title.textContent = "Hash";

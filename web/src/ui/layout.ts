@@ -19,11 +19,11 @@ interface Parts {
 }
 
 export function layout(parts: Parts) {
-  const notice = h("div", { class: "notice", hidden: true });
+  const notice = h("section", { class: "notice", "aria-label": "Notice", hidden: true });
   const hint = h("p", { class: "hint editor-hint" });
   const example = h("button", { type: "button", class: "quiet", onclick: parts.example }, "Example");
   document.body.append(
-    h("a", { class: "skip", href: "#", onclick: (event: Event) => skip(event, parts.card) }, "Skip to the hash"),
+    h("a", { class: "skip", href: "#result", onclick: (event: Event) => skip(event, parts.card) }, "Skip to the hash"),
     h(
       "header",
       {},
@@ -55,6 +55,7 @@ export function layout(parts: Parts) {
     announcer.element,
   );
   parts.card.tabIndex = -1;
+  parts.card.id = "result";
   return {
     /** A word to the user above everything, until it is closed. */
     notify(kind: "error" | "info", text: string, advice = ""): void {
