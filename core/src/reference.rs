@@ -145,7 +145,7 @@ impl FromStr for Reference {
             Some((host, path))
                 if host.contains(['.', ':'])
                     || host == "localhost"
-                    || host != host.to_lowercase() =>
+                    || host != host.to_ascii_lowercase() =>
             {
                 (host, path)
             }

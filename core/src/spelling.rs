@@ -6,7 +6,7 @@ pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str>
     if word.len() > LONGEST {
         return None;
     }
-    let fold = |text: &str| text.to_lowercase().replace('-', "_");
+    let fold = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let word = fold(word);
     let distance = |candidate: &&&str| edits(&word, &fold(candidate));
     let near = candidates

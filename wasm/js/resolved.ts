@@ -137,7 +137,7 @@ export class ResolvedImage {
   /** The image hash if every base is pinned, by the declaration or by `base`; else the recipe hash. */
   hash(options: { base?: string | BaseDigests | undefined } = {}): string {
     const pinned = options.base === undefined ? this : this.pin(options.base);
-    return pinned.imageHash ?? pinned.recipeHash;
+    return pinned.#handle.hash();
   }
 
   /** Keys of the cached layers: those of a Dockerfile base's instructions, then those of the steps. */

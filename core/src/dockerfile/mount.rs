@@ -69,7 +69,7 @@ impl MountFlag {
                 Some((key, value)) => (key, Some(value.to_owned())),
                 None => (field.as_str(), None),
             };
-            let key = match key.to_lowercase().as_str() {
+            let key = match key.to_ascii_lowercase().as_str() {
                 "src" => "source".to_owned(),
                 "dst" | "destination" => "target".to_owned(),
                 "ro" => "readonly".to_owned(),
@@ -139,7 +139,7 @@ impl MountFlag {
         // Later fields are read in the light of the type, wherever it stands.
         for (key, value) in &self.fields {
             if key == "type" {
-                let value = expand(value.as_deref().unwrap_or_default())?.to_lowercase();
+                let value = expand(value.as_deref().unwrap_or_default())?.to_ascii_lowercase();
                 mount.kind = match value.as_str() {
                     "bind" => MountKind::Bind,
                     "cache" => MountKind::Cache,
@@ -202,7 +202,7 @@ impl MountFlag {
                 "id" => mount.id = text,
                 "sharing" => {
                     only(key, &[MountKind::Cache])?;
-                    mount.sharing = Some(match text.to_lowercase().as_str() {
+                    mount.sharing = Some(match text.to_ascii_lowercase().as_str() {
                         "shared" => Share::Shared,
                         "private" => Share::Private,
                         "locked" => Share::Locked,

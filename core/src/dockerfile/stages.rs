@@ -247,7 +247,7 @@ fn begin(from: From, at: usize, globals: &Scope, drafts: &[Draft]) -> Result<Dra
             Some(platform)
         }
     };
-    let name = image.to_lowercase();
+    let name = image.to_ascii_lowercase();
     let base = drafts
         .iter()
         .rposition(|draft| draft.from.name.as_deref() == Some(name.as_str()));
@@ -271,7 +271,7 @@ fn find_target(
     let Some(target) = options.target else {
         return Ok(drafts.len() - 1);
     };
-    let name = target.to_lowercase();
+    let name = target.to_ascii_lowercase();
     let named = drafts
         .iter()
         .rposition(|draft| draft.from.name.as_deref() == Some(name.as_str()));
@@ -371,7 +371,7 @@ impl Names {
                     self.count - 1
                 ))));
             }
-            Err(_) => match self.by_name.get(&from.to_lowercase()) {
+            Err(_) => match self.by_name.get(&from.to_ascii_lowercase()) {
                 Some(stage) => *stage,
                 None => return Ok(None),
             },

@@ -156,10 +156,7 @@ pub(crate) fn user(text: &str) -> Result<(), Fault> {
     if user && group && words.next().is_none() {
         return Ok(());
     }
-    let fault = Fault::new(
-        ErrorCode::Value,
-        format_args!("`{}` is not a user", text.escape_debug()),
-    );
+    let fault = Fault::new(ErrorCode::Value, format_args!("`{text}` is not a user"));
     Err(fault.hint("write `user` or `user:group`, by name or number"))
 }
 
@@ -249,7 +246,7 @@ pub(crate) fn apt_packages(mut packages: Vec<String>) -> Result<Vec<String>, Fau
         if begins_well && package.bytes().all(sound) {
             return Ok(());
         }
-        let message = format!("`{}` is not a Debian package", package.escape_debug());
+        let message = format!("`{package}` is not a Debian package");
         let hint = "write one `name` or `name=version` per entry; options cannot be given";
         Err(Fault::new(ErrorCode::Package, message).hint(hint))
     })?;

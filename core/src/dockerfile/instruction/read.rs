@@ -189,7 +189,7 @@ impl Parser<'_> {
                 )));
             }
         };
-        let name = name.map(|name| name.to_lowercase());
+        let name = name.map(|name| name.to_ascii_lowercase());
         if let Some(name) = &name {
             let sound = name.starts_with(|c: char| c.is_ascii_lowercase())
                 && name
