@@ -55,7 +55,7 @@ async function scripts() {
   });
   await build({
     ...common,
-    entryPoints: ["js/entry/node.ts", "js/entry/node-slim.ts"],
+    entryPoints: ["js/entry/node.ts", "js/entry/node-slim.ts", "js/entry/node-hash-thread.ts"],
     outdir: "dist",
     outExtension: { ".js": ".cjs" },
     format: "cjs",

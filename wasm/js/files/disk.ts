@@ -5,22 +5,17 @@
 
 import { createHash } from "node:crypto";
 import * as fs from "node:fs";
-import { isAbsolute } from "node:path";
 import { setImmediate } from "node:timers";
 
-import { sha256 } from "../node-digest.js";
+import { AT_ONCE, type OpenFile, changed, checkRegular, isExecutable, locate, openFile } from "./disk-read.js";
+import { type Share, State, collect, hashBlock, share, startHelpers, stop } from "./disk-share.js";
 import type { DigestSink, Entry, FileContents, QuickTree } from "./tree.js";
 import { Unreadable } from "./tree.js";
 
-/** Largest file that is read at one go, blocking; it also is the size of the buffer for that. */
-const AT_ONCE = 256 * 1024;
 /** Pieces in which larger files are read. */
 const PIECE = 1024 * 1024;
 /** How long, in milliseconds, small files may keep everything else waiting. */
 const SLICE = 12;
-
-/** Opening a pipe must not wait for somebody to write into it. */
-const OPEN = fs.constants.O_RDONLY | (fs.constants.O_NONBLOCK ?? 0);
 
 /** A directory of the disk, as the place where relative paths start. */
 export class DiskTree implements QuickTree {
@@ -31,13 +26,8 @@ export class DiskTree implements QuickTree {
     this.root = root;
   }
 
-  #locate(path: string): string {
-    if (path === "") return this.root;
-    return isAbsolute(path) ? path : `${this.root}/${path}`;
-  }
-
   async list(dir: string): Promise<Entry[]> {
-    const place = this.#locate(dir);
+    const place = locate(this.root, dir);
     let entries: fs.Dirent[];
     try {
       entries = fs.readdirSync(place, { withFileTypes: true });
@@ -60,7 +50,7 @@ export class DiskTree implements QuickTree {
   }
 
   async file(path: string): Promise<FileContents | undefined> {
-    const place = this.#locate(path);
+    const place = locate(this.root, path);
     const stat = statFile(place);
     return (
       stat && {
@@ -72,7 +62,7 @@ export class DiskTree implements QuickTree {
   }
 
   text(path: string, limit: number): Uint8Array | undefined {
-    const place = this.#locate(path);
+    const place = locate(this.root, path);
     const stat = statFile(place);
     if (!stat) return undefined;
     if (stat.size > limit) throw tooLarge(limit);
@@ -88,25 +78,37 @@ export class DiskTree implements QuickTree {
 
   async hash(paths: readonly string[], sink: DigestSink): Promise<void> {
     const buffer = Buffer.allocUnsafe(AT_ONCE);
+    const job = share(this.root, paths);
+    const helped = startHelpers(job);
     let sliceEnd = performance.now() + SLICE;
-    for (const [index, path] of paths.entries()) {
-      if (performance.now() > sliceEnd) {
+    try {
+      while (hashBlock(job, buffer)) {
+        if (performance.now() <= sliceEnd) continue;
+        collect(job, sink);
         await new Promise((resolve) => setImmediate(resolve));
+        if (sink.signal?.aborted) return;
         sliceEnd = performance.now() + SLICE;
       }
+    } finally {
+      stop(job);
+      await helped();
+    }
+    collect(job, sink);
+    await this.#hashRest(job, sink);
+  }
+
+  /** What is too large to be read at one go, and what failed. */
+  async #hashRest({ paths, states }: Share, sink: DigestSink): Promise<void> {
+    for (const [index, path] of paths.entries()) {
+      if (states[index] !== State.Undone) continue;
       if (sink.stopped || sink.signal?.aborted) return;
       try {
-        const open = openFile(this.#locate(path));
+        const open = openFile(locate(this.root, path));
         try {
-          const { fd, stat } = open;
-          sink.begin(path, stat.size);
-          const digest =
-            stat.size < AT_ONCE
-              ? hashAtOnce(fd, stat, buffer)
-              : await hashInPieces(fd, stat, sink);
-          if (!digest) return;
-          if (stat.size < AT_ONCE) sink.advance(stat.size);
-          sink.done(index, digest, stat.size, isExecutable(stat));
+          const { size } = open.stat;
+          sink.begin(path, size);
+          const digest = await hashInPieces(open, sink);
+          if (digest) sink.done(index, digest, size, isExecutable(open.stat));
         } finally {
           fs.closeSync(open.fd);
         }
@@ -114,24 +116,6 @@ export class DiskTree implements QuickTree {
         sink.failed(index, inWords(error));
       }
     }
-  }
-}
-
-interface Open {
-  fd: number;
-  stat: fs.Stats;
-}
-
-/** Opens a regular file, which may be reached through links. */
-function openFile(place: string): Open {
-  const fd = fs.openSync(place, OPEN);
-  try {
-    const stat = fs.fstatSync(fd);
-    checkRegular(stat);
-    return { fd, stat };
-  } catch (error) {
-    fs.closeSync(fd);
-    throw error;
   }
 }
 
@@ -147,36 +131,12 @@ function statFile(place: string): fs.Stats | undefined {
   return stat;
 }
 
-function checkRegular(stat: fs.Stats): void {
-  if (stat.isDirectory()) throw new Unreadable("is a directory, not a file");
-  if (!stat.isFile()) throw new Unreadable("is not a regular file");
-}
-
-function isExecutable(stat: fs.Stats): boolean {
-  // Windows keeps no such bit.
-  return process.platform !== "win32" && (stat.mode & 0o100) !== 0;
-}
-
-/** The digest of a file that fits the buffer. */
-function hashAtOnce(fd: number, stat: fs.Stats, buffer: Buffer): Uint8Array {
-  let length = 0;
-  while (length <= stat.size) {
-    const read = fs.readSync(fd, buffer, length, buffer.length - length, null);
-    length += read;
-    // The size was told before: one read that gives as much need not be followed by another.
-    if (read === 0 || length === stat.size) break;
-  }
-  if (length !== stat.size) throw changed(stat.size, length);
-  return sha256(buffer.subarray(0, length));
-}
-
 /**
  * The digest of a large file: the next piece is read while one is hashed. `undefined` when the caller
  * gave up.
  */
 async function hashInPieces(
-  fd: number,
-  stat: fs.Stats,
+  { fd, stat }: OpenFile,
   sink: DigestSink,
 ): Promise<Uint8Array | undefined> {
   const hasher = createHash("sha256");
@@ -217,7 +177,7 @@ function readInto(fd: number, buffer: Buffer): Promise<number> {
 
 /** The contents of a file, each piece in memory of its own. */
 async function* pieces(place: string): AsyncGenerator<Uint8Array, void, undefined> {
-  let open: Open;
+  let open: OpenFile;
   try {
     open = openFile(place);
   } catch (error) {
@@ -264,12 +224,6 @@ function escaped(raw: Buffer): string {
       ? String.fromCharCode(byte)
       : `\\x${byte.toString(16).padStart(2, "0")}`;
   return Array.from(raw, one).join("");
-}
-
-function changed(before: number, after: number): Unreadable {
-  return new Unreadable(
-    `changed while it was read: it had ${before} bytes and now has ${after > before ? "more" : after}`,
-  );
 }
 
 function tooLarge(limit: number): Unreadable {

@@ -75,7 +75,9 @@ async function supply(
     }
   }
   if (listings.length > 0) await list(files, sources, listings, reporter, signal);
-  if (contents.length > 0) await hash(files, sources, contents, reporter, signal);
+  // Rules that are read only now may leave out some of the contents that were asked for.
+  if (texts.length + listings.length > 0) return;
+  await hash(files, sources, contents, reporter, signal);
 }
 
 async function readText(
