@@ -33,7 +33,10 @@ impl Digest {
 
     /// The 64 hex digits, without the algorithm.
     pub fn hex(&self) -> String {
-        hex::encode(self.0)
+        let mut digits = [0; 64];
+        // Twice as long as the bytes, so that it fits.
+        let _ = hex::encode_to_slice(self.0, &mut digits);
+        String::from_utf8_lossy(&digits).into_owned()
     }
 }
 
