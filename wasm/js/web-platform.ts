@@ -6,8 +6,8 @@
 import { engine } from "./engine.js";
 import type { Platform } from "./platform.js";
 
-/** Below this many bytes asking WebCrypto takes longer than hashing. */
-const SMALL = 4 * 1024;
+/** Up to this many bytes asking WebCrypto takes longer than hashing. */
+const SMALL = 1024;
 
 /**
  * Largest contents that are held in memory for WebCrypto, which cannot hash in pieces. What is larger
@@ -20,7 +20,7 @@ export const web: Platform = {
   sha256(bytes) {
     // WebCrypto is only there in secure contexts: https and localhost.
     const subtle = globalThis.crypto?.subtle as SubtleCrypto | undefined;
-    if (bytes.length < SMALL || !subtle) return engine().sha256(bytes);
+    if (bytes.length <= SMALL || !subtle) return engine().sha256(bytes);
     return subtle.digest("SHA-256", bytes).then((digest) => new Uint8Array(digest));
   },
   hasher: () => {

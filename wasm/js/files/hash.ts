@@ -122,19 +122,22 @@ export async function* piecesOf(body: FileContents["body"]): AsyncGenerator<Uint
     else yield* chunksOf(stream as ReadableStream<Uint8Array>);
     return;
   }
-  const size = body instanceof Uint8Array ? body.length : body.size;
-  for (let at = 0; at < size; at += PIECE) {
-    if (body instanceof Uint8Array) {
+  if (body instanceof Uint8Array) {
+    for (let at = 0; at < body.length; at += PIECE) {
       // Lets others have their turn between pieces.
       await new Promise((resolve) => setTimeout(resolve));
       yield body.subarray(at, at + PIECE);
-      continue;
     }
-    try {
-      yield new Uint8Array(await body.slice(at, at + PIECE).arrayBuffer());
-    } catch (error) {
-      throw unreadable(error);
-    }
+    return;
+  }
+  // The next piece is read while one is worked on.
+  const read = (at: number) => body.slice(at, at + PIECE).arrayBuffer();
+  let next = read(0);
+  for (let at = 0; at < body.size; at += PIECE) {
+    const piece = await next.catch((error: unknown) => Promise.reject(unreadable(error)));
+    next = read(at + PIECE);
+    next.catch(() => {});
+    yield new Uint8Array(piece);
   }
 }
 
