@@ -134,8 +134,6 @@ export class App {
       this.#notes = [];
       this.#evaluate({ kind: "declaration", file: FILES[this.#tab], text: this.#editor.text });
     }
-    clearTimeout(this.#settling);
-    this.#settling = setTimeout(() => this.#settled(), SETTLE_MS);
   }
 
   #evaluate(source: Source): void {
@@ -151,9 +149,14 @@ export class App {
     this.#evaluate(this.#source);
   }
 
-  #settled(): void {
-    void this.#writeAddress();
-    this.#askPlan();
+  /** What an edit came to is there; the rest follows when no other edit does. */
+  #settle(): void {
+    clearTimeout(this.#patience);
+    clearTimeout(this.#settling);
+    this.#settling = setTimeout(() => {
+      void this.#writeAddress();
+      this.#askPlan();
+    }, SETTLE_MS);
   }
 
   #wait(text: string): void {
@@ -162,7 +165,7 @@ export class App {
   }
 
   #fail(faults: Fault[]): void {
-    clearTimeout(this.#patience);
+    this.#settle();
     this.#preview = null;
     this.#plan = null;
     this.#showFaults(faults);
@@ -175,7 +178,7 @@ export class App {
   }
 
   #showPreview(preview: Preview): void {
-    clearTimeout(this.#patience);
+    this.#settle();
     this.#preview = preview;
     this.#plan = null;
     this.#built = null;
@@ -208,7 +211,6 @@ export class App {
     if ((old ?? null) === digest) return;
     this.#pins = digest === null ? others : { ...others, [ref]: digest };
     this.#again();
-    this.#settling = setTimeout(() => this.#settled(), SETTLE_MS);
   }
 
   #forget(): void {
@@ -360,9 +362,7 @@ export class App {
       case "bases":
         if (answer.id !== this.#edit) return;
         this.#pins = { ...this.#pins, ...answer.pins };
-        this.#again();
-        this.#settling = setTimeout(() => this.#settled(), SETTLE_MS);
-        return;
+        return this.#again();
       case "service-plan":
         if (answer.id !== this.#edit) return;
         this.#plan = answer.plan;

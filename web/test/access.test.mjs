@@ -1,20 +1,12 @@
 // For everybody: axe, keyboard only, announcements, widths, colours.
 import assert from "node:assert/strict";
-import { mkdir, readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
+import { mkdir } from "node:fs/promises";
 import { test } from "node:test";
+import { violations } from "./axe.mjs";
 import { SEED, withBrowser } from "./browser.mjs";
 
 const browser = withBrowser();
-const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const SHOTS = process.env.SCREENSHOTS;
-
-async function violations(page) {
-  // As the developer tools do it: the policy of the page would not let a script in.
-  await page.page.evaluate(await readFile(axe, "utf8"));
-  const { violations } = await page.page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
-  return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.target} ${node.failureSummary}`).join(" | ")}`);
-}
 
 for (const colorScheme of ["light", "dark"]) {
   for (const width of [360, 900, 1600]) {

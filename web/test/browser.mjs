@@ -17,12 +17,12 @@ const TEXTBOX = {
 };
 
 /** Starts server and browser for the tests of one file; `open()` gives a page. */
-export function withBrowser(headers) {
+export function withBrowser(headers, api) {
   const state = {};
   before(async () => {
     const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
     assert.ok(existsSync(executablePath), `no browser at ${executablePath}: apt-get install chromium, or set CHROMIUM`);
-    state.server = await serve(headers);
+    state.server = await serve(headers, api);
     state.browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
   });
   after(async () => {

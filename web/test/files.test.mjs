@@ -113,6 +113,20 @@ test("loose files show size and digest, and can be removed", async (t) => {
   await page.problem("hello.txt").waitFor();
 });
 
+test("a file that vanishes while the page is open is told, and is read again when it is back", async (t) => {
+  const dir = await folder(t, { "a.txt": "a\n", "requirements.txt": "flask\n" });
+  const page = await browser.open(t, { quiet: false });
+  await choose(page, dir);
+  await page.role("region", { name: "Project files" }).getByText(/2 files/).waitFor();
+  await rm(join(dir, "a.txt"));
+  await rm(join(dir, "requirements.txt"));
+  await page.write("image.toml", '[image]\nbase = "scratch"\n[[step]]\nadd_local_file = { src = "a.txt", dest = "/a", strategy = "copy" }\n');
+  await page.problem("cannot be read any more").waitFor();
+  await page.write("image.toml", '[image]\nbase = "scratch"\n[[step]]\npip_install_from_requirements = "requirements.txt"\n');
+  await page.problem("cannot be read any more").waitFor();
+  await page.role("button", { name: "Read stopped files" }).waitFor();
+});
+
 test("10,000 files work", async (t) => {
   const files = {};
   for (let i = 0; i < 10_000; i += 1) files[`d${i % 100}/f${i}.txt`] = `file ${i}\n`;

@@ -11,12 +11,16 @@ const TYPES = {
   ".wasm": "application/wasm",
 };
 
-/** Starts a server on a free port. `headers(path)` are sent with each file. */
-export async function serve(headers = () => ({})) {
+/**
+ * Starts a server on a free port. `headers(path)` are sent with each file; what `api` answers with true
+ * is no file.
+ */
+export async function serve(headers = () => ({}), api = () => false) {
   const requests = [];
   const server = createServer(async (request, response) => {
     const path = normalize(new URL(request.url, "http://localhost").pathname);
     requests.push(request.url);
+    if (api(request, response)) return;
     try {
       const body = await readFile(join(DIST, path === "/" ? "index.html" : path));
       response.writeHead(200, { "content-type": TYPES[extname(path)] ?? TYPES[".html"], ...headers(path) });

@@ -129,7 +129,11 @@ export class Project implements FileTree {
     const found = this.#files.get(clean(path));
     if (!found) return undefined;
     if (found.file.size > limit) throw new Error(`is larger than ${limit >> 20} MiB`);
-    return new Uint8Array(new FileReaderSync().readAsArrayBuffer(found.file));
+    try {
+      return new Uint8Array(new FileReaderSync().readAsArrayBuffer(found.file));
+    } catch {
+      throw new Error("cannot be read any more: it was changed or removed since it was dropped");
+    }
   }
 
   #digest(found: ProjectFile): Promise<Uint8Array> {

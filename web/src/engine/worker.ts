@@ -3,7 +3,7 @@ import { type ChalkError, Image, type ResolvedImage, init } from "chalkcompute/s
 import { faultsOf, fault } from "./fault.js";
 import { basesOf, previewOf } from "./preview.js";
 import { Overlay, Project } from "./project.js";
-import type { Answer, FileRow, FileState, Request, Source } from "./protocol.js";
+import type { Answer, BaseImage, FileRow, FileState, Request, Source } from "./protocol.js";
 import { replay } from "./replay.js";
 import { ServiceLink } from "./service.js";
 
@@ -86,9 +86,10 @@ async function evaluate(id: number, source: Source, pins: Record<string, string>
       },
     });
     const bases = basesOf(read.spec, pins);
-    const given = bases.filter((base) => base.given).map(({ ref, digest }) => [ref, digest ?? ""]);
-    const resolved = given.length > 0 ? read.pin(Object.fromEntries(given) as Record<string, string>) : read;
-    const preview = await previewOf(image, resolved, bases, kept);
+    const resolved = pinned(read, bases);
+    // A digest that is given counts for the kept spec too: else it alone would make both differ.
+    const before = kept && pinned(kept, basesOf(kept.spec, pins));
+    const preview = await previewOf(image, resolved, bases, before);
     if (signal.aborted) return;
     current = { id, image, resolved };
     tell({ type: "preview", id, preview });
@@ -97,6 +98,11 @@ async function evaluate(id: number, source: Source, pins: Record<string, string>
     const editor = source.kind === "declaration" ? source.file : null;
     tell({ type: "faults", id, faults: faultsOf(reason, editor, source.kind === "javascript" ? source.recording : null) });
   }
+}
+
+function pinned(image: ResolvedImage, bases: readonly BaseImage[]): ResolvedImage {
+  const given = bases.flatMap(({ ref, digest, given }) => (given && digest ? [[ref, digest] as const] : []));
+  return given.length > 0 ? image.pin(Object.fromEntries(given)) : image;
 }
 
 function declared(source: Source): Image | null {

@@ -67,7 +67,7 @@ export class BuildPanel {
   /** Whether there is a spec to build. */
   setPossible(possible: boolean): void {
     this.#possible = possible;
-    this.#start.disabled = !possible || this.#running;
+    this.#start.disabled = !possible;
   }
 
   /** Asks for the values of secrets; what was typed for one that stays is kept. */
@@ -132,7 +132,8 @@ export class BuildPanel {
 
   #run(running: boolean): void {
     this.#running = running;
-    this.#start.disabled = running || !this.#possible;
+    this.#start.disabled = !this.#possible;
+    this.#start.hidden = running;
     this.#cancel.hidden = !running;
   }
 }

@@ -3,12 +3,20 @@ import { fill, h } from "./dom.js";
 
 const STORED = "chalk.token";
 
-/** The token for this tab; other tabs and later sessions do not see it. */
+/** The token for this tab; other tabs and later sessions do not see it. Where storage is off, a reload forgets it. */
 export const tabToken = {
-  read: (): string | null => sessionStorage.getItem(STORED),
-  write: (token: string): void => sessionStorage.setItem(STORED, token),
-  forget: (): void => sessionStorage.removeItem(STORED),
+  read: (): string | null => stored(() => sessionStorage.getItem(STORED)),
+  write: (token: string): unknown => stored(() => sessionStorage.setItem(STORED, token)),
+  forget: (): unknown => stored(() => sessionStorage.removeItem(STORED)),
 };
+
+function stored<T>(access: () => T): T | null {
+  try {
+    return access();
+  } catch {
+    return null;
+  }
+}
 
 export interface ConnectionHost {
   connect(token: string): void;

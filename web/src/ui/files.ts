@@ -28,6 +28,7 @@ export class FilesPanel {
   readonly #summary = h("p", { class: "summary" });
   readonly #progress = h("progress", { "aria-label": "Reading files", max: 1, value: 0, hidden: true });
   readonly #empty: HTMLElement;
+  readonly #bits: HTMLElement;
   readonly #actions = h("div", { class: "actions" });
   readonly #filter = h("input", { type: "search", placeholder: "Filter by path", "aria-label": "Filter files by path", hidden: true });
   readonly #list: VirtualList;
@@ -48,6 +49,7 @@ export class FilesPanel {
       "Drop the project folder or files anywhere on the page. Relative paths of the declaration are looked up in it. ",
       "Everything is read here, in the browser; nothing is uploaded.",
     );
+    this.#bits = h("p", { class: "hint", hidden: true }, "Browsers hide what is executable and follow symbolic links: tick the files that are executable.");
     this.#filter.addEventListener("input", () => this.#show());
     this.element = h(
       "section",
@@ -57,6 +59,7 @@ export class FilesPanel {
       this.#summary,
       this.#progress,
       this.#actions,
+      this.#bits,
       this.#filter,
       this.#list.element,
     );
@@ -183,6 +186,7 @@ export class FilesPanel {
     });
     const some = this.#rows.length > 0;
     this.#empty.hidden = some || this.#busy;
+    this.#bits.hidden = !some;
     this.#summary.textContent = this.#busy ? "Listing files…" : some ? this.#words(tally) : "";
     this.#progress.hidden = tally.reading === 0;
     this.#progress.value = tally.total > 0 ? tally.done / tally.total : 0;
