@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod base;
+mod bench;
 mod demo;
 mod fuzz;
 mod host;
@@ -29,6 +30,8 @@ enum Task {
     Test(suite::Options),
     /// Builds the npm package with its WebAssembly file and prints the sizes.
     Wasm(wasm::Options),
+    /// Measures size and speed against peers, and writes docs/benchmarks.md.
+    Bench,
     /// Makes the base image that stands in for python:3.12-slim-bookworm; prints its path.
     Base,
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => suite::run(&options),
         Task::Wasm(options) => wasm::run(&options),
+        Task::Bench => bench::run(),
         Task::Base => base::stand_in().map(|layout| println!("{}", layout.display())),
     };
     match outcome {
