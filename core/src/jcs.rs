@@ -87,7 +87,7 @@ impl<'a> Json<'a> {
             }
             Self::Map(fields) => {
                 let mut sorted: Vec<_> = fields.iter().collect();
-                sorted.sort_by(|(a, _), (b, _)| by_utf16(a, b));
+                sorted.sort_unstable_by(|(a, _), (b, _)| by_utf16(a, b));
                 out.push('{');
                 for (i, (name, value)) in sorted.into_iter().enumerate() {
                     if i > 0 {

@@ -60,7 +60,7 @@ pub(crate) fn normalise_list(packages: Vec<String>) -> Result<Vec<String>, Fault
     let plain: Option<Vec<String>> = plain.into_iter().collect();
     Ok(match plain {
         Some(mut plain) => {
-            plain.sort();
+            plain.sort_unstable();
             plain.dedup();
             plain
         }

@@ -72,7 +72,7 @@ impl Tree {
     /// # Errors
     /// When [`Tree::validate`] refuses the result.
     pub fn new(mut entries: Vec<TreeEntry>) -> Result<Self, InvalidTree> {
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let tree = Self { entries };
         tree.validate()?;
         Ok(tree)

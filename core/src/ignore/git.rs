@@ -184,7 +184,7 @@ pub fn select(
         let is_dir = entry.kind == crate::source::ListedKind::Dir;
         !ignore.is_ignored(&entry.path, is_dir)
     });
-    listed.sort_by(|a, b| a.path.cmp(&b.path));
+    listed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     Ok(listed)
 }
 

@@ -250,7 +250,7 @@ pub(crate) fn apt_packages(mut packages: Vec<String>) -> Result<Vec<String>, Fau
         let hint = "write one `name` or `name=version` per entry; options cannot be given";
         Err(Fault::new(ErrorCode::Package, message).hint(hint))
     })?;
-    packages.sort();
+    packages.sort_unstable();
     packages.dedup();
     Ok(packages)
 }
