@@ -1,7 +1,6 @@
 //! What differs between two specs, and which steps that costs.
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::Digest;
 use crate::jcs::Json;
@@ -13,35 +12,37 @@ use crate::spec::{Base, Spec};
 const MATCH_LIMIT: usize = 4_000_000;
 
 /// Differences that count in the hash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Diff {
+pub struct Diff<'s> {
     /// Whether both have the same hash.
     pub equal: bool,
     /// Index in the second spec's steps (see [`Spec::steps_with_keys`]) of the first that the first
     /// spec has no result for; null when there is none.
     pub first_step: Option<usize>,
     /// Every leaf that differs.
-    pub changes: Vec<Change>,
+    pub changes: Vec<Change<'s>>,
     /// The second spec's steps that the first spec has no result for.
     pub reruns: Vec<Rerun>,
 }
 
 /// A leaf that differs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Change {
+pub struct Change<'s> {
     /// Field, such as `env.PROJECT_ROOT` or `steps[0].packages[1]`. An index is that in the second
     /// spec, or in the first where something went away.
     pub path: String,
     /// Value in the first spec; null when it is not there.
-    pub before: Value,
+    #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
+    pub before: Option<Json<'s>>,
     /// Value in the second spec; null when it is not there.
-    pub after: Value,
+    #[cfg_attr(feature = "schema", schemars(with = "serde_json::Value"))]
+    pub after: Option<Json<'s>>,
 }
 
 /// A step that has to run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rerun {
     /// Index in the second spec's steps.
@@ -55,7 +56,7 @@ pub struct Rerun {
 }
 
 /// Compares two specs.
-pub fn diff(before: &Spec, after: &Spec) -> Diff {
+pub fn diff<'s>(before: &'s Spec, after: &'s Spec) -> Diff<'s> {
     let mut changes = Vec::new();
     let equal = before.canonical().canonical() == after.canonical().canonical();
     if !equal {
@@ -102,7 +103,7 @@ fn shown<'s>(spec: &'s Spec, other: &Spec) -> Json<'s> {
 }
 
 /// Lists the leaves that differ.
-fn compare(path: &str, before: &Json<'_>, after: &Json<'_>, changes: &mut Vec<Change>) {
+fn compare<'s>(path: &str, before: &Json<'s>, after: &Json<'s>, changes: &mut Vec<Change<'s>>) {
     if before == after {
         return;
     }
@@ -131,7 +132,12 @@ fn compare(path: &str, before: &Json<'_>, after: &Json<'_>, changes: &mut Vec<Ch
 
 /// A value that came, went or changed; maps and lists that came or went are told leaf by leaf, save
 /// for items of lists.
-fn leaf(path: &str, before: Option<&Json<'_>>, after: Option<&Json<'_>>, out: &mut Vec<Change>) {
+fn leaf<'s>(
+    path: &str,
+    before: Option<&Json<'s>>,
+    after: Option<&Json<'s>>,
+    out: &mut Vec<Change<'s>>,
+) {
     let empty_map = Json::Map(Vec::new());
     let empty_list = Json::List(Vec::new());
     match (before, after) {
@@ -149,15 +155,20 @@ fn leaf(path: &str, before: Option<&Json<'_>>, after: Option<&Json<'_>>, out: &m
         }
         _ => out.push(Change {
             path: path.to_owned(),
-            before: before.map_or(Value::Null, value),
-            after: after.map_or(Value::Null, value),
+            before: before.cloned(),
+            after: after.cloned(),
         }),
     }
 }
 
 /// Matches the items that both lists have in the same order; what stands between two matches is
 /// compared item by item, and what is left over came or went.
-fn compare_lists(path: &str, old: &[Json<'_>], new: &[Json<'_>], changes: &mut Vec<Change>) {
+fn compare_lists<'s>(
+    path: &str,
+    old: &[Json<'s>],
+    new: &[Json<'s>],
+    changes: &mut Vec<Change<'s>>,
+) {
     let start = old.iter().zip(new).take_while(|(a, b)| a == b).count();
     let rest = old[start..].iter().rev().zip(new[start..].iter().rev());
     let end = rest.take_while(|(a, b)| a == b).count();
@@ -228,19 +239,6 @@ fn field_path(path: &str, name: &str) -> String {
     }
 }
 
-fn value(json: &Json<'_>) -> Value {
-    match json {
-        Json::Bool(value) => Value::Bool(*value),
-        Json::Number(number) => Value::from(*number),
-        Json::Text(text) => Value::String(text.to_string()),
-        Json::List(items) => Value::Array(items.iter().map(value).collect()),
-        Json::Map(fields) => {
-            let field = |(name, json): &(&str, Json<'_>)| ((*name).to_owned(), value(json));
-            Value::Object(fields.iter().map(field).collect())
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,11 +256,14 @@ mod tests {
         let base = Image::debian_slim("3.12").pip_install(["b", "d"]);
         let built = base.run_commands(["one", "two"]).env([("A", "1")]);
         let check = |image: &Image, changes: &[(&str, &str, &str)], reruns: &[usize]| {
-            let diff = diff(&spec(&built), &spec(image));
+            let (before, after) = (spec(&built), spec(image));
+            let diff = diff(&before, &after);
+            let show =
+                |side: &Option<Json<'_>>| side.as_ref().map_or("null".into(), Json::canonical);
             let got: Vec<_> = diff
                 .changes
                 .iter()
-                .map(|c| (c.path.clone(), c.before.to_string(), c.after.to_string()))
+                .map(|c| (c.path.clone(), show(&c.before), show(&c.after)))
                 .collect();
             let got: Vec<_> = got
                 .iter()

@@ -2,11 +2,12 @@
 //! field, line and column. TOML and JSON are read into the same tree, and specs, declarations and
 //! lock files are read from it.
 
-use std::borrow::Cow;
+mod json;
+mod toml;
+
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 
 use crate::error::{ErrorCode, Fault, Position, Segment, SpecError};
 use crate::jcs::Json;
@@ -43,6 +44,22 @@ struct Field {
     /// Offset of the name.
     at: Option<usize>,
     node: Node,
+    growth: Growth,
+}
+
+/// Which lines of a TOML text further down may add to a field; of no use when the text is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Growth {
+    /// None: a value, a list or an inline table.
+    Never,
+    /// `[table.of.it]`: it was begun by its own header.
+    ByHeaders,
+    /// `[it]`, and dotted keys within that: only tables within it had headers.
+    ByHeaderOrKeys,
+    /// `it.name = …`: a dotted key began it.
+    ByKeys,
+    /// `[[it]]`: a list of tables.
+    ByTables,
 }
 
 /// The fields of a map, all of them known.
@@ -52,109 +69,28 @@ impl Node {
     /// Reads a JSON text.
     pub(crate) fn from_json(text: &str) -> Result<Self, SpecError> {
         check_size(text)?;
-        let syntax = |error: &serde_json::Error| SpecError {
-            position: Some(Position {
-                line: small(error.line()),
-                column: small(error.column()),
-            }),
-            ..Fault::new(
-                ErrorCode::Syntax,
-                format_args!("not JSON: {}", reason(error)),
-            )
-            .into_error()
-        };
-        let raw: &RawValue = serde_json::from_str(text).map_err(|e| syntax(&e))?;
-        Self::from_raw(text, raw, 0)
-    }
-
-    fn from_raw(text: &str, raw: &RawValue, depth: usize) -> Result<Self, SpecError> {
-        let raw = raw.get();
-        // `raw` borrows from `text`, so the difference of the addresses is its offset.
-        let at = raw.as_ptr().addr() - text.as_ptr().addr();
-        let fail = |message: String| SpecError {
-            position: Some(position(text, at)),
-            ..Fault::new(ErrorCode::Syntax, message).into_error()
-        };
-        let bad = |error: serde_json::Error| fail(format!("not JSON: {}", reason(&error)));
-        if depth > DEPTH_LIMIT {
-            return Err(fail(format!("nested deeper than {DEPTH_LIMIT}")));
-        }
-        let value = match raw.as_bytes().first() {
-            Some(b'"') => Value::Text(serde_json::from_str(raw).map_err(bad)?),
-            Some(b't') => Value::Bool(true),
-            Some(b'f') => Value::Bool(false),
-            Some(b'n') => Value::Other("null"),
-            Some(b'[') => {
-                let items: Vec<&RawValue> = serde_json::from_str(raw).map_err(bad)?;
-                let read = |item| Self::from_raw(text, item, depth + 1);
-                Value::List(items.into_iter().map(read).collect::<Result<_, _>>()?)
-            }
-            Some(b'{') => {
-                let pairs: RawMap<'_> = serde_json::from_str(raw).map_err(bad)?;
-                let mut fields = Vec::with_capacity(pairs.0.len());
-                for (name, value) in pairs.0 {
-                    let node = Self::from_raw(text, value, depth + 1)?;
-                    let at = node.at.map(|at| name_offset(text, at, &name));
-                    fields.push(Field { name, at, node });
-                }
-                Value::Map(fields)
-            }
-            _ => Value::Number(raw.parse().ok()),
-        };
-        Ok(Self {
-            at: Some(at),
-            value,
-        })
+        json::read(text)
     }
 
     /// Reads a TOML text.
     pub(crate) fn from_toml(text: &str) -> Result<Self, SpecError> {
         check_size(text)?;
-        let table = toml::de::DeTable::parse(text).map_err(|error| SpecError {
-            position: error.span().map(|span| position(text, span.start)),
-            ..Fault::new(
-                ErrorCode::Syntax,
-                format_args!("not TOML: {}", error.message()),
-            )
-            .into_error()
-        })?;
-        let at = table.span().start;
-        Ok(Self::from_toml_table(table.into_inner(), at))
+        toml::read(text)
     }
 
-    fn from_toml_table(table: toml::de::DeTable<'_>, at: usize) -> Self {
-        let field = |(name, value): (toml::Spanned<Cow<'_, str>>, toml::Spanned<_>)| Field {
-            at: Some(name.span().start),
-            name: name.into_inner().into_owned(),
-            node: Self::from_toml_value(value),
-        };
-        let mut fields: Vec<Field> = table.into_iter().map(field).collect();
-        fields.sort_by_key(|field| field.at);
-        Self {
-            at: Some(at),
-            value: Value::Map(fields),
-        }
+    fn new(at: Option<usize>, value: Value) -> Self {
+        Self { at, value }
     }
 
-    fn from_toml_value(value: toml::Spanned<toml::de::DeValue<'_>>) -> Self {
-        use toml::de::DeValue;
-        let at = value.span().start;
-        let value = match value.into_inner() {
-            DeValue::String(text) => Value::Text(text.into_owned()),
-            DeValue::Boolean(value) => Value::Bool(value),
-            DeValue::Integer(number) => {
-                Value::Number(u32::from_str_radix(number.as_str(), number.radix()).ok())
-            }
-            DeValue::Float(_) => Value::Number(None),
-            DeValue::Datetime(_) => Value::Other("a date"),
-            DeValue::Array(items) => {
-                Value::List(items.into_iter().map(Self::from_toml_value).collect())
-            }
-            DeValue::Table(table) => return Self::from_toml_table(table, at),
-        };
-        Self {
-            at: Some(at),
-            value,
+    /// What the value is, for people.
+    fn kind(&self) -> &'static str {
+        match self.value {
+            Value::Text(_) => "a text",
+            Value::Bool(_) => "true or false",
+            Value::Number(_) => "a number",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a map",
+            Value::Other(word) => word,
         }
     }
 
@@ -279,25 +215,27 @@ impl Node {
     }
 
     fn wrong_type(&self, expected: &str) -> Fault {
-        let found = match &self.value {
-            Value::Text(_) => "a text",
-            Value::Bool(_) => "true or false",
-            Value::Number(_) => "a number",
-            Value::List(_) => "a list",
-            Value::Map(_) => "a map",
-            Value::Other("null") => {
-                let fault = Fault::new(
-                    ErrorCode::WrongType,
-                    format_args!("expected {expected}, found null"),
-                );
-                return fault.hint("leave the field out");
-            }
-            Value::Other(word) => word,
-        };
-        Fault::new(
+        let found = self.kind();
+        let fault = Fault::new(
             ErrorCode::WrongType,
-            format_args!("expected {expected}, found {found}"),
-        )
+            format!("expected {expected}, found {found}"),
+        );
+        match self.value {
+            Value::Other("null") => fault.hint("leave the field out"),
+            _ => fault,
+        }
+    }
+}
+
+impl Field {
+    fn new(name: String, at: Option<usize>, node: Node) -> Self {
+        let growth = Growth::Never;
+        Self {
+            name,
+            at,
+            node,
+            growth,
+        }
     }
 }
 
@@ -351,28 +289,6 @@ fn check_size(text: &str) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// The words of a serde_json error without its place, which is relative to a part of the text.
-fn reason(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text.rsplit_once(" at line ") {
-        Some((reason, _)) => reason.to_owned(),
-        None => text,
-    }
-}
-
-/// Where the name of the field whose value begins at `value` begins; the value's own place when
-/// the name is written with escapes.
-fn name_offset(text: &str, value: usize, name: &str) -> usize {
-    let before = text[..value].trim_end().trim_end_matches(':').trim_end();
-    match before
-        .strip_suffix('"')
-        .and_then(|rest| rest.strip_suffix(name))
-    {
-        Some(rest) if rest.ends_with('"') => rest.len() - 1,
-        _ => value,
-    }
-}
-
 /// Line and column of a byte offset.
 pub(crate) fn position(text: &str, at: usize) -> Position {
     let before = text.get(..at).unwrap_or(text);
@@ -396,40 +312,13 @@ impl From<Json<'_>> for Node {
             Json::Text(text) => Value::Text(text.into_owned()),
             Json::List(items) => Value::List(items.into_iter().map(Self::from).collect()),
             Json::Map(fields) => {
-                let field = |(name, value): (&str, Json<'_>)| Field {
-                    name: name.to_owned(),
-                    at: None,
-                    node: value.into(),
+                let field = |(name, value): (&str, Json<'_>)| {
+                    Field::new(name.to_owned(), None, value.into())
                 };
                 Value::Map(fields.into_iter().map(field).collect())
             }
         };
         Self { at: None, value }
-    }
-}
-
-/// A JSON map in order, with repeated names.
-struct RawMap<'t>(Vec<(String, &'t RawValue)>);
-
-impl<'de> Deserialize<'de> for RawMap<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = RawMap<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(RawMap(pairs))
-            }
-        }
-        deserializer.deserialize_map(Pairs)
     }
 }
 
@@ -504,11 +393,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
         let mut fields = Vec::new();
         while let Some((name, node)) = map.next_entry()? {
-            fields.push(Field {
-                name,
-                at: None,
-                node,
-            });
+            fields.push(Field::new(name, None, node));
         }
         Self::node(Value::Map(fields))
     }

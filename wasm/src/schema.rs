@@ -25,7 +25,7 @@ pub fn document() -> Value {
     }
     add![
         Spec,
-        chalk_core::diff::Diff,
+        chalk_core::diff::Diff<'static>,
         wire::Problem,
         wire::Info,
         wire::ResolveRequest,

@@ -365,7 +365,7 @@ fn options(fields: &Fields<'_>) -> Result<StepOptions, Fault> {
 /// A list of texts; one text alone is refused with the list that was meant.
 fn texts(node: &Node) -> Result<Vec<String>, Fault> {
     node.texts().map_err(|fault| match node.as_text() {
-        Some(text) => fault.hint(format_args!("write [{}]", toml::Value::from(text))),
+        Some(text) => fault.hint(format_args!("write [{}]", super::write::text(text))),
         None => fault,
     })
 }

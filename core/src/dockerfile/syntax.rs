@@ -1,6 +1,8 @@
 //! The pieces that instructions are made of: keyword, flags, JSON lists, words, `name=value`.
 
 use super::error::Fault;
+use crate::error::ErrorCode;
+use crate::input::Node;
 
 /// Keyword, flags and the rest of a statement.
 pub(crate) struct Split<'a> {
@@ -92,15 +94,13 @@ pub(crate) fn json_list(arguments: &str) -> Result<Option<Vec<String>>, Fault> {
     if !arguments.starts_with('[') {
         return Ok(None);
     }
-    let Ok(values) = serde_json::from_str::<Vec<serde_json::Value>>(arguments) else {
-        return Ok(None);
+    let texts = match Node::from_json(arguments) {
+        Ok(node) => node.texts().ok(),
+        Err(error) if error.code == ErrorCode::Limit => None,
+        Err(_) => return Ok(None),
     };
-    let strings = values.into_iter().map(|value| match value {
-        serde_json::Value::String(text) => Some(text),
-        _ => None,
-    });
-    match strings.collect::<Option<Vec<_>>>() {
-        Some(strings) => Ok(Some(strings)),
+    match texts {
+        Some(texts) => Ok(Some(texts)),
         None => Err(Fault::syntax("a JSON list here holds strings only")),
     }
 }

@@ -1,6 +1,7 @@
 //! `diff` and `why`: what differs between two declarations, and what that makes run again.
 
 use chalk_core::diff::Diff;
+use chalk_core::jcs::Json;
 use chalk_core::wire::{Build, BuildStatus, ImageDetail, exit};
 
 use super::declare::{pin, resolve, subject_spec};
@@ -92,15 +93,15 @@ async fn last_build(server: &Server, name: Option<&str>) -> Result<Build, Failur
     })
 }
 
-fn print(diff: &Diff) -> Result<(), Failure> {
+fn print(diff: &Diff<'_>) -> Result<(), Failure> {
     if diff.equal {
         return output::line("the same image: nothing would run");
     }
     for change in &diff.changes {
-        let side = |value: &serde_json::Value| match value {
-            serde_json::Value::Null => "(absent)".to_owned(),
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
+        let side = |value: &Option<Json<'_>>| match value {
+            None => "(absent)".to_owned(),
+            Some(Json::Text(text)) => text.clone().into_owned(),
+            Some(other) => other.canonical(),
         };
         output::line(&change.path)?;
         output::line(&format!(

@@ -3,6 +3,7 @@
 use super::{Command, CommandLine, CopyWord, Copying, Pairs, Run};
 use crate::dockerfile::lines::Heredoc;
 use crate::dockerfile::syntax::escape_flag;
+use crate::jcs::Json;
 
 impl Command {
     /// The canonical text: one line, save the bodies of heredocs.
@@ -157,7 +158,7 @@ fn flag(name: &str, value: Option<&str>) -> String {
 }
 
 fn json(words: &[String]) -> String {
-    serde_json::Value::from(words.to_vec()).to_string()
+    Json::texts(words).canonical()
 }
 
 /// Words with blanks between them, as JSON where that would be read differently.
