@@ -17,13 +17,21 @@ const STRICT = [
   "--noUncheckedIndexedAccess",
   "--verbatimModuleSyntax",
   "--target es2022",
-  "--lib es2022,dom,dom.iterable",
 ].flatMap((words) => words.split(" "));
 
-for (const [module, resolution] of [["nodenext", "nodenext"], ["esnext", "bundler"]]) {
-  test(`types under moduleResolution ${resolution}`, () => {
-    const files = readdirSync(folder).map((name) => join(folder, name));
-    const words = [...STRICT, "--module", module, "--moduleResolution", resolution, ...files];
+const PAGE = "--lib es2022,dom,dom.iterable";
+// No types of pages: those of Node are enough for the package's own.
+const NODE = `--lib es2022 --types node --typeRoots ${join(import.meta.dirname, "../node_modules/@types")}`;
+
+for (const [module, resolution, libraries] of [
+  ["nodenext", "nodenext", PAGE],
+  ["esnext", "bundler", PAGE],
+  ["nodenext", "nodenext", NODE],
+]) {
+  test(`types under moduleResolution ${resolution}, ${libraries.split(" --t")[0]}`, () => {
+    const names = readdirSync(folder).filter((name) => libraries === PAGE || name !== "browser.ts");
+    const files = names.map((name) => join(folder, name));
+    const words = [...STRICT, ...libraries.split(" "), "--module", module, "--moduleResolution", resolution, ...files];
     try {
       execFileSync(process.execPath, [tsc, ...words], { encoding: "utf8" });
     } catch (error) {
