@@ -24,8 +24,8 @@ export interface InitOptions {
 }
 
 /**
- * Starts the engine. Before, everything else throws `not-initialised`; a second call does
- * nothing.
+ * Starts the engine. Before, everything else throws `not-initialised`. A second call starts nothing, but
+ * may give other files.
  *
  * @param source - Address of `chalkcompute/chalk.wasm`, a response with it, its bytes, or it compiled
  * @throws {@link ChalkError} `engine` when it cannot be loaded or the page forbids WebAssembly

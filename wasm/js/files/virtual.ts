@@ -27,7 +27,14 @@ export function virtualDisk(files: FileTree): Disk {
     isTree: (tree) => [...trees.values()].includes(tree),
     read(path) {
       const found = clean(path);
-      const bytes = isQuick(files) ? files.text(found, TEXT_LIMIT) : undefined;
+      if (!isQuick(files)) {
+        throw new ChalkError({
+          code: "file",
+          reason: `${path} cannot be read at once`,
+          hint: "read it and use fromDeclaration",
+        });
+      }
+      const bytes = files.text(found, TEXT_LIMIT);
       if (!bytes) throw new ChalkError({ code: "file", reason: `${path}: no such file` });
       const name = baseName(found);
       return { dir: found.slice(0, -name.length - 1), name, bytes };

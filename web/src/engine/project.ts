@@ -179,7 +179,7 @@ export class Project implements FileTree {
     this.#dirs.set("", new Map());
     for (const dir of this.#emptyDirs) this.#enter(dir, "dir");
     for (const path of this.#files.keys()) this.#enter(path, "file");
-    const sorted = [...this.#files].sort(([a], [b]) => (a < b ? -1 : 1));
+    const sorted = [...this.#files].sort(([a], [b]) => order(a, b));
     this.#version += 1;
     sorted.forEach(([, file], index) => (file.index = index));
     this.listener.rows(
@@ -266,6 +266,13 @@ function clean(path: string): string {
     else if (word !== "" && word !== ".") words.push(word);
   }
   return words.join("/");
+}
+
+/** By path, with what Git keeps at the end: nobody looks for it. */
+function order(a: string, b: string): number {
+  const [gitA, gitB] = [a.startsWith(".git/"), b.startsWith(".git/")];
+  if (gitA !== gitB) return gitA ? 1 : -1;
+  return a < b ? -1 : 1;
 }
 
 function hex(bytes: Uint8Array): string {
