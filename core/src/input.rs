@@ -201,14 +201,17 @@ impl Node {
         let Value::Map(fields) = &self.value else {
             return Err(self.wrong_type("a map of texts"));
         };
-        let mut pairs: Vec<(String, String)> = Vec::with_capacity(fields.len());
-        let mut seen = std::collections::BTreeSet::new();
+        let mut names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Fault::new(ErrorCode::Conflict, "stands twice").in_field(twice[0]));
+        }
+        let mut pairs = Vec::with_capacity(fields.len());
         for field in fields {
-            let fail = |fault: Fault| fault.in_field(&field.name);
-            if !seen.insert(field.name.as_str()) {
-                return Err(fail(Fault::new(ErrorCode::Conflict, "stands twice")));
-            }
-            let value = field.node.text().map_err(fail)?;
+            let value = field
+                .node
+                .text()
+                .map_err(|fault| fault.in_field(&field.name))?;
             pairs.push((field.name.clone(), value.to_owned()));
         }
         Ok(pairs)
