@@ -12,8 +12,10 @@ mod fuzz;
 mod host;
 mod npm;
 mod run;
+mod stamp;
 mod suite;
 mod wasm;
+mod web;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Tasks of the chalkcompute project")]
@@ -32,6 +34,8 @@ enum Task {
     Wasm(wasm::Options),
     /// Measures size and speed against peers, and writes docs/benchmarks.md.
     Bench,
+    /// Builds the page, which the next build of `chalk` takes in.
+    Web,
     /// Makes the base image that stands in for python:3.12-slim-bookworm; prints its path.
     Base,
 }
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Task::Test(options) => suite::run(&options),
         Task::Wasm(options) => wasm::run(&options),
         Task::Bench => bench::run(),
+        Task::Web => web::run(),
         Task::Base => base::stand_in().map(|layout| println!("{}", layout.display())),
     };
     match outcome {

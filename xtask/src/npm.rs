@@ -1,6 +1,7 @@
 //! The npm folders: their packages at the locked versions, and their scripts.
 
 use std::path::Path;
+use std::process::Command;
 
 use crate::host;
 use crate::run::{self, Failure, Result, command};
@@ -29,13 +30,19 @@ pub(crate) fn install(folder: &Path) -> Result<()> {
 /// # Errors
 /// When the script fails.
 pub(crate) fn script(folder: &Path, name: &str) -> Result<()> {
-    let words = ["run", "--silent", name];
-    run::run(
-        command("npm", words)
-            .current_dir(folder)
-            // Tests find the base image and the command by these.
-            .env("CHALK_WORKSPACE", host::workspace()),
-    )
+    run::run(command("npm", ["run", "--silent", name]).current_dir(folder))
+}
+
+/// A script that needs root, to be run.
+///
+/// # Errors
+/// When it cannot be told whether we are root.
+pub(crate) fn script_as_root(folder: &Path, name: &str) -> Result<Command> {
+    // sudo has a search path of its own, on which Node.js need not be.
+    let path = format!("PATH={}", std::env::var("PATH").unwrap_or_default());
+    let mut script = host::as_root("env", [&path, "npm", "run", "--silent", name])?;
+    script.current_dir(folder);
+    Ok(script)
 }
 
 fn check_node() -> Result<()> {

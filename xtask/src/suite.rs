@@ -6,13 +6,16 @@ use serde_json::Value;
 
 use crate::host::{self, Package, cargo, package};
 use crate::run::{self, Failure, Result, command};
-use crate::{base, fuzz, wasm};
+use crate::{base, fuzz, wasm, web};
+
+mod javascript;
 
 /// What the suites use besides Rust: the peers that they compare with, and plain tools.
-const PACKAGES: [Package; 8] = [
+const PACKAGES: [Package; 9] = [
     package("buildah", "/usr/bin/buildah"),
     package("busybox-static", "/bin/busybox"),
     package("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
+    package("chromium", "/usr/bin/chromium"),
     package("curl", "/usr/bin/curl"),
     package("docker.io", "/usr/sbin/dockerd"),
     package("python3", "/usr/bin/python3"),
@@ -40,7 +43,7 @@ struct Step {
     run: fn(&Options) -> Result<String>,
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 17] = [
     Step {
         name: "packages",
         about: "Debian packages that the suites use, and the base image",
@@ -51,6 +54,17 @@ const STEPS: [Step; 11] = [
         about: "cargo fmt --check",
         run: fmt,
     },
+    // Before anything that compiles the service, which takes the page in.
+    Step {
+        name: "wasm",
+        about: "the npm package with its WebAssembly file, and their sizes",
+        run: |_| wasm::check(),
+    },
+    Step {
+        name: "web",
+        about: "the page, and its size",
+        run: |_| web::fresh().map(|()| String::new()),
+    },
     Step {
         name: "clippy",
         about: "cargo clippy, warnings denied",
@@ -60,11 +74,6 @@ const STEPS: [Step; 11] = [
         name: "deny",
         about: "licences, sources and bans of dependencies; advisories where reachable",
         run: deny,
-    },
-    Step {
-        name: "wasm",
-        about: "core builds for WebAssembly",
-        run: |_| wasm::check(),
     },
     Step {
         name: "unit",
@@ -95,6 +104,31 @@ const STEPS: [Step; 11] = [
         name: "system",
         about: "whole-system tests: real base image, pip, apt, docker, skopeo",
         run: system,
+    },
+    Step {
+        name: "npm",
+        about: "tests of the npm package, its client against a real service",
+        run: |_| javascript::package(),
+    },
+    Step {
+        name: "page",
+        about: "tests of the page in Chromium",
+        run: |_| javascript::page(),
+    },
+    Step {
+        name: "packed",
+        about: "the packed npm package: old and new Node.js, Chromium, Vite, esbuild, TypeScript",
+        run: |_| javascript::packed(),
+    },
+    Step {
+        name: "random",
+        about: "10,000 made-up specs have the same hashes in Rust and in WebAssembly",
+        run: |_| javascript::random(),
+    },
+    Step {
+        name: "connected",
+        about: "the page of a real service in Chromium: hashes, builds, failures",
+        run: |_| javascript::connected(),
     },
 ];
 

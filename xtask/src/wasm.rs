@@ -7,6 +7,7 @@ use std::process::Command;
 use crate::host::{self, package};
 use crate::npm;
 use crate::run::{self, Failure, Result, at, command};
+use crate::stamp::Stamp;
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
@@ -28,6 +29,23 @@ const FEATURES: [&str; 8] = [
 const SHAPE: [&str; 2] = [
     "--one-caller-inline-max-function-size=10",
     "--reorder-functions-by-name",
+];
+
+/// What the package is made of.
+const SOURCES: [&str; 13] = [
+    "Cargo.lock",
+    "Cargo.toml",
+    "core/Cargo.toml",
+    "core/src",
+    "wasm/Cargo.toml",
+    "wasm/build.mjs",
+    "wasm/js",
+    "wasm/package-lock.json",
+    "wasm/package.json",
+    "wasm/src",
+    "wasm/tsconfig.json",
+    "wasm/wire.mjs",
+    "xtask/src/wasm.rs",
 ];
 
 /// Limits of the WebAssembly file: raw, and as `gzip -9` makes it.
@@ -60,6 +78,18 @@ pub(crate) fn check() -> Result<String> {
     package_file(&Options { debian: false })
 }
 
+/// The built package as its sources are now; built only when they changed.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn fresh() -> Result<()> {
+    let built = folder().join("dist/chalk.wasm").exists();
+    if built && Stamp::of("wasm", SOURCES)?.is_fresh() {
+        return Ok(());
+    }
+    check().map(drop)
+}
+
 /// Where the npm package lies.
 pub(crate) fn folder() -> PathBuf {
     host::workspace().join("wasm")
@@ -85,6 +115,7 @@ pub(crate) fn pack() -> Result<PathBuf> {
 
 fn package_file(options: &Options) -> Result<String> {
     npm::install(&folder())?;
+    let stamp = Stamp::of("wasm", SOURCES)?;
     let (file, toolchain) = compile(options)?;
     let generated = folder().join("js/generated");
     fs::create_dir_all(&generated).map_err(at(&generated))?;
@@ -92,6 +123,7 @@ fn package_file(options: &Options) -> Result<String> {
     let module = optimise(&generated)?;
     schema(&generated)?;
     npm::script(&folder(), "build")?;
+    stamp.keep()?;
     let raw = size(&module)?;
     let packed = run::capture_bytes(command("gzip", ["-9", "--stdout"]).arg(&module))?.len() as u64;
     let sizes = format!("{raw} bytes, {packed} gzip, by {toolchain}");

@@ -1,0 +1,5 @@
+import { Image } from "chalkcompute";
+
+import { report } from "./page.mjs";
+
+report(async () => ({ Image }));

@@ -1,0 +1,3 @@
+import { Image } from "chalkcompute";
+
+Image.debianSlim("3.12").pipInstal("requests");

@@ -1,0 +1,3 @@
+import { report } from "./page.mjs";
+
+report(() => import("./node_modules/chalkcompute/dist/index.js"));
