@@ -30,16 +30,19 @@ test("built by Vite", async (t) => {
   await checkPage(t, `${await serveWithVectors(outDir)}/vite.html`);
 });
 
-test("served by Vite while developing", async (t) => {
-  const server = await vite.createServer({
-    ...QUIET,
-    optimizeDeps: { entries: ["vite.html"] },
-    server: { host: "127.0.0.1", port: await freePort() },
+for (const exclude of [[], ["chalkcompute"]]) {
+  test(`served by Vite while developing, bundled beforehand: ${exclude.length === 0}`, async (t) => {
+    const server = await vite.createServer({
+      ...QUIET,
+      cacheDir: `.vite-${exclude}`,
+      optimizeDeps: { entries: ["vite.html"], exclude },
+      server: { host: "127.0.0.1", port: await freePort() },
+    });
+    t.after(() => server.close());
+    await server.listen();
+    await checkPage(t, new URL("vite.html", server.resolvedUrls.local[0]).href);
   });
-  t.after(() => server.close());
-  await server.listen();
-  await checkPage(t, new URL("vite.html", server.resolvedUrls.local[0]).href);
-});
+}
 
 test("built by esbuild, the engine by its loader for files", async (t) => {
   const outDir = "built-by-esbuild";
