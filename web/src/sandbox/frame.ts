@@ -7,12 +7,18 @@ import recorder from "virtual:recorder";
 import type { RunMessage, SandboxMessage } from "./recording.js";
 
 const address = URL.createObjectURL(new Blob([recorder], { type: "text/javascript" }));
-let waiting = new Worker(address);
+/** How long after a run the next worker is started, in milliseconds: the page is at work then. */
+const REST = 30;
+
+let waiting: Worker | null = new Worker(address);
+let refill = 0;
 let running: { worker: Worker; timer: number } | null = null;
 
 function start({ run, code, limitMs }: RunMessage): void {
   stop();
-  const worker = waiting;
+  clearTimeout(refill);
+  const worker = waiting ?? new Worker(address);
+  waiting = null;
   const timer = setTimeout(() => end({ run, outcome: "timeout" }), limitMs);
   running = { worker, timer };
   worker.onmessage = (event: MessageEvent<unknown>) => {
@@ -23,7 +29,6 @@ function start({ run, code, limitMs }: RunMessage): void {
     end({ run, outcome: "crashed", message: event.message || "the sandbox's worker ended" });
   };
   worker.postMessage(code);
-  waiting = new Worker(address);
 }
 
 function stop(): void {
@@ -37,6 +42,7 @@ function stop(): void {
 function end(message: SandboxMessage): void {
   stop();
   parent.postMessage(message, "*");
+  refill = setTimeout(() => (waiting ??= new Worker(address)), REST);
 }
 
 addEventListener("message", (event: MessageEvent<RunMessage>) => {
