@@ -4,8 +4,12 @@ import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 import { SEED, withBrowser } from "./browser.mjs";
 
-let blocked = false;
-const browser = withBrowser((path) => (blocked && path.endsWith(".js") ? { "content-security-policy": "script-src 'self'" } : {}));
+/** Policies by path, besides those in the documents. */
+let policyOf = () => undefined;
+const browser = withBrowser((path) => {
+  const policy = policyOf(path);
+  return policy ? { "content-security-policy": policy } : {};
+});
 
 test("the page asks nobody but its own host", async (t) => {
   const page = await browser.open(t);
@@ -25,9 +29,20 @@ test("neither document allows inline code or styles", async () => {
   }
 });
 
+test("the page works under the headers that the service sends", async (t) => {
+  const source = await readFile(new URL("../../service/src/http/page.rs", import.meta.url), "utf8");
+  const policy = (name) => new RegExp(`const ${name}: &str = "([^"]+)"`).exec(source)?.[1] ?? assert.fail(`no ${name}`);
+  policyOf = (path) => policy(path === "/sandbox.html" ? "SANDBOX_POLICY" : "PAGE_POLICY");
+  t.after(() => (policyOf = () => undefined));
+  const page = await browser.open(t);
+  await page.hash("Recipe hash", SEED);
+  await page.write("JavaScript", 'import { Image } from "chalkcompute";\nImage.scratch();\n');
+  await page.card.getByText("no base").waitFor();
+});
+
 test("where WebAssembly is blocked, the page says so and what to do", async (t) => {
-  blocked = true;
-  t.after(() => (blocked = false));
+  policyOf = (path) => (path.endsWith(".js") ? "script-src 'self'" : undefined);
+  t.after(() => (policyOf = () => undefined));
   const page = await browser.open(t, { quiet: false });
   const alert = page.role("alert").filter({ hasText: "chalk.wasm cannot be started" });
   await alert.waitFor();
