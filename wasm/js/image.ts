@@ -415,6 +415,13 @@ export class Image {
    * Equal to what `chalk compute image hash` prints for the same declaration.
    */
   async hash(options: HashOptions = {}): Promise<string> {
+    const { base, ...rest } = options;
+    const plain = Object.keys(rest).length === 0 && (base === undefined || typeof base === "string");
+    if (plain && !this.#resolved) {
+      // Without files there is nothing to wait for and nothing worth keeping.
+      const hash = guarded(Image.prototype.hash, () => this.#chain.hash(base));
+      if (hash !== undefined) return hash;
+    }
     return (await this.#pinned(options)).hash();
   }
 
