@@ -188,13 +188,8 @@ pub struct LocalPlan {
 }
 
 impl LocalPlan {
-    /// The plan of a resolved image.
-    pub fn of(resolved: &crate::image::Resolved) -> Self {
-        let spec = &resolved.spec;
-        let base = spec.result_base().map(|image| PlanBase {
-            reference: image.reference.clone(),
-            digest: image.digest,
-        });
+    /// What a spec comes to, with what is known from reading its files.
+    pub fn new(spec: &Spec, upload_bytes: u64, warnings: Vec<String>) -> Self {
         let step = |step: crate::keys::KeyedStep| ImageStep {
             kind: step.kind.to_owned(),
             key: step.key,
@@ -203,11 +198,11 @@ impl LocalPlan {
         Self {
             recipe_hash: spec.recipe_hash(),
             image_hash: spec.image_hash(),
-            base,
+            base: PlanBase::of(spec),
             platform: spec.platform.clone(),
             steps: spec.steps_with_keys().into_iter().map(step).collect(),
-            upload_bytes: resolved.uploads.iter().map(|upload| upload.size).sum(),
-            warnings: resolved.warnings.iter().map(ToString::to_string).collect(),
+            upload_bytes,
+            warnings,
         }
     }
 }
@@ -221,6 +216,16 @@ pub struct PlanBase {
     pub reference: Reference,
     /// Digest when pinned.
     pub digest: Option<Digest>,
+}
+
+impl PlanBase {
+    /// The base of the result; `None` for scratch.
+    pub fn of(spec: &Spec) -> Option<Self> {
+        spec.result_base().map(|image| Self {
+            reference: image.reference.clone(),
+            digest: image.digest,
+        })
+    }
 }
 
 /// Step of a [`Plan`].

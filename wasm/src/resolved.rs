@@ -143,7 +143,16 @@ impl Resolved {
     /// Hashes, steps, warnings and bytes to upload.
     #[wasm_bindgen(unchecked_return_type = "Plan")]
     pub fn plan(&self) -> Result<JsValue> {
-        document(&LocalPlan::of(&self.0))
+        let image::Resolved {
+            spec,
+            uploads,
+            warnings,
+        } = &self.0;
+        document(&LocalPlan::new(
+            spec,
+            uploads.iter().map(|upload| upload.size).sum(),
+            warnings.iter().map(ToString::to_string).collect(),
+        ))
     }
 
     /// An equivalent Dockerfile.

@@ -1,7 +1,7 @@
 //! What can be said of a declaration without building it: `hash`, `plan`, `lock`, `dockerfile` and
 //! `spec`.
 
-use chalk_core::wire::{Plan, PlanState, ResolveRequest, Resolved};
+use chalk_core::wire::{LocalPlan, Plan, PlanBase, PlanState, ResolveRequest, Resolved};
 use chalk_core::{Digest, Spec};
 use serde_json::json;
 
@@ -28,23 +28,12 @@ pub(crate) async fn hash(loaded: &Loaded, args: &cli::Hash, json: bool) -> Resul
             }
         }
     }
-    let recipe_hash = spec.recipe_hash();
-    let image_hash = spec.image_hash();
-    if !json {
-        return output::line(&image_hash.unwrap_or(recipe_hash).to_string());
+    let bytes = declared.uploads.values().map(|upload| upload.size).sum();
+    let plan = LocalPlan::new(&spec, bytes, declared.warnings);
+    if json {
+        return output::json(&plan);
     }
-    let steps: Vec<_> = spec
-        .steps_with_keys()
-        .into_iter()
-        .map(|step| json!({ "kind": step.kind, "key": step.key, "title": step.title }))
-        .collect();
-    output::json(&json!({
-        "recipe_hash": recipe_hash,
-        "image_hash": image_hash,
-        "base": base_json(&spec),
-        "platform": spec.platform,
-        "steps": steps,
-    }))
+    output::line(&plan.image_hash.unwrap_or(plan.recipe_hash).to_string())
 }
 
 pub(super) async fn pin(loaded: &Loaded, spec: &Spec) -> Result<Spec, Failure> {
@@ -60,14 +49,6 @@ pub(super) async fn resolve(server: &Server, spec: &Spec) -> Result<Resolved, Fa
         blobs: Default::default(),
     };
     server.client().post("/v1/resolve", &request).await
-}
-
-/// `ref` and `digest` of the base of the result; null for an empty base.
-fn base_json(spec: &Spec) -> serde_json::Value {
-    match spec.result_base() {
-        Some(image) => json!({ "ref": image.reference, "digest": image.digest }),
-        None => serde_json::Value::Null,
-    }
 }
 
 pub(crate) async fn plan(server: &Server, file: &cli::File, json: bool) -> Result<(), Failure> {
@@ -139,7 +120,7 @@ pub(crate) async fn lock(server: &Server, args: &cli::Lock, json: bool) -> Resul
     declaration::write_lock(&path, &lock)?;
     if json {
         return output::json(&json!({
-            "lock": path, "image_hash": pinned.image_hash(), "base": base_json(&pinned),
+            "lock": path, "image_hash": pinned.image_hash(), "base": PlanBase::of(&pinned),
         }));
     }
     output::line(&format!("wrote {}", path.display()))
