@@ -145,7 +145,7 @@ pub async fn plan(
     Ok(Plan {
         recipe_hash,
         image_hash,
-        base: base_of(shown),
+        base: PlanBase::of(shown),
         platform: shown.platform.clone(),
         exists,
         steps,
@@ -164,29 +164,6 @@ fn without_engine(spec: &Spec, state: PlanState) -> Vec<PlanStep> {
         state,
     });
     planned.collect()
-}
-
-/// The image that the result starts from: through the stages of a Dockerfile.
-fn base_of(spec: &Spec) -> Option<PlanBase> {
-    use chalk_core::spec::StageBase;
-    let image = match &spec.base {
-        Base::Scratch => None,
-        Base::Image(image) => Some(image),
-        Base::Dockerfile(dockerfile) => {
-            let mut stage = dockerfile.stages.last();
-            loop {
-                match stage.map(|stage| &stage.base) {
-                    Some(StageBase::Image(image)) => break Some(image),
-                    Some(StageBase::Stage(index)) => stage = dockerfile.stages.get(*index),
-                    Some(StageBase::Scratch) | None => break None,
-                }
-            }
-        }
-    };
-    image.map(|image| PlanBase {
-        reference: image.reference.clone(),
-        digest: image.digest,
-    })
 }
 
 /// Those of `digests` that the store lacks, sorted, each once.
