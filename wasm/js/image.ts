@@ -11,7 +11,7 @@ import { resolveNow, resolveWith } from "./files/supply.js";
 import { type FileTree, type ReadOptions, Unreadable } from "./files/tree.js";
 import type { Diff, Mount, Plan, Spec, Step } from "./generated/wire.js";
 import { type Disk, platform } from "./platform.js";
-import { type BaseDigests, ResolvedImage, handleOf, madeFrom } from "./resolved.js";
+import { type BaseDigests, ResolvedImage, handleOf, madeFrom, pinnedHandle } from "./resolved.js";
 
 /** Options of a build step. */
 export interface StepOptions {
@@ -399,14 +399,8 @@ export class Image {
    * @throws {@link ChalkError} `file` and others, naming the call
    */
   async resolve(options: ReadOptions = {}): Promise<ResolvedImage> {
-    const { signal, onProgress } = new Call(1, "resolve").options(options, ["signal", "onProgress"]);
     if (this.#resolved && this.#needsNoFiles) return this.#resolved;
-    const { handle, anyRead } = await resolveWith(this.#chain, this.#sources, {
-      signal: signal as ReadOptions["signal"],
-      onProgress: onProgress as ReadOptions["onProgress"],
-    });
-    this.#needsNoFiles = !anyRead;
-    this.#resolved = madeFrom(handle, this.#sources);
+    this.#resolved = madeFrom(await this.#resolveHandle(options), this.#sources);
     return this.#resolved;
   }
 
@@ -422,27 +416,54 @@ export class Image {
       const hash = guarded(Image.prototype.hash, () => this.#chain.hash(base));
       if (hash !== undefined) return hash;
     }
-    return (await this.#pinned(options)).hash();
+    return this.#once(options, (handle) => handle.hash());
   }
 
   /** Keys of the cached layers: those of a Dockerfile base's instructions, then those of the steps. */
   async stepKeys(options: HashOptions = {}): Promise<string[]> {
-    return (await this.#pinned(options)).stepKeys();
+    return this.#once(options, (handle) => handle.stepKeys());
   }
 
   /** What a build would do, as far as it can be known without a service. */
   async plan(options: HashOptions = {}): Promise<Plan> {
-    return (await this.#pinned(options)).plan();
+    return this.#once(options, (handle) => handle.plan());
   }
 
   /** An equivalent Dockerfile. */
   async toDockerfile(options: HashOptions = {}): Promise<string> {
-    return (await this.#pinned(options)).toDockerfile();
+    return this.#once(options, (handle) => handle.dockerfile());
   }
 
-  async #pinned({ base, ...options }: HashOptions): Promise<ResolvedImage> {
-    const resolved = await this.resolve(options);
-    return base === undefined ? resolved : resolved.pin(base);
+  /**
+   * Resolves the image for one answer. The engine's memory is given back at once: a program that asks
+   * for hash after hash may not let the garbage collector have its turn between them.
+   */
+  async #once<T>({ base, ...options }: HashOptions, use: (handle: ResolvedHandle) => T): Promise<T> {
+    const kept = this.#needsNoFiles ? this.#resolved : undefined;
+    const handle = kept ? handleOf(kept) : await this.#resolveHandle(options);
+    try {
+      if (base === undefined) return use(handle);
+      const pinned = pinnedHandle(handle, base);
+      try {
+        return use(pinned);
+      } finally {
+        if (pinned !== handle) pinned.free();
+      }
+    } catch (thrown) {
+      throw fromEngine(thrown);
+    } finally {
+      if (!kept) handle.free();
+    }
+  }
+
+  async #resolveHandle(options: ReadOptions): Promise<ResolvedHandle> {
+    const { signal, onProgress } = new Call(1, "resolve").options(options, ["signal", "onProgress"]);
+    const { handle, anyRead } = await resolveWith(this.#chain, this.#sources, {
+      signal: signal as ReadOptions["signal"],
+      onProgress: onProgress as ReadOptions["onProgress"],
+    });
+    this.#needsNoFiles = !anyRead;
+    return handle;
   }
 
   /** The declaration as an `image.toml`. Files count by their paths; objects by made-up ones. */

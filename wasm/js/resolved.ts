@@ -119,18 +119,10 @@ export class ResolvedImage {
    * @throws {@link ChalkError} `digest`, or when the spec has no such base
    */
   pin(base: string | BaseDigests): ResolvedImage {
-    const call = new Call(1, "pin");
     try {
-      if (typeof base === "string" || !isPlainObject(base)) {
-        return madeFrom(this.#handle.pin(call.text(base)), this.#sources);
-      }
-      let pinned = this.#handle;
-      for (const [reference, digest] of Object.entries(call.textMap(base))) {
-        pinned = pinned.pinImage(reference, digest);
-      }
-      return madeFrom(pinned, this.#sources);
+      return madeFrom(pinnedHandle(this.#handle, base), this.#sources);
     } catch (thrown) {
-      throw withoutNumber(fromEngine(thrown), ResolvedImage.prototype.pin);
+      throw fromEngine(thrown, ResolvedImage.prototype.pin);
     }
   }
 
@@ -204,12 +196,24 @@ function frozen<T>(value: T): T {
   return value;
 }
 
-/** Pinning is no call of a chain. */
-function withoutNumber(error: ChalkError, cut: Function): ChalkError {
-  return fromEngine(
-    new ChalkError({ ...error, path: error.path.replace(/^call \d+: /, ""), cause: error.cause }),
-    cut,
-  );
+/** A handle of the image with its base pinned; the same one when there is nothing to pin. */
+export function pinnedHandle(handle: ResolvedHandle, base: string | BaseDigests): ResolvedHandle {
+  const call = new Call(1, "pin");
+  try {
+    if (typeof base === "string" || !isPlainObject(base)) return handle.pin(call.text(base));
+    let pinned = handle;
+    for (const [reference, digest] of Object.entries(call.textMap(base))) {
+      const next = pinned.pinImage(reference, digest);
+      if (pinned !== handle) pinned.free();
+      pinned = next;
+    }
+    return pinned;
+  } catch (thrown) {
+    const error = fromEngine(thrown);
+    // Pinning is no call of a chain.
+    const path = error.path.replace(/^call \d+: /, "");
+    throw new ChalkError({ ...error, path, cause: error.cause });
+  }
 }
 
 /** A stream that fails when the contents are not those of the upload. */

@@ -9,7 +9,6 @@
 import * as fs from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { Worker } from "node:worker_threads";
 
 import { AT_ONCE, hashAtOnce, isExecutable, locate, openFile } from "./disk-read.js";
 import type { DigestSink } from "./tree.js";
@@ -90,7 +89,7 @@ export function stop({ next, paths }: Share): void {
 }
 
 /** Starts threads that help; gives what waits for their end. None when that does not pay. */
-export function startHelpers(job: Share): () => Promise<void> {
+export async function startHelpers(job: Share): Promise<() => Promise<void>> {
   const file = join(__dirname, "node-hash-thread.cjs");
   const count = Math.min(
     availableParallelism() - 1,
@@ -99,6 +98,8 @@ export function startHelpers(job: Share): () => Promise<void> {
   );
   // Bundlers take the thread's own file along only when told to.
   if (count < 1 || !fs.existsSync(file)) return async () => {};
+  // Loading this takes longer than everything else that starts with the package.
+  const { Worker } = await import("node:worker_threads");
   const threads = Array.from({ length: count }, () => {
     const thread = new Worker(file, { workerData: job });
     thread.unref();

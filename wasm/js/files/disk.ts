@@ -79,7 +79,7 @@ export class DiskTree implements QuickTree {
   async hash(paths: readonly string[], sink: DigestSink): Promise<void> {
     const buffer = Buffer.allocUnsafe(AT_ONCE);
     const job = share(this.root, paths);
-    const helped = startHelpers(job);
+    const helped = await startHelpers(job);
     let sliceEnd = performance.now() + SLICE;
     try {
       while (hashBlock(job, buffer)) {
