@@ -2,13 +2,12 @@
  * Node as a platform: the disk, and Node's own SHA-256.
  */
 
-import { createHash } from "node:crypto";
 import { basename, dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { DiskTree } from "./files/disk.js";
 import { Unreadable } from "./files/tree.js";
-import { sha256 } from "./node-digest.js";
+import { hasher, sha256 } from "./node-digest.js";
 import type { Disk, Platform } from "./platform.js";
 
 /** Most bytes of a declaration file. */
@@ -37,7 +36,7 @@ const disk: Disk = {
 export const node: Platform = {
   sha256,
   hasher() {
-    const hash = createHash("sha256");
+    const hash = hasher();
     return {
       update: (piece) => void hash.update(piece),
       digest: () => hash.digest(),

@@ -3,10 +3,10 @@
  * link, a file that is named directly may be one; sockets, pipes and devices are left out.
  */
 
-import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import { setImmediate } from "node:timers";
 
+import { hasher } from "../node-digest.js";
 import { AT_ONCE, type OpenFile, changed, checkRegular, isExecutable, locate, openFile } from "./disk-read.js";
 import { type Share, State, collect, hashBlock, share, startHelpers, stop } from "./disk-share.js";
 import type { DigestSink, Entry, FileContents, QuickTree } from "./tree.js";
@@ -139,7 +139,7 @@ async function hashInPieces(
   { fd, stat }: OpenFile,
   sink: DigestSink,
 ): Promise<Uint8Array | undefined> {
-  const hasher = createHash("sha256");
+  const hash = hasher();
   let filled = Buffer.allocUnsafeSlow(PIECE);
   let free = Buffer.allocUnsafeSlow(PIECE);
   let size = 0;
@@ -152,7 +152,7 @@ async function hashInPieces(
       size += read;
       if (size > stat.size) break;
       pending = readInto(fd, free);
-      hasher.update(filled.subarray(0, read));
+      hash.update(filled.subarray(0, read));
       sink.advance(read);
       [filled, free] = [free, filled];
     }
@@ -163,7 +163,7 @@ async function hashInPieces(
   const after = fs.fstatSync(fd);
   if (size !== stat.size) throw changed(stat.size, Math.max(size, after.size));
   if (after.mtimeMs !== stat.mtimeMs) throw new Unreadable("was written to while it was read");
-  return hasher.digest();
+  return hash.digest();
 }
 
 function readInto(fd: number, buffer: Buffer): Promise<number> {
