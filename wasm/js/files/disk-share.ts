@@ -1,6 +1,6 @@
 /**
  * Hashing many small files by several threads of Node. Opening, reading and closing a small file takes
- * longer than hashing it, and a thread does that only one by one (`bench/folder.mjs` measures it).
+ * longer than hashing it, and a thread does that only one by one (`bench/run.mjs` measures it).
  *
  * Threads take files by a shared counter. What a helping thread cannot do (a large file, an error, its
  * own end) it leaves undone, and the main thread does it.
