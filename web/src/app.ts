@@ -117,7 +117,7 @@ export class App {
   #edited(): void {
     if (this.#loading) return;
     this.#edit += 1;
-    this.#wait("Computing…");
+    this.#wait();
     this.#problems.showConsole([]);
     if (this.#tab === "javascript") {
       this.#source = null;
@@ -145,7 +145,7 @@ export class App {
   #again(): void {
     if (!this.#source) return;
     this.#edit += 1;
-    this.#wait("Computing…");
+    this.#wait();
     this.#evaluate(this.#source);
   }
 
@@ -159,9 +159,12 @@ export class App {
     }, SETTLE_MS);
   }
 
-  #wait(text: string): void {
+  #wait(): void {
     clearTimeout(this.#patience);
-    this.#patience = setTimeout(() => this.#card.show({ wait: text }), PATIENCE_MS);
+    this.#patience = setTimeout(() => {
+      this.#card.show({ wait: "Computing…" });
+      this.#showFaults([]);
+    }, PATIENCE_MS);
   }
 
   #fail(faults: Fault[]): void {
@@ -330,7 +333,8 @@ export class App {
         if (answer.id !== this.#edit) return;
         const { files, filesTotal, bytes: done, bytesTotal } = answer;
         const total = filesTotal > 0 ? ` of ${filesTotal.toLocaleString("en")}` : "";
-        return this.#wait(`Reading files: ${files.toLocaleString("en")}${total}, ${bytes(done)} of ${bytes(bytesTotal)}`);
+        clearTimeout(this.#patience);
+        return this.#card.show({ wait: `Reading files: ${files.toLocaleString("en")}${total}, ${bytes(done)} of ${bytes(bytesTotal)}` });
       }
       case "kept":
         this.#kept = this.#shared();

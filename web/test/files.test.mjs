@@ -137,6 +137,7 @@ test("10,000 files work", async (t) => {
   await region.getByText(/10,000 files/).waitFor({ timeout: 20_000 });
   const began = performance.now();
   await page.write("image.toml", COPY_ALL);
+  await page.card.getByText(/Reading files: [\d,]+ of 10,000/).waitFor();
   await page.hash("Recipe hash", await Image.base("alpine:3.20").addLocalDir(dir, "/app", { strategy: "copy" }).hash());
   t.diagnostic(`hashed in ${((performance.now() - began) / 1000).toFixed(1)} s`);
   assert.ok((await region.getByRole("listitem").count()) < 60, "only visible rows are in the document");

@@ -97,6 +97,8 @@ test("code that does not end, hoards or floods is stopped, and the page stays qu
     "an end without an answer": "await new Promise(() => {});",
   };
   for (const [name, code] of Object.entries(codes)) {
+    await page.write("JavaScript", `${RECORD}Image.scratch();\n`);
+    await page.card.getByText("no base").waitFor();
     await page.page.evaluate(() => {
       let last = performance.now();
       globalThis.worst = 0;
@@ -147,6 +149,7 @@ test("words of the package inside commands are hashed as they are", async (t) =>
   const page = await browser.open(t);
   const command = 'node -e \'import { Image } from "chalkcompute"\'';
   await page.write("JavaScript", `${RECORD}export default Image.base("node:22").runCommands(${JSON.stringify(command)});\n`);
+  await page.role("textbox", { name: /library\/node:22$/ }).waitFor();
   const fromCode = await page.shownHash();
   await page.write("image.toml", `[image]\nbase = "node:22"\n[[step]]\nrun_commands = ['''${command}''']\n`);
   await page.hash("Recipe hash", fromCode);

@@ -19,6 +19,8 @@ export class Sandbox {
   #run = 0;
   #timer = 0;
   #code: string | null = null;
+  /** Whether the code had no answer before, in a frame that was replaced since. */
+  #again = false;
   #answer: ((outcome: RunOutcome) => void) | null = null;
 
   constructor(private readonly host: HTMLElement) {
@@ -44,6 +46,7 @@ export class Sandbox {
     this.open();
     this.#run += 1;
     this.#code = code;
+    this.#again = false;
     this.#answer = answer;
     this.#wait(this.#ready ? LIMIT_MS + GRACE_MS : START_MS);
     if (this.#ready) this.#post();
@@ -67,12 +70,22 @@ export class Sandbox {
 
   #wait(ms: number): void {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      const message = this.#ready ? "the sandbox does not answer" : "the sandbox did not start";
-      this.#frame?.remove();
-      this.#frame = null;
-      this.#end({ outcome: "crashed", message });
-    }, ms);
+    this.#timer = setTimeout(() => this.#unanswered(), ms);
+  }
+
+  /** What ran before may have left the frame busy, so the code gets a second chance in a new one. */
+  #unanswered(): void {
+    const message = this.#ready ? "the sandbox does not answer" : "the sandbox did not start";
+    this.#replace();
+    if (this.#again) return this.#end({ outcome: "crashed", message });
+    this.#again = true;
+    this.#wait(START_MS);
+  }
+
+  #replace(): void {
+    this.#frame?.remove();
+    this.#frame = null;
+    this.open();
   }
 
   #receive(message: SandboxMessage): void {
@@ -81,6 +94,8 @@ export class Sandbox {
       if (this.#answer) this.#wait(LIMIT_MS + GRACE_MS);
       this.#post();
     } else if (message.run === this.#run) {
+      // Code that had to be ended may have left work behind for the frame's own thread.
+      if (message.outcome === "timeout") this.#replace();
       this.#end(message.outcome === "recorded" ? decode(message.text) : message);
     }
   }
