@@ -55,7 +55,7 @@ async function scripts() {
   });
   await build({
     ...common,
-    entryPoints: ["js/entry/node.ts", "js/entry/node-slim.ts", "js/entry/node-hash-thread.ts"],
+    entryPoints: ["js/entry/node.ts", "js/entry/node-slim.ts"],
     outdir: "dist",
     outExtension: { ".js": ".cjs" },
     format: "cjs",

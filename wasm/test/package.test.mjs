@@ -34,7 +34,6 @@ test("the files of the tarball", () => {
       "dist/index.d.cts",
       "dist/index.d.ts",
       "dist/index.js",
-      "dist/node-hash-thread.cjs",
       "dist/node-slim.cjs",
       "dist/node-slim.js",
       "dist/node.cjs",

@@ -1,5 +1,5 @@
 /**
- * Opening and hashing small files of the disk, in this thread.
+ * Opening files of the disk, and hashing small ones.
  */
 
 import * as fs from "node:fs";
