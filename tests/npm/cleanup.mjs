@@ -28,6 +28,8 @@ export function folder(name) {
 /** Starts a program that ends with this process. */
 export function start(program, words, options) {
   const child = spawn(program, words, options);
+  // Waiting for it would be waiting for ever.
+  child.unref();
   acts.push(() => end(child, "SIGTERM"));
   return child;
 }

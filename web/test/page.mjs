@@ -1,0 +1,64 @@
+// The page's parts, found by roles as users of a screen reader find them.
+
+const TEXTBOX = {
+  JavaScript: "JavaScript that makes the image",
+  "image.toml": "Text of image.toml",
+  Dockerfile: "Text of the Dockerfile",
+  "requirements.txt": "Text of requirements.txt",
+};
+
+/** Around a page of Playwright, which the caller opens. */
+export class Page {
+  constructor(page) {
+    this.page = page;
+  }
+
+  role(...args) {
+    return this.page.getByRole(...args);
+  }
+
+  editor(tab) {
+    return this.role("textbox", { name: TEXTBOX[tab] });
+  }
+
+  /** Shows a tab and replaces its text. */
+  async write(tab, text) {
+    await this.role("tab", { name: tab, exact: true }).first().click();
+    await this.editor(tab).focus();
+    await this.page.keyboard.press("Control+A");
+    await this.page.keyboard.press("Delete");
+    await this.page.keyboard.insertText(text);
+  }
+
+  /** What stands in the editor, if it is short enough to be drawn whole. */
+  async text(tab) {
+    return (await this.editor(tab).locator(".cm-line").allTextContents()).join("\n");
+  }
+
+  get card() {
+    return this.role("region", { name: /hash$/i });
+  }
+
+  /** Waits until this hash is shown. */
+  async hash(kind, digest) {
+    const card = this.role("region", { name: kind });
+    await card.getByText(digest).waitFor({ timeout: 10_000 });
+  }
+
+  /** The hash that is shown, once one is. */
+  async shownHash() {
+    const digits = this.card.locator(".hash-value code");
+    await digits.waitFor();
+    return digits.innerText().then((text) => text.replace(/\s/g, ""));
+  }
+
+  async output(name) {
+    const outputs = this.role("region", { name: "Spec" });
+    await outputs.getByRole("tab", { name }).click();
+    return outputs.getByRole("tabpanel");
+  }
+
+  problem(text) {
+    return this.role("region", { name: "Problems" }).getByRole("listitem").filter({ hasText: text });
+  }
+}
