@@ -6,8 +6,8 @@ use std::process::Command;
 use crate::host;
 use crate::run::{self, Failure, Result, command};
 
-/// Oldest Node.js that the packages run on.
-const NODE: u32 = 20;
+/// Oldest Node.js that builds and tests run on, major and minor.
+const NODE: (u32, u32) = (20, 19);
 
 /// Installs what a folder's `package-lock.json` says, unless that was done since it changed.
 ///
@@ -47,15 +47,17 @@ pub(crate) fn script_as_root(folder: &Path, name: &str) -> Result<Command> {
 
 fn check_node() -> Result<()> {
     let version = run::capture(&mut command("node", ["--version"])).unwrap_or_default();
-    let major = version.trim().trim_start_matches('v').split('.').next();
-    if major.and_then(|text| text.parse::<u32>().ok()) >= Some(NODE) {
+    let mut numbers = version.trim().trim_start_matches('v').split('.');
+    let mut number = || numbers.next().and_then(|text| text.parse::<u32>().ok());
+    if number().zip(number()) >= Some(NODE) {
         return Ok(());
     }
     let found = match version.trim() {
         "" => "there is none".to_owned(),
         version => format!("found {version}"),
     };
+    let (major, minor) = NODE;
     Err(Failure::Other(format!(
-        "Node.js {NODE} or newer is needed, {found}; see https://nodejs.org/en/download"
+        "Node.js {major}.{minor} or newer is needed, {found}; see https://nodejs.org/en/download"
     )))
 }
