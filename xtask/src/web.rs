@@ -24,27 +24,46 @@ pub(crate) fn folder() -> PathBuf {
     host::workspace().join("web")
 }
 
-/// Builds the npm package if its sources changed since, then the page.
+/// Builds the page, and prints the sizes of what its first load fetches.
 ///
 /// # Errors
-/// When a build fails, or the first load of the page is over its budget.
+/// When a build fails, or the first load is over its budget.
 pub(crate) fn run() -> Result<()> {
     wasm::fresh()?;
+    build()?;
+    sizes()
+}
+
+/// As [`run`], but builds only when sources changed.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn check() -> Result<()> {
+    fresh()?;
+    sizes()
+}
+
+/// The page as its sources are now; built only when they changed.
+///
+/// # Errors
+/// When a build fails.
+pub(crate) fn fresh() -> Result<()> {
+    wasm::fresh()?;
+    npm::install(&folder())?;
+    let built = folder().join("dist/index.html").exists();
+    if built && Stamp::of("web", SOURCES)?.is_fresh() {
+        return Ok(());
+    }
+    build()
+}
+
+fn build() -> Result<()> {
     npm::install(&folder())?;
     let stamp = Stamp::of("web", SOURCES)?;
     npm::script(&folder(), "build")?;
     stamp.keep()
 }
 
-/// The page as its sources are now; built only when they changed.
-///
-/// # Errors
-/// As [`run`].
-pub(crate) fn fresh() -> Result<()> {
-    wasm::fresh()?;
-    let built = folder().join("dist/index.html").exists();
-    if built && Stamp::of("web", SOURCES)?.is_fresh() {
-        return Ok(());
-    }
-    run()
+fn sizes() -> Result<()> {
+    npm::script(&folder(), "sizes")
 }

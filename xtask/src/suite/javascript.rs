@@ -10,6 +10,7 @@ use crate::{base, host, npm, wasm, web};
 /// The npm package's own tests, the client's against a real service among them.
 pub(super) fn package() -> Result<String> {
     wasm::fresh()?;
+    npm::install(&wasm::folder())?;
     let mut tests = npm::script_as_root(&wasm::folder(), "test")?;
     tests
         .env("CHALK_TEST_BASE", base::stand_in()?)
@@ -20,7 +21,6 @@ pub(super) fn package() -> Result<String> {
 /// The page's own tests, from a plain file server.
 pub(super) fn page() -> Result<String> {
     web::fresh()?;
-    npm::install(&web::folder())?;
     npm::script(&web::folder(), "test").map(|()| String::new())
 }
 
