@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Builds the npm package by the toolchain that is there, and says which, and the sizes.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn check() -> Result<String> {
     package_file(&Options { debian: false })
 }
@@ -82,7 +82,7 @@ pub(crate) fn check() -> Result<String> {
 /// The built package as its sources are now; built only when they changed.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn fresh() -> Result<()> {
     let built = folder().join("dist/chalk.wasm").exists();
     if built && Stamp::of("wasm", SOURCES)?.is_fresh() {

@@ -34,10 +34,10 @@ pub(crate) fn run() -> Result<()> {
     sizes()
 }
 
-/// As [`run`], but builds only when sources changed.
+/// As [`run()`], but builds only when sources changed.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn check() -> Result<()> {
     fresh()?;
     sizes()

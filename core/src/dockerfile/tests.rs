@@ -112,6 +112,7 @@ fn canonical_instructions() {
     check("env A=1 B='x y'", "ENV A=1 B='x y'");
     check("ENV A b c", "ENV A b c");
     check("ENV A b", "ENV A=b");
+    check("ENV #\u{a0}A b", "ENV #\u{a0}A b");
     check("LABEL a.b=\"c d\" \"e f\"=g", "LABEL a.b=\"c d\" \"e f\"=g");
     check("ARG A", "ARG A");
     check("ARG A=\"1\" B", "ARG A=1 B");

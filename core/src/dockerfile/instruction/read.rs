@@ -239,8 +239,12 @@ impl Parser<'_> {
             };
             let value = self.word(value.to_owned());
             return Ok(Pairs {
-                // Without blanks both forms say the same.
-                old_form: value.is_empty() || value.contains(char::is_whitespace),
+                // Without blanks both forms say the same. A name may hold one beyond ASCII, at which
+                // only the other form ends a word.
+                old_form: value.is_empty()
+                    || [name, &value]
+                        .iter()
+                        .any(|text| text.contains(char::is_whitespace)),
                 pairs: vec![(name.to_owned(), value)],
             });
         }
