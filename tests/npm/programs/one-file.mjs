@@ -3,4 +3,5 @@ import wasm from "chalkcompute/chalk.wasm";
 import { Image, initSync } from "chalkcompute/slim";
 
 initSync(wasm);
-console.log(Image.debianSlim("3.12").toTOML());
+const image = Image.scratch().addLocalFile(process.argv[2], "/file", { strategy: "copy" });
+image.resolve().then(({ steps }) => console.log(steps[0].digest));
