@@ -35,7 +35,7 @@ export type {
   InstructionOptions,
   StepOptions,
   Strategy,
-} from "./image.js";
+} from "./options.js";
 export { ResolvedImage } from "./resolved.js";
 export type { BaseDigests, Upload, Warning } from "./resolved.js";
 export type {

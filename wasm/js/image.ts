@@ -5,81 +5,31 @@
 import { Call, isPlainObject } from "./arguments.js";
 import { type Chain, type ResolvedHandle, engine } from "./engine.js";
 import { ChalkError, fromEngine } from "./error.js";
-import { type Given, type LocalDir, type LocalFile, givenDir, givenFile } from "./files/given.js";
-import { NO_FILES, Sources, plainPath } from "./files/sources.js";
+import { type LocalDir, type LocalFile, givenDir, givenFile } from "./files/given.js";
+import { homeSources, place, readDeclaration, rootedIn } from "./files/place.js";
+import { Sources } from "./files/sources.js";
 import { resolveNow, resolveWith } from "./files/supply.js";
-import { type FileTree, type ReadOptions, Unreadable } from "./files/tree.js";
+import type { ReadOptions } from "./files/tree.js";
 import type { Diff, Mount, Plan, Spec, Step } from "./generated/wire.js";
-import { type Disk, platform } from "./platform.js";
-import { type BaseDigests, ResolvedImage, handleOf, madeFrom, pinnedHandle } from "./resolved.js";
-
-/** Options of a build step. */
-export interface StepOptions {
-  /** Environment that this step alone sees. */
-  env?: Readonly<Record<string, string>> | undefined;
-  /** Secrets that the step reads as `/run/secrets/<name>`; names count in the hash, values never. */
-  secrets?: readonly string[] | undefined;
-  /** Run the step even when it is cached. Does not count in the hash. */
-  force?: boolean | undefined;
-}
-
-/** Options of {@link Image.dockerfileCommands}. */
-export interface InstructionOptions extends StepOptions {
-  /** The directory that `COPY` and `ADD` read from. */
-  context?: LocalDir | undefined;
-}
-
-/**
- * How a local file gets into a sandbox: `mount` (which `volume` means too) uploads it when a sandbox
- * starts, where build steps do not see it and it does not count in the hash; `copy` makes it part of
- * the image.
- */
-export type Strategy = "mount" | "volume" | "copy";
-
-/** Options of {@link Image.addLocalFile}. */
-export interface AddFileOptions {
-  /** `mount` unless set. */
-  strategy?: Strategy | undefined;
-  /** Permission bits of a copied file, as a number (`0o755`) or octal digits (`"755"`). */
-  mode?: number | string | undefined;
-}
-
-/** Options of {@link Image.addLocalDir}. */
-export interface AddDirOptions {
-  /** `mount` unless set. */
-  strategy?: Strategy | undefined;
-  /** Globs to leave out besides what ignore files name, each as a line of a `.gitignore`. */
-  exclude?: readonly string[] | undefined;
-}
-
-/** Options of {@link Image.fromDockerfile}. */
-export interface DockerfileOptions {
-  /** The directory that `COPY` and `ADD` read from; where the Dockerfile lies unless set. */
-  context?: LocalDir | undefined;
-  /** Build arguments (`--build-arg`). */
-  args?: Readonly<Record<string, string>> | undefined;
-  /** The stage to build, by name or number; the last one unless set. */
-  target?: string | undefined;
-}
-
-/** Options of {@link Image.fromTOML}. */
-export interface DeclarationOptions {
-  /** Name of the file that the text comes from, for errors. */
-  file?: string | undefined;
-  /** Where the paths in it lead; in Node the working directory unless set. */
-  files?: LocalDir | undefined;
-}
-
-/** Options of what needs a hash. */
-export interface HashOptions extends ReadOptions {
-  /** Digest of the base, or of several by reference. */
-  base?: string | BaseDigests | undefined;
-}
+import {
+  type AddDirOptions,
+  type AddFileOptions,
+  type DeclarationOptions,
+  type DockerfileOptions,
+  type HashOptions,
+  type InstructionOptions,
+  STEP_OPTIONS,
+  type StepOptions,
+  modeDigits,
+  onlyTexts,
+  stepOptions,
+  strategy,
+} from "./options.js";
+import { platform } from "./platform.js";
+import { ResolvedImage, handleOf, madeFrom, pinnedHandle } from "./resolved.js";
 
 /** The constructor, which callers do not see. */
 let made: (chain: Chain, sources: Sources) => Image;
-
-const STEP_OPTIONS = ["env", "secrets", "force"] as const;
 
 /**
  * A declared container image. It never changes: every method gives a new image, and images that come
@@ -316,7 +266,7 @@ export class Image {
         );
       }
       const checked: Record<string, unknown> = { strategy: strategy(call, rest.strategy) };
-      if (mode !== undefined) checked["mode"] = modeBits(call, mode);
+      if (mode !== undefined) checked["mode"] = modeDigits(call, mode);
       const [found, path] = place(given, sources, "file");
       return [called(chain, { add_local_file: { src: path, dest: at, ...checked } }), found];
     });
@@ -594,45 +544,6 @@ function declaration(
   });
 }
 
-function readDeclaration(disk: Disk, path: string, call: Call): ReturnType<Disk["read"]> {
-  try {
-    return disk.read(path);
-  } catch (error) {
-    if (!(error instanceof Unreadable)) throw error;
-    throw call.error("file", "", `${path}: ${error.message}`, "paths are relative to the working directory");
-  }
-}
-
-/** Where plain paths lead in Node: the working directory as it is now. In browsers: nowhere. */
-function homeSources(): Sources {
-  const { disk } = platform();
-  return Sources.at(disk ? disk.tree(disk.workingDirectory()) : NO_FILES);
-}
-
-function rootedIn(given: Given): Sources {
-  if ("tree" in given) return Sources.at(given.tree);
-  return Sources.at(diskTree(given.path));
-}
-
-function diskTree(path: string): FileTree {
-  const { disk } = platform();
-  return disk ? disk.tree(disk.absolute(path)) : NO_FILES;
-}
-
-/**
- * The path that a declaration writes for something given. `wish` is the name of what has none.
- */
-function place(given: Given, sources: Sources, wish: string): [Sources, string] {
-  if ("tree" in given) return sources.attach(given.name || wish, given.tree);
-  const { disk } = platform();
-  if (!disk || given.path === "") return [sources, given.path];
-  // A path of a call starts at the working directory, whatever the paths of a declaration file start at.
-  if (sources.root === disk.tree(disk.workingDirectory())) return [sources, plainPath(given.path)];
-  if (disk.isTree(sources.root)) return [sources, disk.absolute(given.path)];
-  const absolute = disk.absolute(given.path);
-  return sources.attach(absolute, disk.tree(absolute));
-}
-
 /** Begins a chain, as a declaration file says it. */
 function started(base: Record<string, unknown>): Chain {
   return engine().Chain.begin(JSON.stringify(base));
@@ -641,39 +552,6 @@ function started(base: Record<string, unknown>): Chain {
 /** The chain with one more call, as a declaration file says it. */
 function called(chain: Chain, call: Record<string, unknown>): Chain {
   return chain.call(JSON.stringify(call));
-}
-
-function stepOptions(call: Call, options: unknown): Record<string, unknown> {
-  const given = call.options(options, STEP_OPTIONS);
-  const checked: Record<string, unknown> = {};
-  if (given.env !== undefined) checked["env"] = call.textMap(given.env, ".env");
-  if (given.secrets !== undefined) checked["secrets"] = call.texts(given.secrets, ".secrets");
-  if (given.force !== undefined) {
-    if (typeof given.force !== "boolean") throw call.wrongType(".force", "true or false", given.force);
-    checked["force"] = given.force;
-  }
-  return checked;
-}
-
-function onlyTexts(call: Call, given: unknown[]): string[] {
-  const [texts, options] = call.textsAndOptions(given);
-  if (options !== undefined) throw call.wrongType("", "texts", options);
-  return texts;
-}
-
-function strategy(call: Call, given: unknown): string {
-  return given === undefined ? "mount" : call.text(given, ".strategy");
-}
-
-function modeBits(call: Call, given: unknown): string {
-  if (typeof given === "number" && Number.isInteger(given) && given >= 0) {
-    return given.toString(8).padStart(4, "0");
-  }
-  if (typeof given === "string" && /^[0-7]{3,4}$/.test(given)) return given;
-  if (typeof given === "string" || typeof given === "number") {
-    throw call.error("value", ".mode", `\`${given}\` is no mode`, 'write 0o755, or "755"');
-  }
-  throw call.wrongType(".mode", "permission bits", given);
 }
 
 /**
