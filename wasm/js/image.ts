@@ -58,6 +58,8 @@ export class Image {
   #resolved: ResolvedImage | undefined;
   /** No file has to be read, so that what was resolved once holds for good. */
   #needsNoFiles = false;
+  /** The hash of an image without files, once it is known. */
+  #hash: string | undefined;
 
   private constructor(chain: Chain, sources: Sources) {
     if (!(chain instanceof engine().Chain)) {
@@ -361,9 +363,11 @@ export class Image {
   async hash(options: HashOptions = {}): Promise<string> {
     const { base, ...rest } = options;
     const plain = Object.keys(rest).length === 0 && (base === undefined || typeof base === "string");
+    if (plain && base === undefined && this.#hash !== undefined) return this.#hash;
     if (plain && !this.#resolved) {
-      // Without files there is nothing to wait for and nothing worth keeping.
+      // Without files there is nothing to wait for, and nothing but the hash is worth keeping.
       const hash = guarded(Image.prototype.hash, () => this.#chain.hash(base));
+      if (hash !== undefined && base === undefined) this.#hash = hash;
       if (hash !== undefined) return hash;
     }
     return this.#once(options, (handle) => handle.hash());
