@@ -36,6 +36,22 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
+/// Where programs lie that we brought because the machine has none.
+pub(crate) fn own_programs() -> PathBuf {
+    target().join("tools/path")
+}
+
+/// The search path of what we start: the machine's, behind our own programs where there are any.
+pub(crate) fn search_path() -> std::ffi::OsString {
+    let machine = std::env::var_os("PATH").unwrap_or_default();
+    let own = own_programs();
+    if !own.is_dir() {
+        return machine;
+    }
+    let all = std::iter::once(own).chain(std::env::split_paths(&machine));
+    std::env::join_paths(all).unwrap_or(machine)
+}
+
 /// The cargo that runs us.
 pub(crate) fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());

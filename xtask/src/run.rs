@@ -91,7 +91,9 @@ pub(crate) fn command<S: AsRef<OsStr>>(
     arguments: impl IntoIterator<Item = S>,
 ) -> Command {
     let mut command = Command::new(program);
-    command.args(arguments);
+    command
+        .args(arguments)
+        .env("PATH", crate::host::search_path());
     command
 }
 

@@ -219,8 +219,13 @@ fn wasm_bindgen() -> Result<PathBuf> {
 fn optimise(generated: &Path) -> Result<PathBuf> {
     let bound = generated.join("engine_bg.wasm");
     let module = generated.join("chalk.wasm");
-    let mut optimise = Command::new(folder().join("node_modules/.bin/wasm-opt"));
-    optimise.arg("-Oz").args(FEATURES).args(SHAPE);
+    // Not one of before, should nothing be written.
+    if module.exists() {
+        fs::remove_file(&module).map_err(at(&module))?;
+    }
+    let program = folder().join("node_modules/.bin/wasm-opt");
+    let mut optimise = command(&program.display().to_string(), ["-Oz"]);
+    optimise.args(FEATURES).args(SHAPE);
     run::run(optimise.arg(&bound).arg("--output").arg(&module))?;
     for rest in [bound, generated.join("engine_bg.wasm.d.ts")] {
         fs::remove_file(&rest).map_err(at(&rest))?;
