@@ -19,15 +19,65 @@
 //! | `GET /v1/images/{id}` | hash prefix or name | [`ImageDetail`] |
 //! | `PUT /v1/images/{id}/names/{name}` | name percent-encoded | [`Image`] |
 //! | `DELETE /v1/images/{id}` | hash prefix, or a name (removes the name only) | 204 |
+//! | `GET /v1/blobs/{digest}` | | the bytes |
+//! | `GET /v1/regions` | | `[`[`Region`]`]` |
+//! | `GET /v1/nodes` | | `[`[`Node`]`]`, by name |
+//! | `GET /v1/nodes/{name}` | | [`Node`] |
+//! | `DELETE /v1/nodes/{name}` | | 204; removes the node for good |
+//! | `POST /v1/nodes/{name}/drain`, `.../undrain` | | [`Node`] |
+//! | `GET /v1/nodes/{name}/cache` | | [`CacheListing`] |
+//! | `DELETE /v1/nodes/{name}/cache/{image}` | hash prefix, name, or digest of the manifest | [`GcReport`] |
+//! | `POST /v1/nodes/{name}/cache/gc` | [`GcRequest`] | [`GcReport`] |
+//! | `POST /v1/join-tokens` | [`JoinTokenRequest`] | [`JoinToken`] |
+//! | `GET /v1/join-tokens`, `DELETE /v1/join-tokens/{id}` | | `[`[`JoinToken`]`]`, 204 |
+//! | `GET /v1/prewarm`, `PUT /v1/prewarm` | [`Prewarm`] | [`Prewarm`] |
+//! | `POST /v1/warms` | [`WarmRequest`] | [`Warm`] |
+//! | `GET /v1/warms?limit=&image=` | | `[`[`Warm`]`]`, newest first |
+//! | `GET /v1/warms/{id}` | | [`Warm`] |
+//! | `POST /v1/warms/{id}/retry` | | [`Warm`]; failed targets begin again |
+//! | `DELETE /v1/warms/{id}` | | [`Warm`]; cancels what is not ready |
+//! | `GET /v1/warms/{id}/events` | `Last-Event-ID` or `?after=` | server-sent [`WarmEvent`]s |
+//! | `POST /v1/sandboxes` | [`SandboxRequest`] | [`SandboxReply`] |
+//! | `GET /v1/sandboxes?all=&node=&image=` | | `[`[`Sandbox`]`]`, newest first; only living ones unless `all=true` |
+//! | `GET /v1/sandboxes/{id}` | unique prefix of an identifier | [`Sandbox`] |
+//! | `POST /v1/sandboxes/{id}/stop` | [`StopRequest`] | [`Sandbox`] when it has ended |
+//! | `DELETE /v1/sandboxes/{id}?force=` | | 204; a living one only with `force=true` |
+//! | `POST /v1/sandboxes/{id}/exec` | [`ExecRequest`] | [`SandboxProcess`] |
+//! | `GET /v1/sandboxes/{id}/processes/{process}/output` | `?follow=`, `Last-Event-ID` or `?after=` | server-sent [`OutputEvent`]s |
+//! | `POST .../processes/{process}/input?close=` | the bytes | 204 when they are taken |
+//! | `POST .../processes/{process}/resize` | [`TerminalSize`] | 204 |
+//! | `POST .../processes/{process}/signal` | [`SignalRequest`] | 204 |
 //! | `POST /v1/imports?ref=&platform=&image=` | OCI archive, `docker save` tar or root-filesystem tar | [`Imported`] |
 //!
 //! `image` of an import says which image of an archive that holds several.
 //!
+//! The main process of a sandbox is called `main`. What nodes and the service say to each other
+//! stands in [`agent`].
+//!
 //! Every call but health carries `Authorization: Bearer <token>`. Errors are [`Problem`]s.
+
+pub mod agent;
+mod nodes;
+mod sandboxes;
+mod warm;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use nodes::{
+    CacheItem, CacheItemKind, CacheListing, CacheUsage, CachedImage, GcReport, GcRequest,
+    JoinToken, JoinTokenRequest, Node, NodeState, Prewarm, PrewarmState, Region,
+};
+pub use sandboxes::{
+    ExecRequest, MountSource, OutputEvent, OutputEventKind, Sandbox, SandboxEnd, SandboxLimits,
+    SandboxMount, SandboxNetwork, SandboxProcess, SandboxReply, SandboxRequest, SandboxState,
+    SignalRequest, StopRequest, TerminalSize,
+};
+pub use warm::{
+    LayerProgress, Receipt, Warm, WarmEvent, WarmEventKind, WarmRequest, WarmState, WarmStatus,
+    WarmTarget,
+};
 
 use crate::config::ImageConfig;
 use crate::{Digest, Platform, Reference, Spec};
@@ -85,6 +135,22 @@ pub mod problem {
     pub const STEP_FAILED: &str = "urn:chalk:step-failed";
     /// The build was cancelled, or the service stopped under it. Exit code 1.
     pub const CANCELLED: &str = "urn:chalk:cancelled";
+    /// No node fits what was asked for (409). Exit code 4.
+    pub const NO_NODE: &str = "urn:chalk:no-node";
+    /// The node is not connected, or went away (503). Exit code 3.
+    pub const NODE_LOST: &str = "urn:chalk:node-lost";
+    /// The node's cache is too small for the image. Exit code 1.
+    pub const CACHE_TOO_SMALL: &str = "urn:chalk:cache-too-small";
+    /// The node's disk is full. Exit code 1.
+    pub const DISK_FULL: &str = "urn:chalk:disk-full";
+    /// Bytes that are not what their digest says came from a registry or mirror. Exit code 1.
+    pub const DAMAGED: &str = "urn:chalk:damaged";
+    /// It took longer than was allowed. Exit code 1.
+    pub const TIMED_OUT: &str = "urn:chalk:timed-out";
+    /// The sandbox does not run, or its process has ended (409). Exit code 1.
+    pub const NOT_RUNNING: &str = "urn:chalk:not-running";
+    /// The sandbox cannot be started as asked: command, user, limit or device (400). Exit code 2.
+    pub const SANDBOX_REFUSED: &str = "urn:chalk:sandbox-refused";
     /// A fault of the service (500). Exit code 3.
     pub const INTERNAL: &str = "urn:chalk:internal";
 }
@@ -93,7 +159,7 @@ pub mod problem {
 pub mod exit {
     /// Done.
     pub const OK: u8 = 0;
-    /// The build failed.
+    /// The build, warm or sandbox command failed.
     pub const FAILED: u8 = 1;
     /// Bad usage or bad spec.
     pub const USAGE: u8 = 2;
