@@ -151,7 +151,7 @@ pub struct TerminalSize {
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum SandboxReply {
     /// It is on its way; follow the output of its process `main`.
-    Accepted(Sandbox),
+    Accepted(Box<Sandbox>),
     /// Upload these blobs, then ask again.
     NeedsBlobs(BlobList),
 }
