@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::network::Host;
 use crate::world::{forget, spawn};
 
 /// No command of the suite takes this long; one that does hangs.
@@ -171,6 +172,7 @@ fn line(command: &Command) -> String {
 pub struct Chalk {
     command: Command,
     input: Vec<u8>,
+    host: Option<Host>,
 }
 
 impl Chalk {
@@ -186,6 +188,7 @@ impl Chalk {
         Self {
             command,
             input: Vec::new(),
+            host: None,
         }
     }
 
@@ -222,6 +225,13 @@ impl Chalk {
         self
     }
 
+    /// Runs it on a host of a made-up network.
+    #[must_use]
+    pub fn at(mut self, host: Option<&Host>) -> Self {
+        self.host = host.cloned();
+        self
+    }
+
     /// Gives standard input.
     #[must_use]
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
@@ -232,22 +242,27 @@ impl Chalk {
     /// Runs it to its end.
     #[track_caller]
     pub fn run(mut self) -> Ran {
-        run_with(&mut self.command, &self.input)
+        let input = std::mem::take(&mut self.input);
+        run_with(&mut self.into_command(), &input)
     }
 
     /// Starts it, for tests that watch it or make it go away. Its output is thrown away.
     #[track_caller]
-    pub fn start(mut self) -> Running {
-        self.command.stdin(Stdio::null());
-        self.command.stdout(Stdio::null()).stderr(Stdio::null());
+    pub fn start(self) -> Running {
+        let mut command = self.into_command();
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         Running {
-            child: spawn(&mut self.command).expect("start chalk"),
+            child: spawn(&mut command).expect("start chalk"),
         }
     }
 
     /// The plain command.
-    pub(crate) fn into_command(self) -> Command {
-        self.command
+    pub fn into_command(self) -> Command {
+        match self.host {
+            Some(host) => host.wrap(&self.command),
+            None => self.command,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::command::{run, tool};
+use crate::network::Host;
 
 /// An answer.
 #[derive(Debug)]
@@ -29,7 +30,22 @@ impl Response {
 /// Sends a request with further arguments of curl.
 #[track_caller]
 pub fn request(url: &str, token: Option<&str>, arguments: &[&str]) -> Response {
-    let mut curl = tool("curl", ["--silent", "--show-error", "--noproxy", "*"]);
+    request_at(None, url, token, arguments)
+}
+
+/// As [`request`], from a host of a made-up network.
+#[track_caller]
+pub(crate) fn request_at(
+    host: Option<&Host>,
+    url: &str,
+    token: Option<&str>,
+    arguments: &[&str],
+) -> Response {
+    let mut curl = match host {
+        Some(host) => host.command("curl"),
+        None => tool("curl", [""; 0]),
+    };
+    curl.args(["--silent", "--show-error", "--noproxy", "*"]);
     curl.args(["--write-out", "\n%{http_code} %{content_type}"]);
     if let Some(token) = token {
         curl.args(["--header", &format!("Authorization: Bearer {token}")]);

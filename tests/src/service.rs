@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::command::{Chalk, Ran, tool};
+use crate::http::request_at;
+use crate::network::Host;
 use crate::world::{forget, spawn};
 
 /// Longest that a start or a stop may take on a busy machine.
@@ -21,6 +23,7 @@ pub struct Service {
     log: PathBuf,
     settings: Vec<(String, String)>,
     flags: Vec<String>,
+    host: Option<Host>,
     child: Option<Child>,
     url: String,
     token: String,
@@ -30,6 +33,17 @@ impl Service {
     /// Starts a service on `state` with settings as `--set` takes them.
     #[track_caller]
     pub fn start(state: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::start_at(None, state, settings)
+    }
+
+    /// As [`Service::start`] on a host of a made-up network, where all its commands run, too.
+    #[track_caller]
+    pub fn start_on(host: &Host, state: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::start_at(Some(host.clone()), state, settings)
+    }
+
+    #[track_caller]
+    fn start_at(host: Option<Host>, state: &Path, settings: &[(&str, &str)]) -> Self {
         let settings = settings.iter();
         let settings = settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let mut service = Self {
@@ -37,6 +51,7 @@ impl Service {
             log: state.with_extension("log"),
             settings: settings.collect(),
             flags: Vec::new(),
+            host,
             child: None,
             url: String::new(),
             token: String::new(),
@@ -49,7 +64,12 @@ impl Service {
     fn launch(&mut self) {
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.expect("open the log");
-        let mut serve = Chalk::on(&self.state).args(["serve", "--listen", "127.0.0.1:0"]);
+        let address = self
+            .host
+            .as_ref()
+            .map_or("127.0.0.1".to_owned(), |host| host.address().to_string());
+        let listen = format!("{address}:0");
+        let mut serve = self.chalk().args(["serve", "--listen", &listen]);
         serve = serve.args(&self.flags);
         for (name, value) in &self.settings {
             serve = serve.arg("--set").arg(format!("{name}={value}"));
@@ -123,7 +143,7 @@ impl Service {
 
     /// A command against this service.
     pub fn chalk(&self) -> Chalk {
-        Chalk::on(&self.state)
+        Chalk::on(&self.state).at(self.host.as_ref())
     }
 
     /// Runs `chalk compute image` against this service.
@@ -144,7 +164,8 @@ impl Service {
     /// Gets a document of the API.
     #[track_caller]
     pub fn get(&self, path: &str) -> Value {
-        let response = crate::http::get(&format!("{}{path}", self.url), &self.token);
+        let url = format!("{}{path}", self.url);
+        let response = request_at(self.host.as_ref(), &url, Some(&self.token), &[]);
         assert_eq!(response.status, 200, "GET {path}: {response:?}");
         response.json()
     }
