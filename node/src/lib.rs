@@ -1,5 +1,12 @@
 //! A node: keeps images on its host ready to be mounted, and starts sandboxes from them.
 //!
-//! Linux only.
+//! [`Node::start`] opens the state directory, the cache and the sandboxes, and starts the
+//! [`agent`], which joins the service, holds the one connection to it and carries out what it is
+//! told. Linux only.
 
 #![cfg(target_os = "linux")]
+
+pub mod agent;
+mod settings;
+
+pub use settings::{CacheForm, Join, NodeSettings};
