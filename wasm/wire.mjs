@@ -36,7 +36,8 @@ function explicit(schema) {
   const inner = mapped(schema, (value, name) =>
     name === "properties" ? mapped(value, explicit) : explicit(value),
   );
-  const { description, $ref, oneOf, anyOf, ...rest } = inner;
+  // What stands for an absent value is no part of the type.
+  const { description, default: _, $ref, oneOf, anyOf, ...rest } = inner;
   const about = description === undefined ? {} : { description };
   const choice = oneOf ?? anyOf;
   const beside = Object.keys(rest).length > 0;
@@ -45,7 +46,7 @@ function explicit(schema) {
     ...(choice ? [{ anyOf: choice }] : []),
     ...(beside ? [rest] : []),
   ];
-  return parts.length > 1 || ($ref && description !== undefined) ? { ...about, allOf: parts } : inner;
+  return parts.length > 1 || $ref ? { ...about, allOf: parts } : inner;
 }
 
 function mapped(object, change) {

@@ -43,7 +43,7 @@
 //! | `POST /v1/sandboxes/{id}/stop` | [`StopRequest`] | [`Sandbox`] when it has ended |
 //! | `DELETE /v1/sandboxes/{id}?force=` | | 204; a living one only with `force=true` |
 //! | `POST /v1/sandboxes/{id}/exec` | [`ExecRequest`] | [`SandboxProcess`] |
-//! | `GET /v1/sandboxes/{id}/processes/{process}/output` | `?follow=`, `Last-Event-ID` or `?after=` | server-sent [`OutputEvent`]s |
+//! | `GET /v1/sandboxes/{id}/processes/{process}/output` | `?follow=`, `Last-Event-ID` or `?after=` | server-sent [`OutputEvent`]s; the end of the process is told whatever `after` says |
 //! | `POST .../processes/{process}/input?close=` | the bytes | 204 when they are taken |
 //! | `POST .../processes/{process}/resize` | [`TerminalSize`] | 204 |
 //! | `POST .../processes/{process}/signal` | [`SignalRequest`] | 204 |

@@ -9,12 +9,15 @@ use serde_json::{Value, json};
 use crate::{errors, files, resolved};
 
 /// Names that would be taken for something else in JavaScript, and what they are called there.
-const RENAMED: [(&str, &str); 5] = [
+const RENAMED: [(&str, &str); 8] = [
     ("Event", "BuildEvent"),
     ("Image", "ImageSummary"),
     ("LocalPlan", "Plan"),
+    ("Node", "NodeInfo"),
     ("Plan", "ServicePlan"),
     ("Resolved", "ResolvedSpec"),
+    ("Sandbox", "SandboxInfo"),
+    ("SandboxProcess", "ProcessName"),
 ];
 
 /// A JSON Schema (draft 2020-12) that has every type under `$defs`.
@@ -40,6 +43,26 @@ pub fn document() -> Value {
         wire::Image,
         wire::ImageDetail,
         wire::Imported,
+        wire::Region,
+        wire::Node,
+        wire::CacheListing,
+        wire::GcRequest,
+        wire::GcReport,
+        wire::JoinTokenRequest,
+        wire::JoinToken,
+        wire::Prewarm,
+        wire::WarmRequest,
+        wire::Warm,
+        wire::WarmEvent,
+        wire::SandboxRequest,
+        wire::SandboxReply,
+        wire::Sandbox,
+        wire::StopRequest,
+        wire::ExecRequest,
+        wire::SandboxProcess,
+        wire::OutputEvent,
+        wire::TerminalSize,
+        wire::SignalRequest,
         errors::ErrorDocument,
         files::OpenFiles<'static>,
         resolved::UploadDocument<'static>,

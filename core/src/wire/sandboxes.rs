@@ -274,7 +274,8 @@ pub struct SandboxProcess {
 }
 
 /// A piece of output of a process, or its end. Numbered from 1; numbers may be missing only where
-/// old output was dropped.
+/// old output was dropped. The end is told to everyone who follows, so that one who only waits for it
+/// asks for what comes after a number that no event has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OutputEvent {
