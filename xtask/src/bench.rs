@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::host::{self, package};
+use crate::host::{self, Package, cargo, package};
 use crate::run::{self, Failure, Result, at, command};
-use crate::{npm, wasm};
+use crate::{base, npm, wasm};
 
 /// Where the table goes.
 const PAGE: &str = "docs/benchmarks.md";
@@ -20,31 +21,124 @@ Written by `cargo xtask bench`, which builds everything by the release profile, 
 peers in one run, and takes medians. Ratios are ours by the peer's. Run it on an otherwise idle machine.
 ";
 
-/// Measures, prints the table, and writes it into the documentation.
+/// What nodes are measured against.
+const PEERS: [Package; 8] = [
+    package("containerd", "/usr/bin/ctr"),
+    package("curl", "/usr/bin/curl"),
+    package("docker.io", "/usr/sbin/dockerd"),
+    package("iproute2", "/usr/sbin/tc"),
+    package("runc", "/usr/sbin/runc"),
+    package("skopeo", "/usr/bin/skopeo"),
+    package("umoci", "/usr/bin/umoci"),
+    package("golang-github-containers-common", PROFILE),
+];
+
+/// The system-call filter that runc is measured with.
+const PROFILE: &str = "/usr/share/containers/seccomp.json";
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Measure only these sections, separated by commas; what stands of the others is kept.
+    #[arg(long, value_delimiter = ',', value_parser = names())]
+    only: Vec<String>,
+    /// Parts of the section `nodes` to measure; all by default.
+    #[arg(last = true)]
+    parts: Vec<String>,
+}
+
+/// One section of the page.
+struct Section {
+    name: &'static str,
+    title: &'static str,
+    measure: fn(&Options) -> Result<Value>,
+}
+
+const SECTIONS: [Section; 2] = [
+    Section {
+        name: "npm",
+        title: "The npm package",
+        measure: npm_package,
+    },
+    Section {
+        name: "nodes",
+        title: "Nodes",
+        measure: nodes,
+    },
+];
+
+fn names() -> Vec<&'static str> {
+    SECTIONS.iter().map(|section| section.name).collect()
+}
+
+/// Measures, prints the tables, and writes them into the documentation.
 ///
 /// # Errors
 /// When something cannot be built or measured. An aim that is missed is told in the table.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let file = host::workspace().join(PAGE);
+    let before = fs::read_to_string(&file).map_err(at(&file))?;
+    let mut page = ABOUT.to_owned();
+    for section in &SECTIONS {
+        let heading = format!("\n## {}\n", section.title);
+        page.push_str(&heading);
+        let wanted = options.only.is_empty() || options.only.iter().any(|n| n == section.name);
+        if !wanted {
+            let kept = before.split_once(&heading).map_or("", |(_, rest)| rest);
+            page.push_str(kept.split_once("\n## ").map_or(kept, |(kept, _)| kept));
+            continue;
+        }
+        eprintln!("measuring {}; this takes a few minutes", section.name);
+        let found = (section.measure)(options)?;
+        let table = table(&found)?;
+        print!("{table}");
+        let _ = write!(page, "\n{table}\n");
+        if let Some(about) = found["about"].as_str() {
+            let _ = writeln!(page, "{about}");
+        }
+        let _ = writeln!(page, "Machine: {}.", machine(&found)?);
+    }
+    fs::write(&file, page).map_err(at(&file))
+}
+
+/// Size and speed of the npm package.
+fn npm_package(_: &Options) -> Result<Value> {
     host::install(&[package("chromium", "/usr/bin/chromium")])?;
     let toolchain = wasm::check()?;
     let chalk = host::build_chalk("release")?;
     let folder = wasm::folder().join("bench");
     npm::install(&folder)?;
-    eprintln!("measuring; this takes a few minutes");
     let mut node = command("node", ["run.mjs"]);
     node.arg(&chalk)
         .arg("/usr/bin/chromium")
         .current_dir(&folder);
-    let text = run::capture_stdout(&mut node)?;
-    let found: Value = serde_json::from_str(&text)
-        .map_err(|error| Failure::Other(format!("the measurements are no JSON: {error}")))?;
-    let table = table(&found)?;
-    print!("{table}");
-    let mut page = format!("{ABOUT}\n## The npm package\n\n{table}\n");
-    let _ = writeln!(page, "WebAssembly: {toolchain}.");
-    let _ = writeln!(page, "Machine: {}.", machine(&found)?);
-    let file = host::workspace().join(PAGE);
-    fs::write(&file, page).map_err(at(&file))
+    let mut found = measurements(&mut node)?;
+    found["about"] = format!("WebAssembly: {toolchain}.").into();
+    Ok(found)
+}
+
+/// Speed of nodes.
+fn nodes(options: &Options) -> Result<Value> {
+    host::install(&PEERS)?;
+    let base = base::stand_in()?;
+    let chalk = host::build_chalk("release")?;
+    let words = ["--quiet", "--locked", "--package", "chalk-tests"];
+    let bench = ["--bin", "chalk-bench", "--release"];
+    run::run(cargo(["build"]).args(words).args(bench))?;
+    let program = host::target().join("release/chalk-bench");
+    let mut bench = host::as_root(&program.display().to_string(), [])?;
+    bench
+        .args(&options.parts)
+        .env("CHALK_TEST_BIN", &chalk)
+        .env("CHALK_TEST_BASE", &base)
+        .env("CARGO_TARGET_DIR", host::target());
+    measurements(&mut bench)
+}
+
+/// The JSON that a program of measurements prints.
+fn measurements(program: &mut Command) -> Result<Value> {
+    let text = run::capture_stdout(program)?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::Other(format!("the measurements are no JSON: {error}")))
 }
 
 fn table(found: &Value) -> Result<String> {
@@ -66,7 +160,8 @@ fn table(found: &Value) -> Result<String> {
         };
         let met = match row["met"].as_bool() {
             Some(true) => "met",
-            _ => "missed",
+            Some(false) => "missed",
+            None => "",
         };
         let _ = writeln!(
             table,

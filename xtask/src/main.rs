@@ -33,7 +33,7 @@ enum Task {
     /// Builds the npm package with its WebAssembly file and prints the sizes.
     Wasm(wasm::Options),
     /// Measures size and speed against peers, and writes docs/benchmarks.md.
-    Bench,
+    Bench(bench::Options),
     /// Builds the page, which the next build of `chalk` takes in.
     Web,
     /// Makes the base image that stands in for python:3.12-slim-bookworm; prints its path.
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => suite::run(&options),
         Task::Wasm(options) => wasm::run(&options),
-        Task::Bench => bench::run(),
+        Task::Bench(options) => bench::run(&options),
         Task::Web => web::run(),
         Task::Base => base::stand_in().map(|layout| println!("{}", layout.display())),
     };

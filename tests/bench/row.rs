@@ -1,0 +1,97 @@
+//! Rows of the table, and the statistics that stand in them.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// A case with what was measured.
+pub(crate) struct Row {
+    name: String,
+    unit: &'static str,
+    ours: f64,
+    peer: f64,
+    aim: Aim,
+    note: String,
+}
+
+/// What a case is to reach.
+#[derive(Clone, Copy)]
+pub(crate) enum Aim {
+    /// Nothing; the number stands for itself.
+    None,
+    /// Ours by the peer's is at most this.
+    Ratio(f64),
+}
+
+impl Row {
+    /// Ours against a peer.
+    pub(crate) fn against(name: &str, unit: &'static str, ours: f64, peer: f64, aim: Aim) -> Self {
+        Self {
+            name: name.to_owned(),
+            unit,
+            ours,
+            peer,
+            aim,
+            note: String::new(),
+        }
+    }
+
+    /// Says more about how it was measured.
+    pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
+        self.note = note.into();
+        self
+    }
+
+    /// As `xtask` reads it.
+    pub(crate) fn json(&self) -> Value {
+        let ratio = self.ours / self.peer;
+        let (aim, met) = match self.aim {
+            Aim::None => (String::new(), None),
+            Aim::Ratio(most) => (format!("≤ {most}"), Some(ratio <= most)),
+        };
+        json!({
+            "name": self.name, "unit": self.unit, "ours": self.ours, "peer": self.peer,
+            "ratio": ratio, "aim": aim, "met": met, "note": self.note,
+        })
+    }
+}
+
+/// Milliseconds of each of `count` runs, sorted; `prepare` runs before each and does not count.
+pub(crate) fn times(count: usize, mut prepare: impl FnMut(), mut run: impl FnMut()) -> Times {
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
+        prepare();
+        let start = Instant::now();
+        run();
+        times.push(milliseconds(start.elapsed()));
+    }
+    Times::of(times)
+}
+
+/// A duration in milliseconds.
+pub(crate) fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// Times in milliseconds, sorted.
+pub(crate) struct Times(Vec<f64>);
+
+impl Times {
+    /// Sorts them; at least one.
+    pub(crate) fn of(mut times: Vec<f64>) -> Self {
+        assert!(!times.is_empty(), "nothing was measured");
+        times.sort_by(f64::total_cmp);
+        Self(times)
+    }
+
+    /// The one below which `share` of them lie.
+    pub(crate) fn at(&self, share: f64) -> f64 {
+        let last = (self.0.len() - 1) as f64;
+        self.0[(last * share).round() as usize]
+    }
+
+    /// The median.
+    pub(crate) fn median(&self) -> f64 {
+        self.at(0.5)
+    }
+}
