@@ -1,0 +1,3 @@
+#!/bin/sh
+# Mounted directories keep executable bits.
+echo "checked $PROJECT_ROOT"
