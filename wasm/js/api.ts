@@ -2,8 +2,30 @@
  * What every entry point exports.
  */
 
-export { BuildRun, Client, ServiceError } from "./client.js";
-export type { AnyImage, BuildOptions, CallOptions, ClientOptions, Why } from "./client.js";
+export { BuildRun, Client, Sandbox, SandboxProcess, ServiceError } from "./client.js";
+export type {
+  AnyImage,
+  BuildOptions,
+  CallOptions,
+  ClientOptions,
+  CollectOptions,
+  ExecOptions,
+  JoinTokenOptions,
+  JoinTokens,
+  Nodes,
+  OutputItem,
+  ProcessEnd,
+  ProcessOutput,
+  RemoveOptions,
+  SandboxOptions,
+  Sandboxes,
+  StopOptions,
+  WarmOptions,
+  WarmTargets,
+  WarmWaitOptions,
+  Warms,
+  Why,
+} from "./client.js";
 export { ChalkError } from "./error.js";
 export type { ChalkErrorParts } from "./error.js";
 export type {
@@ -16,6 +38,7 @@ export type {
   NamedBlob,
 } from "./files/given.js";
 export type { Content } from "./files/memory.js";
+export type { LocalMount } from "./files/mounts.js";
 export type {
   DigestSink,
   Entry,
@@ -46,29 +69,52 @@ export type {
   BuildRequest,
   BuildStatus,
   BuildStep,
+  CacheItem,
+  CacheItemKind,
+  CacheListing,
+  CacheUsage,
+  CachedImage,
   Change,
   Diff,
   Digest,
+  GcReport,
   ImageConfig,
   ImageDetail,
   ImageStep,
   ImageSummary,
   Info,
+  JoinToken,
   Layer,
+  LayerProgress,
   Mount,
+  NodeInfo,
+  NodeState,
   Plan,
   PlanBase,
   PlanState,
   PlanStep,
   Platform,
+  Prewarm,
+  PrewarmState,
   Problem,
   Reference,
+  Region,
   Rerun,
   ResolveRequest,
   ResolvedSpec,
+  SandboxEnd,
+  SandboxInfo,
+  SandboxNetwork,
+  SandboxState,
   ServicePlan,
   Spec,
   Step,
   StepState,
   Stream,
+  TerminalSize,
+  Warm,
+  WarmEvent,
+  WarmState,
+  WarmStatus,
+  WarmTarget,
 } from "./generated/wire.js";

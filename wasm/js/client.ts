@@ -2,12 +2,16 @@
  * The build service, from Node and browsers.
  */
 
-import { type CallOptions, type ClientOptions, Connection, query, segment } from "./client/connection.js";
+import { type CallOptions, type ClientOptions, Connection, present, query, segment } from "./client/connection.js";
 import { follow } from "./client/follow.js";
+import { type AnyImage, imageAt, requestFor } from "./client/images.js";
+import { JoinTokens, Nodes } from "./client/nodes.js";
 import { ServiceError, strange } from "./client/problem.js";
-import { BuildRun } from "./client/run.js";
+import { BuildRun, eventsOf } from "./client/run.js";
+import { Sandboxes } from "./client/sandboxes.js";
 import { pieces } from "./client/stream.js";
-import { upload } from "./client/upload.js";
+import { askWithContents } from "./client/upload.js";
+import { type WarmWaitOptions, Warms } from "./client/warms.js";
 import { ChalkError } from "./error.js";
 import type { Progress } from "./files/tree.js";
 import type {
@@ -18,20 +22,32 @@ import type {
   ImageDetail,
   ImageSummary,
   Info,
-  ResolveRequest,
+  Prewarm,
+  Region,
   ResolvedSpec,
   ServicePlan,
-  Spec,
+  Warm,
+  WarmRequest,
 } from "./generated/wire.js";
-import { type Image, diff, resolvedOf } from "./image.js";
+import { diff, resolvedOf } from "./image.js";
 import type { ResolvedImage } from "./resolved.js";
 
 export type { CallOptions, ClientOptions } from "./client/connection.js";
+export type { AnyImage } from "./client/images.js";
+export type { CollectOptions, JoinTokenOptions, JoinTokens, Nodes } from "./client/nodes.js";
+export type { OutputItem, ProcessOutput } from "./client/output.js";
 export { ServiceError } from "./client/problem.js";
+export { type ProcessEnd, SandboxProcess } from "./client/process.js";
 export { BuildRun } from "./client/run.js";
-
-/** An image in any form. A {@link Spec} comes without its files: they must be on the service already. */
-export type AnyImage = Image | ResolvedImage | Spec;
+export {
+  type ExecOptions,
+  type RemoveOptions,
+  Sandbox,
+  type SandboxOptions,
+  type Sandboxes,
+  type StopOptions,
+} from "./client/sandboxes.js";
+export type { WarmWaitOptions, Warms } from "./client/warms.js";
 
 /** Options of {@link Client.build}. */
 export interface BuildOptions extends CallOptions {
@@ -58,8 +74,30 @@ export type Why = Diff & {
   readonly against: { readonly build: string; readonly name: string | null; readonly image_hash: string };
 };
 
-/** Rounds of uploads: a directory's listing, then the files in it that the service lacks. */
-const ROUNDS = 3;
+/** What {@link Client.warm} brings where. Without nodes, labels and region: to every node. */
+export interface WarmTargets {
+  /** An image, or several; a text is the prefix of a hash, or a name. They must have been built. */
+  images: AnyImage | string | readonly (AnyImage | string)[];
+  /** Only these nodes. */
+  nodes?: readonly string[] | undefined;
+  /** Only nodes with all of these labels. */
+  labels?: Readonly<Record<string, string>> | undefined;
+  /** Only nodes of this region. */
+  region?: string | undefined;
+  /** Every node, said aloud; not together with the others. */
+  all?: boolean | undefined;
+  /** Keeps the images there until they are unpinned, whatever else is evicted. */
+  pin?: boolean | undefined;
+  /** Seconds after which what is not ready has failed; a day unless given. */
+  timeoutSeconds?: number | undefined;
+}
+
+/** Options of {@link Client.warm}. */
+export interface WarmOptions extends WarmWaitOptions {
+  /** Whether to wait until every node is ready or has failed, as it does unless this is `false`. */
+  wait?: boolean | undefined;
+}
+
 /** Builds among which the last good one is looked for. */
 const LOOK_BACK = 100;
 
@@ -78,11 +116,24 @@ const LOOK_BACK = 100;
  * ```
  */
 export class Client {
+  /** The hosts that run sandboxes, and their caches. */
+  readonly nodes: Nodes;
+  /** Tokens by which nodes join. */
+  readonly joinTokens: JoinTokens;
+  /** Warms, past and present; {@link Client.warm} begins one. */
+  readonly warms: Warms;
+  /** Processes on nodes. */
+  readonly sandboxes: Sandboxes;
   readonly #connection: Connection;
 
   /** @throws {@link ChalkError} `value` when address or token cannot be one. Asks nobody. */
   constructor(options: ClientOptions) {
-    this.#connection = new Connection(options);
+    const connection = new Connection(options);
+    this.#connection = connection;
+    this.nodes = new Nodes(connection);
+    this.joinTokens = new JoinTokens(connection);
+    this.warms = new Warms(connection);
+    this.sandboxes = new Sandboxes(connection);
   }
 
   /** Address of the service, without a slash at its end. */
@@ -97,17 +148,12 @@ export class Client {
 
   /** The spec with every base pinned, and its image hash. */
   async resolve(image: AnyImage, options: CallOptions = {}): Promise<ResolvedSpec> {
-    return this.#connection.json("POST", "/v1/resolve", options, await this.#ask(image, options));
+    return this.#connection.json("POST", "/v1/resolve", options, await requestFor(image, { signal: options.signal }));
   }
 
   /** What a build would do: which steps are cached, and how many bytes would go up. */
   async plan(image: AnyImage, options: CallOptions = {}): Promise<ServicePlan> {
-    return this.#connection.json("POST", "/v1/plan", options, await this.#ask(image, options));
-  }
-
-  async #ask(image: AnyImage, { signal }: CallOptions): Promise<ResolveRequest> {
-    const { spec, uploads } = await resolvedOf(image, { signal });
-    return { spec, blobs: Object.fromEntries(uploads.map(({ digest, size }) => [digest, size])) };
+    return this.#connection.json("POST", "/v1/plan", options, await requestFor(image, { signal: options.signal }));
   }
 
   /**
@@ -123,26 +169,19 @@ export class Client {
       spec: resolved.spec,
       force: options.force ?? false,
       cancel_on_disconnect: cancelOnDisconnect,
-      ...(options.name === undefined ? {} : { name: options.name }),
-      ...(options.secrets === undefined ? {} : { secrets: { ...options.secrets } }),
-      ...(options.compression === undefined ? {} : { compression: options.compression }),
+      ...present({
+        name: options.name,
+        secrets: options.secrets && { ...options.secrets },
+        compression: options.compression,
+      }),
     };
-    for (let round = 0; ; round += 1) {
-      const reply = await this.#connection.json<BuildReply>("POST", "/v1/builds", { signal }, request);
-      switch (reply.reply) {
-        case "reused":
-        case "accepted": {
-          const { reply: _, ...build } = reply;
-          return new BuildRun(this.#connection, build.id, { build, leaves: cancelOnDisconnect, signal });
-        }
-        case "needs_blobs":
-          if (round === ROUNDS) throw strange(this.server, "it asks for the same files again and again");
-          await upload(this.#connection, resolved, reply.digests, { signal, onProgress: onUpload });
-          break;
-        default:
-          throw strange(this.server, "it answers a build with something unknown");
-      }
+    const asked = { signal, onProgress: onUpload };
+    const reply = await askWithContents<BuildReply>(this.#connection, "/v1/builds", request, resolved, asked);
+    if (reply.reply !== "accepted" && reply.reply !== "reused") {
+      throw strange(this.server, "it answers a build with something unknown");
     }
+    const { reply: _, ...build } = reply;
+    return new BuildRun(this.#connection, build.id, { build, leaves: cancelOnDisconnect, signal });
   }
 
   /**
@@ -170,7 +209,7 @@ export class Client {
       yield* pieces(this.#connection, path, { signal });
       return;
     }
-    for await (const event of follow(this.#connection, id, 0, { signal })) {
+    for await (const event of follow(this.#connection, eventsOf(id), 0, { signal })) {
       if (event.type === "log" && (step === undefined || event.step === step)) yield event.text;
     }
   }
@@ -246,6 +285,55 @@ export class Client {
     const { spec } = await this.image(last.image_hash, { signal });
     const against = { build: last.id, name: last.name ?? null, image_hash: last.image_hash };
     return { ...(await diff(spec, after, { signal })), against };
+  }
+
+  /** Regions, with their registries. */
+  regions(options: CallOptions = {}): Promise<Region[]> {
+    return this.#connection.json("GET", "/v1/regions", options);
+  }
+
+  /** Base images that every node keeps ready, and what became of each. */
+  prewarm(options: CallOptions = {}): Promise<Prewarm> {
+    return this.#connection.json("GET", "/v1/prewarm", options);
+  }
+
+  /** Says which base images every node keeps ready: references by tag, which is followed, or digest. */
+  setPrewarm(images: readonly string[], options: CallOptions = {}): Promise<Prewarm> {
+    const list: Prewarm = { images: [...images] };
+    return this.#connection.json("PUT", "/v1/prewarm", options, list);
+  }
+
+  /**
+   * Brings images into the caches of nodes, ahead of any sandbox, and gives what each node says of it:
+   * bytes fetched and there before, whether every digest was checked, seconds, or the error. Some nodes may
+   * fail: then the `status` is `partly`, and nothing is thrown.
+   *
+   * When the signal fires, waiting ends and the warm goes on; {@link Warms.cancel} ends it.
+   *
+   * @example
+   * ```ts
+   * const warm = await client.warm({ images: image, region: "eu" });
+   * for (const { node, state, seconds, error } of warm.nodes) console.log(node, state, seconds, error?.title);
+   * ```
+   */
+  async warm(targets: WarmTargets, options: WarmOptions = {}): Promise<Warm> {
+    const { wait = true, onEvent, signal } = options;
+    const { images, nodes, labels, region, all, pin, timeoutSeconds } = targets;
+    const named = (Array.isArray(images) ? images : [images]) as (AnyImage | string)[];
+    const places = await Promise.all(named.map((image) => imageAt(this.#connection, image, { signal })));
+    const request: WarmRequest = {
+      images: places.map(({ name }) => name),
+      all: all ?? false,
+      pin: pin ?? false,
+      ...present({
+        nodes: nodes && [...nodes],
+        labels: labels && { ...labels },
+        region,
+        timeout_seconds: timeoutSeconds,
+      }),
+    };
+    const warm = await this.#connection.json<Warm>("POST", "/v1/warms", { signal, once: true }, request);
+    return wait ? this.warms.wait(warm.id, { onEvent, signal }) : warm;
   }
 }
 

@@ -42,6 +42,9 @@ export let madeFrom: (handle: ResolvedHandle, sources: Sources) => ResolvedImage
 /** The engine's handle of an image. */
 export let handleOf: (image: ResolvedImage) => ResolvedHandle;
 
+/** Where the paths of an image lead. */
+export let sourcesOf: (image: ResolvedImage) => Sources;
+
 /**
  * What {@link Image.resolve} gives: the complete spec, its hashes, and the contents that go up with it.
  * It never changes, and nothing here waits.
@@ -67,6 +70,7 @@ export class ResolvedImage {
   static {
     madeFrom = (handle, sources) => new ResolvedImage(handle, sources);
     handleOf = (image) => image.#handle;
+    sourcesOf = (image) => image.#sources;
   }
 
   /** The spec, as `fromJSON` reads it. The object is frozen. */

@@ -15,8 +15,8 @@ export interface ClientOptions {
   /** In place of the host's `fetch`. */
   fetch?: typeof fetch | undefined;
   /**
-   * Milliseconds that a service may stay out of reach while a build is followed, before following it
-   * fails. 60,000 unless given: long enough to restart a service.
+   * Milliseconds that a service may stay out of reach while a build, warm or sandbox is followed, before
+   * following it fails. 60,000 unless given: long enough to restart a service.
    */
   patience?: number | undefined;
 }
@@ -33,6 +33,8 @@ export interface Sent extends CallOptions {
   body?: BodyInit;
   /** Needed by hosts that send a body which is a stream. */
   duplex?: "half";
+  /** It must not be sent twice: where it is not known whether it arrived, it counts as failed. */
+  once?: boolean;
   /** Told how many bytes of the body are on their way, by hosts that say so of a body they read themselves. */
   onSent?: (bytes: number) => void;
 }
@@ -77,7 +79,7 @@ export class Connection {
    * @throws {@link ChalkError} of the service, `unreachable`, or `aborted`
    */
   async send(method: string, path: string, sent: Sent = {}): Promise<Response> {
-    const { headers, signal, onSent, ...rest } = sent;
+    const { headers, signal, onSent, once = false, ...rest } = sent;
     checkAborted(signal);
     const request = {
       ...rest,
@@ -93,9 +95,9 @@ export class Connection {
     const ask = () => (watched ?? this.#fetch)(`${this.server}${path}`, request);
     let response: Response;
     try {
-      // All calls may be repeated: a build that runs is shared, and blobs are named by their contents.
+      // Most calls may be repeated: a build that runs is shared, and blobs are named by their contents.
       response = await ask().catch((error: unknown) => {
-        if (!wasStale(error) || sent.duplex) throw error;
+        if (!wasStale(error) || sent.duplex || once) throw error;
         return ask();
       });
     } catch (error) {
@@ -107,9 +109,20 @@ export class Connection {
     throw problem;
   }
 
+  /** Sends a request whose answer says nothing but that it is done. */
+  async done(method: string, path: string, sent: Sent): Promise<void> {
+    const response = await this.send(method, path, sent);
+    await response.body?.cancel();
+  }
+
   /** Sends a request, with a document if one is given, and reads the document that is answered. */
-  async json<T>(method: string, path: string, { signal }: CallOptions, document?: unknown): Promise<T> {
-    const sent: Sent = { signal };
+  async json<T>(
+    method: string,
+    path: string,
+    { signal, once = false }: Pick<Sent, "signal" | "once">,
+    document?: unknown,
+  ): Promise<T> {
+    const sent: Sent = { signal, once };
     if (document !== undefined) {
       sent.body = JSON.stringify(document);
       sent.headers = { "content-type": "application/json" };
@@ -141,6 +154,12 @@ function wasStale(error: unknown): boolean {
 /** One word of a path: a hash, a name, an id. */
 export function segment(text: string): string {
   return encodeURIComponent(text);
+}
+
+/** The fields that were given. */
+export function present<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  const given = Object.entries(fields).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(given) as { [K in keyof T]?: Exclude<T[K], undefined> };
 }
 
 /** What stands behind the `?`, if anything does. */

@@ -1,52 +1,76 @@
 /**
- * Following the events of a build over broken connections and restarts of the service.
+ * Following numbered events over broken connections and restarts of the service.
  */
 
-import type { Build, BuildEvent } from "../generated/wire.js";
 import { Backoff } from "./backoff.js";
-import { type CallOptions, type Connection, segment } from "./connection.js";
+import { type CallOptions, type Connection } from "./connection.js";
 import { isTransient, strange, unreachable } from "./problem.js";
 import { EventParser } from "./sse.js";
 import { pieces } from "./stream.js";
 
 /** Milliseconds without a sign of life; the service sends one every 15 s. */
 const SILENCE = 45_000;
-/** A connection that held so many milliseconds was a good one, even if nothing happened in the build. */
+/** A connection that held so many milliseconds was a good one, even if nothing happened meanwhile. */
 const STEADY = 10_000;
-/** No event has this number: who asks for what comes after it is told the end of the build only. */
+/** No event has this number: who asks for what comes after it is told the end only. */
 const NO_EVENT = Number.MAX_SAFE_INTEGER;
 
+/** What every event has. */
+export interface Numbered {
+  /** From 1. */
+  readonly seq: number;
+  readonly type: string;
+}
+
+/** Events that a service tells one after the other. */
+export interface Feed<E extends Numbered> {
+  /** Where they are asked for. */
+  readonly path: string;
+  /** What they tell of: `build`. */
+  readonly of: string;
+  /** Whether an event is the last one. */
+  isEnd(event: E): boolean;
+  /** Numbers may be missing, and the end is told whatever number was asked for. */
+  readonly gaps?: boolean;
+  /** More may follow an end: it is over when the service ends the answer behind one. */
+  readonly reopens?: boolean;
+}
+
 /**
- * Events of a build after number `after`, each once and in order, to its end.
+ * Events after number `after`, each once and in order, to the end.
  *
- * @throws {@link ChalkError} `not-found` when the service does not know the build (any more);
+ * @throws {@link ChalkError} `not-found` when the service does not know what they tell of (any more);
  *   `unreachable` when it stays away longer than the client's patience
  */
-export async function* follow(
+export async function* follow<E extends Numbered>(
   connection: Connection,
-  id: string,
+  feed: Feed<E>,
   after: number,
   { signal }: CallOptions,
-): AsyncGenerator<BuildEvent, void, undefined> {
+): AsyncGenerator<E, void, undefined> {
   const backoff = new Backoff(connection.patience);
   let last = after;
+  let atEnd = false;
   for (;;) {
     const began = performance.now();
     let lost: unknown;
     let steady = false;
     try {
-      for await (const data of messages(connection, id, last, signal)) {
-        const event = eventOf(connection, data);
-        if (event.seq <= last) continue;
-        if (event.seq !== last + 1) {
+      for await (const data of messages(connection, feed.path, last, signal)) {
+        const event = eventOf<E>(connection, data);
+        const isEnd = feed.isEnd(event);
+        if (event.seq <= last && !(isEnd && feed.gaps)) continue;
+        if (event.seq !== last + 1 && !feed.gaps) {
           throw strange(connection.server, `event ${event.seq} came after event ${last}`);
         }
-        last = event.seq;
+        last = Math.max(last, event.seq);
+        atEnd = isEnd;
         steady = true;
         yield event;
-        if (event.type === "finished") return;
+        if (isEnd && !feed.reopens) return;
       }
-      lost = unreachable(connection.server, new Error("the events ended before the build"));
+      if (atEnd) return;
+      lost = unreachable(connection.server, new Error(`the events ended before the ${feed.of}`));
     } catch (error) {
       if (!isTransient(error)) throw error;
       lost = error;
@@ -56,20 +80,32 @@ export async function* follow(
   }
 }
 
-/** Waits for the end of a build without its events. Counts as following it. */
-export async function ended(
+/**
+ * Waits for the end without the events before it. Counts as following.
+ *
+ * @param look - Told the last event, where the service tells it. Gives what is wanted, or `undefined`
+ *   when it was no end.
+ */
+export async function ended<E extends Numbered, T>(
   connection: Connection,
-  id: string,
+  feed: Feed<E>,
   { signal }: CallOptions,
-): Promise<Build> {
+  look: (end: E | undefined) => Promise<T | undefined>,
+): Promise<T> {
   const backoff = new Backoff(connection.patience);
   for (;;) {
     const began = performance.now();
-    let lost: unknown = unreachable(connection.server, new Error("the build does not end"));
+    let lost: unknown = unreachable(connection.server, new Error(`the ${feed.of} does not end`));
     try {
-      for await (const _ of messages(connection, id, NO_EVENT, signal));
-      const build = await connection.json<Build>("GET", `/v1/builds/${segment(id)}`, { signal });
-      if (build.status !== "queued" && build.status !== "running") return build;
+      let end: E | undefined;
+      for await (const data of messages(connection, feed.path, NO_EVENT, signal)) {
+        const event = eventOf<E>(connection, data);
+        if (!feed.isEnd(event)) continue;
+        end = event;
+        break;
+      }
+      const found = await look(end);
+      if (found !== undefined) return found;
     } catch (error) {
       if (!isTransient(error)) throw error;
       lost = error;
@@ -82,11 +118,10 @@ export async function ended(
 /** Data of the events that one connection gives. */
 async function* messages(
   connection: Connection,
-  id: string,
+  path: string,
   after: number,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<string, void, undefined> {
-  const path = `/v1/builds/${segment(id)}/events`;
   const headers = { accept: "text/event-stream", "last-event-id": String(after) };
   const parser = new EventParser();
   const silence = Math.min(SILENCE, Math.max(connection.patience, 1));
@@ -101,9 +136,9 @@ async function* messages(
   }
 }
 
-function eventOf(connection: Connection, data: string): BuildEvent {
+function eventOf<E extends Numbered>(connection: Connection, data: string): E {
   try {
-    const event = JSON.parse(data) as BuildEvent | null;
+    const event = JSON.parse(data) as E | null;
     if (typeof event?.seq === "number" && typeof event.type === "string") return event;
   } catch (error) {
     throw strange(connection.server, "an event is no JSON", error);

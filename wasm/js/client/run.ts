@@ -4,7 +4,16 @@
 
 import type { Build, BuildEvent } from "../generated/wire.js";
 import { type CallOptions, type Connection, segment } from "./connection.js";
-import { ended, follow } from "./follow.js";
+import { type Feed, ended, follow } from "./follow.js";
+
+/** Events of a build. */
+export function eventsOf(id: string): Feed<BuildEvent> {
+  return {
+    path: `/v1/builds/${segment(id)}/events`,
+    of: "build",
+    isEnd: ({ type }) => type === "finished",
+  };
+}
 
 /** @internal */
 export interface RunOptions extends CallOptions {
@@ -62,8 +71,17 @@ export class BuildRun implements AsyncIterable<BuildEvent> {
   get done(): Promise<Build> {
     this.#done ??= this.#over
       ? Promise.resolve(this.#over)
-      : ended(this.#connection, this.id, { signal: this.#signal }).then((build) => this.#end(build));
+      : this.#ended().then((build) => this.#end(build));
     return this.#done;
+  }
+
+  #ended(): Promise<Build> {
+    const connection = this.#connection;
+    const options = { signal: this.#signal };
+    return ended(connection, eventsOf(this.id), options, async () => {
+      const build = await connection.json<Build>("GET", `/v1/builds/${segment(this.id)}`, options);
+      return build.status === "queued" || build.status === "running" ? undefined : build;
+    });
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<BuildEvent, void, undefined> {
@@ -74,7 +92,7 @@ export class BuildRun implements AsyncIterable<BuildEvent> {
       return;
     }
     const signal = this.#signal;
-    for await (const event of follow(this.#connection, this.id, this.#after, { signal })) {
+    for await (const event of follow(this.#connection, eventsOf(this.id), this.#after, { signal })) {
       if (event.type === "finished") this.#end(event.build);
       yield event;
     }

@@ -8,12 +8,14 @@ import type { ReadOptions } from "../files/tree.js";
 import type { Upload } from "../resolved.js";
 import { Backoff } from "./backoff.js";
 import { type Connection, type Sent, segment } from "./connection.js";
-import { ServiceError, isTransient } from "./problem.js";
+import { ServiceError, isTransient, strange } from "./problem.js";
 
 /** Blobs that are uploaded at a time. */
 const AT_A_TIME = 4;
 /** Times that a blob is sent over connections that break. */
 const TRIES = 3;
+/** Rounds of uploads: a directory's listing, then the files in it that the service lacks. */
+const ROUNDS = 3;
 
 /** What can be uploaded, and how to read it: a `ResolvedImage` is one. */
 export interface Contents {
@@ -23,13 +25,35 @@ export interface Contents {
 
 type Body = ReadableStream<Uint8Array> | Blob | Uint8Array;
 
+/** What a service says to a request that names contents. */
+type Reply = { reply: "needs_blobs"; digests: string[] } | { reply: string };
+
+/** Sends a request, and again each time that contents which the service lacks have gone up. */
+export async function askWithContents<R extends Reply>(
+  connection: Connection,
+  path: string,
+  request: unknown,
+  contents: Contents,
+  { once = false, ...options }: ReadOptions & { once?: boolean },
+): Promise<Exclude<R, { reply: "needs_blobs" }>> {
+  const { signal } = options;
+  for (let round = 0; ; round += 1) {
+    const reply: Reply = await connection.json<R>("POST", path, { signal, once }, request);
+    if (!("digests" in reply) || reply.reply !== "needs_blobs") {
+      return reply as Exclude<R, { reply: "needs_blobs" }>;
+    }
+    if (round === ROUNDS) throw strange(connection.server, "it asks for the same files again and again");
+    await upload(connection, contents, reply.digests, options);
+  }
+}
+
 /**
  * Uploads blobs, a few at a time; the first failure ends the others.
  *
  * @throws {@link ChalkError} `file` when contents changed since they were hashed, `missing` when the
  *   service wants what is not there
  */
-export async function upload(
+async function upload(
   connection: Connection,
   contents: Contents,
   digests: readonly string[],

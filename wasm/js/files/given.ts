@@ -184,6 +184,12 @@ function has(value: object, method: string): boolean {
   return typeof (value as Record<string, unknown>)[method] === "function";
 }
 
+/** Whether an object can only be a {@link LocalFile}. */
+export function isFile(value: unknown): boolean {
+  if (isPlainObject(value)) return "text" in value || "body" in value;
+  return isBlob(value) || value instanceof ArrayBuffer || ArrayBuffer.isView(value) || isFileHandle(value);
+}
+
 function isFileHandle(value: unknown): value is FileHandle {
   return typeof value === "object" && value !== null && has(value, "getFile");
 }
