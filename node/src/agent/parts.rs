@@ -77,6 +77,9 @@ pub trait Images: Send + Sync + 'static {
     /// What changed since a revision; everything when that is `None` or too long ago.
     fn since(&self, revision: Option<u64>) -> CacheDelta;
 
+    /// Whether the whole image is in the cache.
+    fn has(&self, digest: Digest) -> bool;
+
     /// What the cache holds, and why. The agent fills in the name of the node.
     async fn listing(&self) -> Result<CacheListing, Problem>;
 
