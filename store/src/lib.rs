@@ -3,13 +3,16 @@
 //! A blob enters a [`BlobStore`] through a writer that hashes while it writes,
 //! and has a name only when all of it is verified and on disk. [`layer::pack()`] turns the upper
 //! directory of a finished step into such a blob; [`layer::unpack()`] turns a blob back into a
-//! directory that overlayfs can stack, which [`snapshots`] keeps under a name. [`stack`] looks
+//! directory that overlayfs can stack, which [`snapshots`] keeps under a name, and [`erofs`] into a
+//! file that the kernel mounts. [`stack`] looks
 //! into a pile of such directories without mounting it. [`archive`] brings whole images in and
 //! out as files, [`registry`] over the network, and [`tree`] lists a local directory.
 
 #[cfg(unix)]
 pub mod archive;
 pub mod blobs;
+#[cfg(unix)]
+pub mod erofs;
 #[cfg(unix)]
 pub mod layer;
 pub mod registry;

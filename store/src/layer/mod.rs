@@ -33,7 +33,7 @@ pub(crate) use pack::names;
 pub(crate) use reader::LayerReader;
 pub(crate) use root::{file_attr, file_attrs, is_dir, is_whiteout, remove_tree};
 pub(crate) use stream::with_stream;
-pub(crate) use unpack::clean;
+pub(crate) use unpack::{Tally, clean, clean_link};
 
 use std::io;
 

@@ -395,33 +395,45 @@ impl<R: Read> LayerReader<R> {
         Ok(())
     }
 
+    /// Passes over the hole that the current entry's content goes on with, or `most` bytes of it,
+    /// and gives its length; 0 where no hole is.
+    pub(crate) fn skip_hole(&mut self, most: u64) -> u64 {
+        let n = self.hole().min(most);
+        self.position += n;
+        n
+    }
+
+    /// Bytes of the hole at the position in the current entry.
+    fn hole(&mut self) -> u64 {
+        let Some(sparse) = &mut self.sparse else {
+            return 0;
+        };
+        while let Some((offset, length)) = sparse.pieces.get(sparse.next) {
+            if self.position < offset + length {
+                return offset.saturating_sub(self.position);
+            }
+            sparse.next += 1;
+        }
+        self.size - self.position
+    }
+
     /// Content of the current entry, holes as zeros; 0 at its end.
     pub(crate) fn read_content(&mut self, buffer: &mut [u8]) -> Result<usize> {
         if self.position >= self.size {
             return Ok(0);
         }
         let mut n = (self.size - self.position).min(buffer.len() as u64);
-        if let Some(sparse) = &mut self.sparse {
-            while let Some((offset, length)) = sparse.pieces.get(sparse.next) {
-                if self.position < offset + length {
-                    break;
-                }
-                sparse.next += 1;
-            }
-            let hole = match sparse.pieces.get(sparse.next) {
-                Some((offset, _)) if self.position < *offset => offset - self.position,
-                Some((offset, length)) => {
-                    n = n.min(offset + length - self.position);
-                    0
-                }
-                None => self.size - self.position,
-            };
-            if hole > 0 {
-                let n = n.min(hole) as usize;
-                buffer[..n].fill(0);
-                self.position += n as u64;
-                return Ok(n);
-            }
+        let hole = self.hole();
+        if hole > 0 {
+            let n = n.min(hole) as usize;
+            buffer[..n].fill(0);
+            self.position += n as u64;
+            return Ok(n);
+        }
+        if let Some(sparse) = &self.sparse
+            && let Some((offset, length)) = sparse.pieces.get(sparse.next)
+        {
+            n = n.min(offset + length - self.position);
         }
         let n = n as usize;
         let got = match self.source.read(&mut buffer[..n]) {

@@ -223,14 +223,14 @@ fn verified<T>(
 }
 
 /// Counts what a layer holds against its limits.
-struct Tally {
+pub(crate) struct Tally {
     limits: Limits,
     entries: u64,
     file_bytes: u64,
 }
 
 impl Tally {
-    fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
             entries: 0,
@@ -238,7 +238,11 @@ impl Tally {
         }
     }
 
-    fn count<R: Read>(&mut self, reader: &LayerReader<R>, entry: &EntryHeader) -> Result<()> {
+    pub(crate) fn count<R: Read>(
+        &mut self,
+        reader: &LayerReader<R>,
+        entry: &EntryHeader,
+    ) -> Result<()> {
         self.entries += 1;
         self.file_bytes = self.file_bytes.saturating_add(entry.size);
         let limit = |what, limit| {
@@ -257,7 +261,7 @@ impl Tally {
         Ok(())
     }
 
-    fn unpacked(&self, total: &Total) -> Unpacked {
+    pub(crate) fn unpacked(&self, total: &Total) -> Unpacked {
         Unpacked {
             diff_id: total.diff_id,
             uncompressed_size: total.uncompressed,
