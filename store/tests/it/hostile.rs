@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::{Path, PathBuf};
 
 use chalk_store::layer::{
-    Compression, Devices, EntryProblem, LayerError, Limits, Target, UnpackOptions, Unpacked,
-    inspect, unpack, unpack_blob,
+    Compression, Devices, EntryProblem, LayerError, Limits, OverlayAttrs, Target, UnpackOptions,
+    Unpacked, inspect, unpack, unpack_blob,
 };
 use chalk_store::{BlobError, BlobStore};
 use proptest::prelude::*;
@@ -17,10 +17,10 @@ use crate::trees::{attrs, describe, is_root};
 
 /// A tar written without any of the checks that a decent program makes.
 #[derive(Default)]
-struct Tar(Vec<u8>);
+pub(crate) struct Tar(Vec<u8>);
 
 impl Tar {
-    fn entry(self, kind: EntryType, path: &str, link: &str, content: &[u8]) -> Self {
+    pub(crate) fn entry(self, kind: EntryType, path: &str, link: &str, content: &[u8]) -> Self {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(0o755);
@@ -37,30 +37,30 @@ impl Tar {
         self.raw(&header, content)
     }
 
-    fn raw(mut self, header: &Header, content: &[u8]) -> Self {
+    pub(crate) fn raw(mut self, header: &Header, content: &[u8]) -> Self {
         self.0.extend_from_slice(header.as_bytes());
         self.0.extend_from_slice(content);
         self.0.resize(self.0.len().next_multiple_of(512), 0);
         self
     }
 
-    fn file(self, path: &str, content: &str) -> Self {
+    pub(crate) fn file(self, path: &str, content: &str) -> Self {
         self.entry(EntryType::Regular, path, "", content.as_bytes())
     }
 
-    fn dir(self, path: &str) -> Self {
+    pub(crate) fn dir(self, path: &str) -> Self {
         self.entry(EntryType::Directory, path, "", b"")
     }
 
-    fn symlink(self, path: &str, target: &str) -> Self {
+    pub(crate) fn symlink(self, path: &str, target: &str) -> Self {
         self.entry(EntryType::Symlink, path, target, b"")
     }
 
-    fn hard_link(self, path: &str, target: &str) -> Self {
+    pub(crate) fn hard_link(self, path: &str, target: &str) -> Self {
         self.entry(EntryType::Link, path, target, b"")
     }
 
-    fn device(mut self, path: &str, major: u32, minor: u32) -> Self {
+    pub(crate) fn device(mut self, path: &str, major: u32, minor: u32) -> Self {
         let start = self.0.len();
         self = self.entry(EntryType::Char, path, "", b"");
         let mut header = Header::from_byte_slice(&self.0[start..]).clone();
@@ -72,7 +72,7 @@ impl Tar {
     }
 
     /// PAX records for the next entry, each with its right length.
-    fn pax(self, records: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn pax(self, records: &[(&str, &[u8])]) -> Self {
         let mut bytes = Vec::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
@@ -86,7 +86,7 @@ impl Tar {
         self.entry(EntryType::XHeader, "pax", "", &bytes)
     }
 
-    fn end(mut self) -> Vec<u8> {
+    pub(crate) fn end(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 1024, 0);
         self.0
     }
@@ -115,6 +115,7 @@ impl Place {
 
     fn unpack(&self, tar: &[u8], options: &UnpackOptions) -> Result<Unpacked, LayerError> {
         let before = describe(&self.outside);
+        let fresh = fs::read_dir(&self.root).unwrap().next().is_none();
         let result = unpack(tar, "evil", &self.root, options);
         assert_eq!(describe(&self.outside), before, "something changed outside");
         let beside = self.root.parent().unwrap();
@@ -123,6 +124,10 @@ impl Place {
             2,
             "something new outside"
         );
+        // An image of the same layer says the same.
+        if fresh && options.target == Target::Snapshot(OverlayAttrs::Trusted) {
+            crate::erofs::agrees(tar, options, &result, &self.root);
+        }
         result
     }
 }

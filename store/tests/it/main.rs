@@ -7,6 +7,7 @@
 )]
 
 mod archives;
+mod erofs;
 mod hostile;
 mod overlay;
 mod rootfs;

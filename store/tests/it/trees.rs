@@ -236,7 +236,7 @@ fn describe_in(
     root: &Path,
     dir: &Path,
     lines: &mut BTreeMap<Vec<u8>, String>,
-    inodes: &mut BTreeMap<u64, Vec<u8>>,
+    inodes: &mut BTreeMap<(u64, u64), Vec<u8>>,
 ) {
     let mut paths: Vec<_> = fs::read_dir(dir)
         .unwrap()
@@ -244,13 +244,20 @@ fn describe_in(
         .collect();
     paths.sort();
     for path in paths {
-        let meta = fs::symlink_metadata(&path).unwrap();
         let name = path
             .strip_prefix(root)
             .unwrap()
             .as_os_str()
             .as_bytes()
             .to_vec();
+        let meta = match fs::symlink_metadata(&path) {
+            // overlayfs lists marks of deletions in directories that only one layer has.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                lines.insert(name, "listed, but not there".into());
+                continue;
+            }
+            meta => meta.unwrap(),
+        };
         let kind = FileType::from_raw_mode(meta.mode());
         if kind == FileType::CharacterDevice && meta.rdev() == 0 {
             lines.insert(name, "whiteout".into());
@@ -270,7 +277,9 @@ fn describe_in(
             _ => {}
         }
         if !meta.is_dir() {
-            let first = inodes.entry(meta.ino()).or_insert_with(|| name.clone());
+            let first = inodes
+                .entry((meta.dev(), meta.ino()))
+                .or_insert_with(|| name.clone());
             line += &format!(" same as {}", first.escape_ascii());
         }
         if meta.is_file() || meta.is_dir() {
