@@ -293,6 +293,15 @@ fn read(kind: Kind, text: &str) -> Option<Value> {
             }
             Some(Value::Object(map))
         }
+        Kind::Pairs => {
+            let mut map = Map::new();
+            for pair in text.split(',').map(str::trim).filter(|t| !t.is_empty()) {
+                let (key, value) = pair.split_once('=')?;
+                map.insert(key.trim().to_owned(), value.trim().into());
+            }
+            Some(Value::Object(map))
+        }
+        Kind::Switch => text.parse::<bool>().ok().map(Value::from),
     }
 }
 
@@ -409,6 +418,15 @@ mod tests {
             Ok(
                 serde_json::json!({"docker.io": ["http://m:1", "http://n"], "ghcr.io": ["http://o"]}),
             ),
+        );
+        check(
+            "node.labels=gpu=a100, zone = 1",
+            Ok(serde_json::json!({"gpu": "a100", "zone": "1"})),
+        );
+        check("serve.node=true", Ok(true.into()));
+        check(
+            "serve.node=maybe",
+            Err("--set: `serve.node` must be true or false, not `maybe`"),
         );
         check("build.ca_bundle=", Ok(Value::Null));
         check("build.keep=0", Ok(0.into()));

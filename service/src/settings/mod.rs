@@ -5,6 +5,7 @@
 //! gave each value, and [`TABLE`] lists every setting for help texts and documentation.
 
 mod draft;
+mod node;
 mod table;
 mod web_origin;
 
@@ -17,6 +18,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 pub use draft::{Draft, Origin, Row, SettingsError};
+pub use node::{CacheForm, Node};
 pub use table::{Kind, Setting, TABLE, find};
 pub use web_origin::{AllowedOrigin, InvalidOrigin, WebOrigin};
 
@@ -37,6 +39,8 @@ pub struct Settings {
     pub registry: Registry,
     /// What a client may ask for at most.
     pub limits: Limits,
+    /// The node of `chalk node`, or inside this process.
+    pub node: Node,
 }
 
 /// `state.*`
@@ -64,6 +68,8 @@ pub struct Serve {
     /// Longest that a stopping service waits for running builds and open connections.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub stop_timeout: Duration,
+    /// Whether a node runs inside the process of the service.
+    pub node: bool,
 }
 
 /// `web.*`
@@ -222,6 +228,7 @@ impl Default for Serve {
             hosts: Vec::new(),
             cors_origins: Vec::new(),
             stop_timeout: Duration::from_secs(10),
+            node: false,
         }
     }
 }

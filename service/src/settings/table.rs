@@ -38,6 +38,10 @@ pub enum Kind {
     Origins,
     /// `key=value` pairs, separated by commas; the values of one key by blanks.
     Map,
+    /// `key=value` pairs, separated by commas.
+    Pairs,
+    /// `true` or `false`.
+    Switch,
 }
 
 impl Kind {
@@ -58,6 +62,8 @@ impl Kind {
             Self::Map => {
                 "pairs such as `docker.io=https://mirror.example`, separated by commas".into()
             }
+            Self::Pairs => "pairs such as `gpu=a100`, separated by commas".into(),
+            Self::Switch => "true or false".into(),
         }
     }
 }
@@ -136,6 +142,11 @@ pub const TABLE: &[Setting] = &[
         "serve.stop_timeout",
         Kind::Time,
         "Longest that a stopping service waits for running builds and open connections.",
+    ),
+    setting(
+        "serve.node",
+        Kind::Switch,
+        "Whether a node runs inside the process of the service.",
     ),
     setting(
         "web.dir",
@@ -239,6 +250,106 @@ pub const TABLE: &[Setting] = &[
         "limits.connections",
         Kind::Count,
         "Connections open at once; further ones wait.",
+    ),
+    setting(
+        "node.name",
+        Kind::Text,
+        "Name of the node, unique within the service; unset, the name of the host.",
+    ),
+    setting(
+        "node.region",
+        Kind::Text,
+        "Region of the node; unset, the service's home region.",
+    ),
+    setting(
+        "node.labels",
+        Kind::Pairs,
+        "Labels by which warms and sandboxes choose nodes.",
+    ),
+    setting(
+        "node.dir",
+        Kind::Path,
+        "Directory of all that the node keeps; unset, `node` in the state directory.",
+    ),
+    setting(
+        "node.join_token_file",
+        Kind::Path,
+        "File with the token by which the node joins.",
+    ),
+    setting(
+        "node.cache_size",
+        Kind::Size,
+        "Most that layers and mounted files may take; never more than 80 % of the disk.",
+    ),
+    setting(
+        "node.cache_form",
+        Kind::Word(&super::CacheForm::WORDS),
+        "Form of layers on the disk; auto takes EROFS where the kernel mounts it from files.",
+    ),
+    setting(
+        "node.parallel",
+        Kind::Count,
+        "Layers that are fetched at once.",
+    ),
+    setting(
+        "node.memory",
+        Kind::Size,
+        "Memory that pulls may take for buffers.",
+    ),
+    setting(
+        "node.mirror_listen",
+        Kind::Address,
+        "Address to serve blobs to other nodes on; unset, the node serves none.",
+    ),
+    setting(
+        "node.mirror_advertise",
+        Kind::Text,
+        "host[:port] or base URL under which other nodes reach that address.",
+    ),
+    setting(
+        "node.mirror_size",
+        Kind::Size,
+        "Most that compressed blobs kept for other nodes may take.",
+    ),
+    setting(
+        "node.registry_mirrors",
+        Kind::Map,
+        "Registry to the mirrors that the node asks before it.",
+    ),
+    setting(
+        "node.insecure",
+        Kind::List,
+        "Registries that the node may speak to over plain HTTP or with an unknown certificate.",
+    ),
+    setting(
+        "node.ca_bundle",
+        Kind::Path,
+        "PEM file of certificate authorities for service and registries besides the system's.",
+    ),
+    setting(
+        "node.credentials",
+        Kind::Path,
+        "Docker's credentials file of the node; unset, ~/.docker/config.json.",
+    ),
+    setting(
+        "node.sandbox_disk",
+        Kind::Size,
+        "Writable layer of a sandbox, unless it asks for another limit.",
+    ),
+    setting(
+        "node.log_limit",
+        Kind::Size,
+        "Output that is kept of one process of a sandbox.",
+    ),
+    setting(
+        "node.cdi_dirs",
+        Kind::List,
+        "Directories of CDI specs of devices.",
+    ),
+    setting(
+        "node.stop_timeout",
+        Kind::Time,
+        "Longest that a node that ends waits for its sandboxes.",
     ),
 ];
 
