@@ -117,6 +117,10 @@ pub mod problem {
     pub const MISDIRECTED: &str = "urn:chalk:misdirected";
     /// The request was made by a web page that may not use the service (403). Exit code 3.
     pub const FOREIGN_ORIGIN: &str = "urn:chalk:foreign-origin";
+    /// The token does not allow this call (403). Exit code 3.
+    pub const FORBIDDEN: &str = "urn:chalk:forbidden";
+    /// A connected node has that name (409). Exit code 4.
+    pub const NAME_TAKEN: &str = "urn:chalk:name-taken";
     /// The base image does not exist (404). Exit code 4.
     pub const BASE_NOT_FOUND: &str = "urn:chalk:base-not-found";
     /// The base needs a login (403). Exit code 3.

@@ -1,5 +1,5 @@
-//! The build service: API, queue, builder, step cache and embedded OCI registry behind one
-//! address.
+//! The service: API, queue, builder, step cache and embedded OCI registry behind one address, and
+//! the nodes that it brings images to and runs sandboxes on.
 //!
 //! [`Service::start`] takes [`Settings`] and gives a [`Running`] service with its address and
 //! token; everything else goes over HTTP as [`chalk_core::wire`] says. [`state`] is the directory
@@ -9,9 +9,16 @@ pub mod bases;
 mod builds;
 pub mod catalog;
 pub mod engine;
+#[allow(dead_code)]
+mod fleet;
 mod http;
 pub mod index;
+mod ledger;
+#[allow(dead_code, unused_imports)]
+mod nodes;
 pub mod places;
+#[allow(dead_code, unused_imports)]
+mod regions;
 pub mod registry;
 pub mod resolve;
 mod server;
@@ -19,5 +26,6 @@ mod service;
 pub mod settings;
 pub mod state;
 
+pub use ledger::LedgerError;
 pub use service::{Parts, Running, Service, StartError, Surroundings};
 pub use settings::Settings;

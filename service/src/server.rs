@@ -21,6 +21,13 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// What HTTP/2 clients begin with (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes of one HTTP/2 stream, and of all streams of a connection, that a client may send before
+/// somebody takes them. A node has its reports and the output of many processes on one connection:
+/// streams that nobody reads must not use up what the others need.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+/// Requests that one HTTP/2 connection may have open.
+const STREAMS: u32 = 512;
 /// Largest request head, in bytes.
 const HEAD_LIMIT: usize = 64 * 1024;
 
@@ -79,7 +86,9 @@ async fn serve_one(socket: TcpStream, router: Router, watcher: Watcher) {
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(HEAD_TIMEOUT))
         .max_header_list_size(HEAD_LIMIT as u32)
-        .max_concurrent_streams(Some(256));
+        .initial_stream_window_size(Some(STREAM_WINDOW))
+        .initial_connection_window_size(Some(CONNECTION_WINDOW))
+        .max_concurrent_streams(Some(STREAMS));
     let service = TowerToHyperService::new(router);
     let connection = builder
         .serve_connection(TokioIo::new(socket), service)

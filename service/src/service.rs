@@ -14,9 +14,14 @@ use tokio_util::sync::CancellationToken;
 use crate::builds::{Builds, BuildsError};
 use crate::catalog::{Catalog, CatalogError, Reindexed};
 use crate::engine::{Engine, EngineError};
+use crate::fleet::Fleet;
 use crate::http::{self, Guard, PackError, Page};
 use crate::index::{Found, Index, IndexError};
+use crate::ledger::{Ledger, LedgerError};
+use crate::nodes::Nodes;
+use crate::nodes::keys::Keys;
 use crate::places::upstream_options;
+use crate::regions::Regions;
 use crate::registry::{self, External, Regional, RegionalError, Registry, RegistryLimits};
 use crate::resolve::PinBases;
 use crate::server;
@@ -46,6 +51,9 @@ pub enum StartError {
     /// The index cannot be used.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// The database of nodes cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The regional registry cannot be used.
     #[error("the regional registry cannot be used: {0}")]
     Registry(Box<RegionalError>),
@@ -107,6 +115,7 @@ pub struct Service {
     builds: Arc<Builds>,
     engine: Arc<dyn Engine>,
     bases: Arc<dyn PinBases>,
+    fleet: Arc<Fleet>,
     started: jiff::Timestamp,
     stop: CancellationToken,
 }
@@ -168,6 +177,13 @@ impl Service {
         } = regional(&settings, &state, &blobs, &advertised)?;
         let (index, found) = Index::open(&state.path("chalk.redb"))?;
         let index = Arc::new(index);
+        let regions = Regions::new(&settings, regional.clone(), public.clone(), blobs.clone())?;
+        let ledger = state.path("nodes.redb");
+        let ledger = tokio::task::spawn_blocking(move || Ledger::open(&ledger)).await;
+        let ledger = Arc::new(ledger.unwrap_or(Err(LedgerError::Stopping))?);
+        let keys = Arc::new(Keys::default());
+        let home = settings.regions.home.clone();
+        let nodes = Nodes::load(ledger, keys.clone(), settings.nodes.clone(), home)?;
         let catalog = Catalog::new(regional.clone(), public, index.clone(), blobs.clone());
         let catalog = Arc::new(catalog);
         if found != Found::Whole {
@@ -196,7 +212,8 @@ impl Service {
         let hurry = CancellationToken::new();
         let hosts = settings.serve.hosts.iter().chain(&settings.serve.advertise);
         let origins = settings.serve.cors_origins.clone();
-        let guard = Guard::new(token.clone(), hosts.cloned(), origins, page.clone());
+        let fleet = Fleet::new(nodes.into(), regions.into(), stop.clone());
+        let guard = Guard::new(token.clone(), keys, hosts.cloned(), origins, page.clone());
         let connections = settings.limits.connections;
         let service = Arc::new(Self {
             settings,
@@ -206,6 +223,7 @@ impl Service {
             builds,
             engine: parts.engine,
             bases: parts.bases,
+            fleet,
             started: jiff::Timestamp::now(),
             stop: stop.clone(),
         });
@@ -251,6 +269,10 @@ impl Service {
 
     pub(crate) fn bases(&self) -> &dyn PinBases {
         self.bases.as_ref()
+    }
+
+    pub(crate) fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
     }
 
     /// Where archives lie while they are imported.

@@ -7,6 +7,7 @@
 //! | `token` | bearer token, mode 0600, made at the first start |
 //! | `service.json` | address and process of the running service, mode 0600 |
 //! | `chalk.redb` | index, can be rebuilt |
+//! | `nodes.redb` | nodes, join tokens, warms, sandboxes and the pre-warm list, which nothing else knows |
 //! | `builds/<id>/` | record and events of a build |
 //! | `imports/` | archives on their way in |
 //!

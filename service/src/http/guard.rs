@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -22,15 +22,22 @@ use tracing::Instrument;
 
 use super::page::Page;
 use super::problem::ApiError;
+use crate::nodes::keys::{Keys, Principal};
 use crate::settings::{AllowedOrigin, WebOrigin};
 
 /// Paths that need no token.
 pub(crate) const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
+/// Where machines become nodes.
+const REGISTER: &str = "/v1/agent/register";
+
 /// Who may ask, and under which names.
 #[derive(Debug)]
 pub(crate) struct Guard {
+    /// The administrator's token.
     token: String,
+    /// Tokens of nodes, and of those that may become nodes.
+    keys: Arc<Keys>,
     hosts: Vec<String>,
     origins: Vec<AllowedOrigin>,
     page: Arc<Page>,
@@ -42,12 +49,14 @@ impl Guard {
     /// pages that may ask besides our own `page`.
     pub(crate) fn new(
         token: String,
+        keys: Arc<Keys>,
         hosts: impl IntoIterator<Item = String>,
         origins: Vec<AllowedOrigin>,
         page: Arc<Page>,
     ) -> Self {
         Self {
             token,
+            keys,
             hosts: hosts
                 .into_iter()
                 .map(|h| without_port(&h).to_lowercase())
@@ -103,34 +112,64 @@ impl Guard {
         }
     }
 
-    /// Whether the headers carry our token: as bearer, or with `basic` as the password of any
-    /// user, since that is what container engines send after a login.
-    fn lets_in(&self, headers: &HeaderMap, basic: bool) -> bool {
-        let Some(value) = headers.get(header::AUTHORIZATION) else {
-            return false;
-        };
-        let Some((scheme, rest)) = value.to_str().ok().and_then(|v| v.split_once(' ')) else {
-            return false;
-        };
+    /// Whose token the headers carry: as bearer, or with `basic` as the password of any user, since
+    /// that is what container engines send after a login.
+    fn who(&self, headers: &HeaderMap, basic: bool) -> Option<Principal> {
+        let value = headers.get(header::AUTHORIZATION)?;
+        let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
         let rest = rest.trim();
         if scheme.eq_ignore_ascii_case("bearer") {
-            return self.is_token(rest.as_bytes());
+            return self.owner(rest.as_bytes());
         }
         if !(basic && scheme.eq_ignore_ascii_case("basic")) {
-            return false;
+            return None;
         }
-        let Ok(pair) = base64::engine::general_purpose::STANDARD.decode(rest) else {
-            return false;
-        };
-        match pair.iter().position(|&b| b == b':') {
-            Some(colon) => self.is_token(&pair[colon + 1..]),
-            None => false,
-        }
+        let pair = base64::engine::general_purpose::STANDARD
+            .decode(rest)
+            .ok()?;
+        let colon = pair.iter().position(|&b| b == b':')?;
+        self.owner(&pair[colon + 1..])
     }
 
-    fn is_token(&self, given: &[u8]) -> bool {
-        self.token.as_bytes().ct_eq(given).into()
+    fn owner(&self, token: &[u8]) -> Option<Principal> {
+        if self.token.as_bytes().ct_eq(token).into() {
+            return Some(Principal::Admin);
+        }
+        self.keys.who(token)
     }
+}
+
+/// What a token of a node or of one that joins is good for.
+fn allows(who: &Principal, method: &Method, path: &str) -> Result<(), ApiError> {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let below = |prefix: &str| {
+        path.strip_prefix(prefix)
+            .is_some_and(|rest| !rest.is_empty())
+    };
+    match who {
+        Principal::Admin => Ok(()),
+        Principal::Join(_) if path == REGISTER => Ok(()),
+        Principal::Join(_) => Err(forbidden(
+            "a join token is good for `POST /v1/agent/register` only",
+            "register, and use the token that it gives",
+        )),
+        Principal::Node(_) => {
+            let agent = path != REGISTER && below("/v1/agent/");
+            let registry = reads && (path == "/v2" || path.starts_with("/v2/"));
+            let blob = reads && below("/v1/blobs/");
+            if agent || registry || blob {
+                return Ok(());
+            }
+            Err(forbidden(
+                format!("the token of a node does not allow {method} {path}"),
+                "use the service's own token; it is in the file `token` of the service's state directory",
+            ))
+        }
+    }
+}
+
+pub(super) fn forbidden(detail: impl Into<String>, hint: &str) -> ApiError {
+    ApiError::new(problem::FORBIDDEN, 403, "not allowed", detail, hint)
 }
 
 fn without_port(host: &str) -> &str {
@@ -172,17 +211,16 @@ pub(crate) async fn guard(
     response
 }
 
-fn check_sender(guard: &Guard, request: &Request) -> Result<(), ApiError> {
+/// `host[:port]` that a request was sent to.
+pub(super) fn host_of(request: &Request) -> String {
     // HTTP/2 carries the name in the URI.
-    let host = request
-        .uri()
-        .authority()
-        .map(Authority::as_str)
-        .or_else(|| {
-            let value = request.headers().get(header::HOST)?;
-            value.to_str().ok()
-        })
-        .unwrap_or_default();
+    let authority = request.uri().authority().map(Authority::as_str);
+    let host = || request.headers().get(header::HOST)?.to_str().ok();
+    authority.or_else(host).unwrap_or_default().to_owned()
+}
+
+fn check_sender(guard: &Guard, request: &Request) -> Result<(), ApiError> {
+    let host = &*host_of(request);
     if !guard.knows_host(host) {
         return Err(ApiError::new(
             problem::MISDIRECTED,
@@ -207,16 +245,26 @@ fn check_sender(guard: &Guard, request: &Request) -> Result<(), ApiError> {
     }
 }
 
-/// Checks the token.
+/// Checks the token, and what it is good for; handlers find its owner among the extensions.
 pub(crate) async fn token(
     State(guard): State<Arc<Guard>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let path = request.uri().path();
     let registry = path == "/v2" || path.starts_with("/v2/");
-    let open = OPEN_PATHS.contains(&path) || guard.page.has(request.method(), path);
-    if open || guard.lets_in(request.headers(), registry) {
+    if OPEN_PATHS.contains(&path) || guard.page.has(request.method(), path) {
+        return next.run(request).await;
+    }
+    if let Some(who) = guard.who(request.headers(), registry) {
+        if let Err(refusal) = allows(&who, request.method(), path) {
+            return if registry {
+                registry_denial()
+            } else {
+                refusal.into_response()
+            };
+        }
+        request.extensions_mut().insert(who);
         return next.run(request).await;
     }
     if registry {
@@ -251,6 +299,13 @@ fn registry_refusal() -> Response {
     (StatusCode::UNAUTHORIZED, headers, body).into_response()
 }
 
+/// OCI distribution specification, "Error codes".
+fn registry_denial() -> Response {
+    let body = r#"{"errors":[{"code":"DENIED","message":"this token allows to read at most","detail":null}]}"#;
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    (StatusCode::FORBIDDEN, headers, body).into_response()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,7 +314,14 @@ mod tests {
         let origins = origins.iter().map(|text| (*text).to_owned().try_into());
         let origins = origins.collect::<Result<_, _>>().unwrap();
         let hosts = hosts.iter().map(|host| (*host).to_owned());
-        Guard::new("secret".into(), hosts, origins, Page::embedded().into())
+        let keys = Arc::new(Keys::default());
+        Guard::new(
+            "secret".into(),
+            keys,
+            hosts,
+            origins,
+            Page::embedded().into(),
+        )
     }
 
     #[test]
@@ -346,7 +408,8 @@ mod tests {
         let check = |value: &str, basic: bool, expect: bool| {
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
-            assert_eq!(guard.lets_in(&headers, basic), expect, "{value}");
+            let admin = Some(Principal::Admin);
+            assert_eq!(guard.who(&headers, basic) == admin, expect, "{value}");
         };
         let pair = |text: &str| {
             format!(
@@ -368,6 +431,54 @@ mod tests {
         check(&pair("secret"), true, false);
         check(&pair("a:b:secret"), true, false);
         check("Basic !!!", true, false);
-        assert!(!guard.lets_in(&HeaderMap::new(), true));
+        assert_eq!(guard.who(&HeaderMap::new(), true), None);
+    }
+
+    #[test]
+    fn what_tokens_allow() {
+        let node = Principal::Node("n".into());
+        let join = Principal::Join("1".into());
+        let check = |who: &Principal, call: &str, expect: bool| {
+            let (method, path) = call.split_once(' ').unwrap();
+            let allowed = allows(who, &method.parse().unwrap(), path);
+            assert_eq!(allowed.is_ok(), expect, "{who:?} {call}");
+        };
+        check(&Principal::Admin, "DELETE /v1/nodes/n", true);
+        check(&Principal::Admin, "POST /v1/agent/register", true);
+        check(&join, "POST /v1/agent/register", true);
+        for call in [
+            "POST /v1/agent/session",
+            "GET /v1/nodes",
+            "GET /v2/",
+            "GET /v1/blobs/x",
+        ] {
+            check(&join, call, false);
+        }
+        for call in [
+            "POST /v1/agent/session",
+            "POST /v1/agent/streams/x",
+            "GET /v2/",
+            "GET /v2",
+            "HEAD /v2/a/blobs/x",
+            "GET /v1/blobs/x",
+        ] {
+            check(&node, call, true);
+        }
+        for call in [
+            "POST /v1/agent/register",
+            "POST /v2/a/blobs/uploads/",
+            "PUT /v2/a/manifests/x",
+            "DELETE /v2/a/manifests/x",
+            "PUT /v1/blobs/x",
+            "GET /v1/blobs/",
+            "POST /v1/blobs/missing",
+            "GET /v1/nodes",
+            "DELETE /v1/nodes/n",
+            "POST /v1/join-tokens",
+            "GET /v1/sandboxes",
+            "GET /v2x",
+        ] {
+            check(&node, call, false);
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! The HTTP API: `/v1` as [`chalk_core::wire`] says, `/v2` the registry, health, and the page at `/`.
 
+mod agent;
 mod body;
 mod builds;
 mod errors;
+mod fleet;
 mod guard;
 mod images;
+pub(crate) mod nodes;
 mod openapi;
 mod page;
 mod problem;
@@ -46,14 +49,33 @@ pub(crate) struct Route {
     call: Call,
 }
 
+impl Route {
+    fn new(
+        method: Method,
+        path: &'static str,
+        handler: MethodRouter<Arc<Service>>,
+        call: Call,
+    ) -> Self {
+        Self {
+            method,
+            path,
+            handler,
+            call,
+        }
+    }
+}
+
 /// Every call but those below `/v2`.
 pub(crate) fn routes() -> Vec<Route> {
-    let route = |method: Method, path, handler: MethodRouter<Arc<Service>>, call| Route {
-        method,
-        path,
-        handler,
-        call,
-    };
+    let mut routes = image_routes();
+    routes.extend(fleet::node_routes());
+    routes.extend(fleet::agent_routes());
+    routes
+}
+
+/// Calls about the service, builds and images.
+fn image_routes() -> Vec<Route> {
+    let route = Route::new;
     let (get_, post_, put_, delete_) = (Method::GET, Method::POST, Method::PUT, Method::DELETE);
     vec![
         route(

@@ -42,8 +42,12 @@ impl Call {
         self
     }
 
-    pub(super) fn takes_bytes(mut self) -> Self {
-        self.request = Some(Content::Other("application/octet-stream"));
+    pub(super) fn takes_bytes(self) -> Self {
+        self.takes_other("application/octet-stream")
+    }
+
+    pub(super) fn takes_other(mut self, media_type: &'static str) -> Self {
+        self.request = Some(Content::Other(media_type));
         self
     }
 
@@ -88,8 +92,12 @@ pub(super) fn document(routes: &[Route]) -> Value {
         "description": "What failed, why, and what to do.",
         "content": { "application/problem+json": { "schema": problem } },
     });
-    // Not part of any answer, but of the stream that the events call gives.
+    // Not part of any answer, but of the streams that some calls give and take.
     generator.subschema_for::<chalk_core::wire::Event>();
+    generator.subschema_for::<chalk_core::wire::WarmEvent>();
+    generator.subschema_for::<chalk_core::wire::OutputEvent>();
+    generator.subschema_for::<chalk_core::wire::agent::Order>();
+    generator.subschema_for::<chalk_core::wire::agent::Report>();
     let mut paths = Map::new();
     for route in routes {
         let call = &route.call;

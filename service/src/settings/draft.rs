@@ -221,7 +221,10 @@ impl Draft {
         origin: Origin,
     ) -> Result<(), SettingsError> {
         let shown = table::show(&value);
-        let may_be_zero = matches!(setting.path, "build.keep" | "build.queue_limit");
+        let may_be_zero = matches!(
+            setting.path,
+            "build.keep" | "build.queue_limit" | "warm.keep" | "sandboxes.keep"
+        );
         let sound = setting.kind != Kind::Count || may_be_zero || value.as_u64() != Some(0);
         let mut document = Value::Object(Map::new());
         insert(&mut document, setting.path, value.clone());

@@ -5,6 +5,7 @@
 //! gave each value, and [`TABLE`] lists every setting for help texts and documentation.
 
 mod draft;
+mod fleet;
 mod node;
 mod table;
 mod web_origin;
@@ -18,6 +19,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 pub use draft::{Draft, Origin, Row, SettingsError};
+pub use fleet::{InvalidRegistry, Nodes, Prewarm, Regions, RegistryAt, Sandboxes, Warm};
 pub use node::{CacheForm, Node};
 pub use table::{Kind, Setting, TABLE, find};
 pub use web_origin::{AllowedOrigin, InvalidOrigin, WebOrigin};
@@ -37,6 +39,16 @@ pub struct Settings {
     pub web: Web,
     /// Where images come from and go to.
     pub registry: Registry,
+    /// Regions and their registries.
+    pub regions: Regions,
+    /// Connections of nodes.
+    pub nodes: Nodes,
+    /// How images are brought to nodes.
+    pub warm: Warm,
+    /// Base images that every node keeps ready.
+    pub prewarm: Prewarm,
+    /// Records of sandboxes.
+    pub sandboxes: Sandboxes,
     /// What a client may ask for at most.
     pub limits: Limits,
     /// The node of `chalk node`, or inside this process.
@@ -257,7 +269,7 @@ impl Default for Limits {
             request: ByteSize::mib(16),
             blob: ByteSize::gib(16),
             import: ByteSize::gib(64),
-            connections: 1024,
+            connections: 4096,
         }
     }
 }

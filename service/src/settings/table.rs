@@ -240,6 +240,61 @@ pub const TABLE: &[Setting] = &[
         "Docker's credentials file; unset, ~/.docker/config.json.",
     ),
     setting(
+        "regions.home",
+        Kind::Text,
+        "Region of the service's own registry, which every region without one of its own uses.",
+    ),
+    setting(
+        "regions.registries",
+        Kind::Pairs,
+        "Region to its registry, host[:port][/prefix]; images are copied there before its nodes pull them.",
+    ),
+    setting(
+        "nodes.heartbeat",
+        Kind::Time,
+        "How often a connected node says that it lives.",
+    ),
+    setting(
+        "nodes.lost_after",
+        Kind::Time,
+        "Silence after which a node counts as lost.",
+    ),
+    setting(
+        "warm.registry_pulls",
+        Kind::Count,
+        "Nodes that pull one image from one region's registry at once; others wait, or pull from nodes.",
+    ),
+    setting(
+        "warm.chain",
+        Kind::Count,
+        "Nodes that pull an image from each other in a row.",
+    ),
+    setting(
+        "warm.keep",
+        Kind::Count,
+        "Finished warms whose records are kept.",
+    ),
+    setting(
+        "prewarm.images",
+        Kind::List,
+        "Images that every node keeps ready, until the API sets another list.",
+    ),
+    setting(
+        "prewarm.interval",
+        Kind::Time,
+        "How often is looked whether tags of pre-warmed images moved.",
+    ),
+    setting(
+        "sandboxes.keep",
+        Kind::Count,
+        "Ended sandboxes whose records are kept.",
+    ),
+    setting(
+        "sandboxes.disconnect_grace",
+        Kind::Time,
+        "How long a sandbox that is to end with its clients waits for one to come back.",
+    ),
+    setting(
         "limits.request",
         Kind::Size,
         "Size of a JSON request, specs included.",

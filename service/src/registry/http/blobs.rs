@@ -116,7 +116,7 @@ fn describe(digest: &Digest, length: u64, status: StatusCode, body: Body) -> Res
 ///
 /// Each part waits until the one after it was read: a reader that checks a digest finds the fault
 /// only at the end, and an answer whose every byte was sent would look whole.
-fn stream(mut reader: impl Read + Send + 'static) -> Body {
+pub(crate) fn stream(mut reader: impl Read + Send + 'static) -> Body {
     let (parts, body) = mpsc::channel::<io::Result<Bytes>>(PARTS_AHEAD);
     tokio::task::spawn_blocking(move || {
         let mut held = None;

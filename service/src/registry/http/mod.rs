@@ -21,6 +21,8 @@ mod listings;
 mod manifests;
 mod uploads;
 
+pub(crate) use blobs::stream as stream_blob;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,0 +1,82 @@
+//! What nodes call: registration, sessions, and the blobs of mounted files.
+
+use axum::extract::{Extension, Request, State};
+use axum::http::{Version, header};
+use axum::response::{IntoResponse, Response};
+use chalk_core::Digest;
+use chalk_core::wire::agent::{Register, Registered};
+use chalk_store::BlobError;
+
+use super::Api;
+use super::body::{Json, Path};
+use super::guard::host_of;
+use super::problem::{ApiError, ApiResult};
+use crate::nodes::keys::Principal;
+use crate::nodes::session;
+use crate::registry::stream_blob;
+
+pub(super) async fn register(
+    State(service): Api,
+    Extension(who): Extension<Principal>,
+    Json(request): Json<Register>,
+) -> ApiResult<axum::Json<Registered>> {
+    let nodes = service.fleet().nodes();
+    Ok(axum::Json(nodes.register(&who, request).await?))
+}
+
+/// The name of the node that asks.
+pub(super) fn node(who: Principal) -> ApiResult<std::sync::Arc<str>> {
+    match who {
+        Principal::Node(name) => Ok(name),
+        Principal::Admin | Principal::Join(_) => Err(super::guard::forbidden(
+            "this call is for nodes",
+            "register by `POST /v1/agent/register`, and use the token that it gives",
+        )),
+    }
+}
+
+pub(super) async fn session(
+    State(service): Api,
+    Extension(who): Extension<Principal>,
+    request: Request,
+) -> ApiResult<Response> {
+    let name = node(who)?;
+    if request.version() != Version::HTTP_2 {
+        return Err(ApiError::bad_request(
+            "a session needs HTTP/2",
+            format!(
+                "the request came over {:?}, where an answer cannot begin before the request ends",
+                request.version()
+            ),
+            "connect over HTTP/2: with prior knowledge on http://, by ALPN on https://; a proxy in between must pass it on",
+        ));
+    }
+    if service.stopping() {
+        return Err(ApiError::unavailable("the service stops", ""));
+    }
+    let host = host_of(&request);
+    let body = request.into_body();
+    Ok(session::open(service.fleet(), name, host, body))
+}
+
+/// A blob of the store, whole and checked while it is sent: rot breaks the answer off.
+pub(super) async fn blob(State(service): Api, Path(digest): Path<String>) -> ApiResult<Response> {
+    let digest: Digest = digest
+        .parse()
+        .map_err(|e| ApiError::bad_request("the path is wrong", format!("{e}"), ""))?;
+    let blobs = service.blobs();
+    let opened = blobs.run(move |store| store.open_verified(&digest)).await;
+    let blob = match opened {
+        Err(BlobError::NotFound(_)) => {
+            let detail = format!("the store has no blob {digest}");
+            return Err(ApiError::not_found("no such blob", detail));
+        }
+        opened => opened?,
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, blob.size().to_string()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    Ok((headers, stream_blob(blob)).into_response())
+}

@@ -1,0 +1,375 @@
+//! What the service knows alone: nodes, join tokens, warms, sandboxes and the pre-warm list.
+//!
+//! The database `nodes.redb` in the state directory. Unlike the index it cannot be rebuilt from the
+//! registry, so one that is damaged is not set aside silently: the service does not start on it.
+//!
+//! One thread writes. It takes all changes that wait, commits them together (with a sync to the
+//! disk), and only then tells those who wait, so that many writers share one sync. After a crash
+//! the database holds every change that somebody was told of, and of one transaction all or
+//! nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+/// Version of the tables.
+const VERSION: &[u8] = b"1";
+/// Most changes in one commit.
+const BATCH: usize = 4096;
+
+/// What is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Table {
+    /// Single values by name.
+    Meta,
+    /// Nodes by name.
+    Nodes,
+    /// Join tokens by identifier.
+    Joins,
+    /// Warms by identifier, without their targets.
+    Warms,
+    /// Targets of warms by identifier of the warm, `/` and place in its list.
+    Targets,
+    /// Sandboxes by identifier.
+    Sandboxes,
+}
+
+impl Table {
+    const ALL: [Self; 6] = [
+        Self::Meta,
+        Self::Nodes,
+        Self::Joins,
+        Self::Warms,
+        Self::Targets,
+        Self::Sandboxes,
+    ];
+
+    const fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
+        TableDefinition::new(match self {
+            Self::Meta => "meta",
+            Self::Nodes => "nodes",
+            Self::Joins => "joins",
+            Self::Warms => "warms",
+            Self::Targets => "targets",
+            Self::Sandboxes => "sandboxes",
+        })
+    }
+}
+
+/// What the database can fail with.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LedgerError {
+    /// The database cannot be opened.
+    #[error(
+        "{} cannot be used: {reason}; it holds nodes, warms and sandboxes, which nothing else knows: bring back a copy, or remove it to begin without any",
+        path.display()
+    )]
+    Open {
+        /// File of the database.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A change or a look-up failed.
+    #[error("{} failed: {reason}", path.display())]
+    Failed {
+        /// File of the database.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The service stops.
+    #[error("the service stops")]
+    Stopping,
+}
+
+/// A change.
+#[derive(Debug)]
+enum Change {
+    Put(Table, String, Vec<u8>),
+    Remove(Table, String),
+}
+
+/// Changes that belong together: all of them are kept, or none.
+#[derive(Debug, Default)]
+pub(crate) struct Changes(Vec<Change>);
+
+impl Changes {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Keeps a value.
+    pub(crate) fn put(mut self, table: Table, key: &str, value: &impl Serialize) -> Self {
+        // The types have no maps with other keys than texts, so that this cannot fail.
+        let json = serde_json::to_vec(value).unwrap_or_default();
+        self.0.push(Change::Put(table, key.to_owned(), json));
+        self
+    }
+
+    /// Forgets a value.
+    pub(crate) fn remove(mut self, table: Table, key: &str) -> Self {
+        self.0.push(Change::Remove(table, key.to_owned()));
+        self
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+type Told = oneshot::Sender<Result<(), LedgerError>>;
+
+/// The database.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    path: PathBuf,
+    database: Arc<Database>,
+    changes: Option<Sender<(Changes, Option<Told>)>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Drop for Ledger {
+    /// Waits until what was given is on the disk.
+    fn drop(&mut self) {
+        self.changes = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Ledger {
+    /// Opens the database, or makes an empty one. Blocks.
+    ///
+    /// # Errors
+    /// [`LedgerError::Open`].
+    pub(crate) fn open(path: &Path) -> Result<Self, LedgerError> {
+        let unusable = |reason: String| LedgerError::Open {
+            path: path.to_owned(),
+            reason,
+        };
+        // A damaged file may also make the database code panic.
+        let opened = std::panic::catch_unwind(|| load(path));
+        let database = match opened {
+            Ok(Ok(database)) => Arc::new(database),
+            Ok(Err(reason)) => return Err(unusable(reason)),
+            Err(_) => return Err(unusable("its structure is broken".to_owned())),
+        };
+        let (changes, waiting) = channel();
+        let (shared, name) = (database.clone(), path.to_owned());
+        let writer = std::thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn(move || write(&shared, &name, &waiting))
+            .map_err(|e| unusable(e.to_string()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            database,
+            changes: Some(changes),
+            writer: Some(writer),
+        })
+    }
+
+    /// Makes changes; done when they are on the disk.
+    ///
+    /// # Errors
+    /// When the database fails, or the service stops.
+    pub(crate) async fn commit(&self, changes: Changes) -> Result<(), LedgerError> {
+        let (told, done) = oneshot::channel();
+        self.send(changes, Some(told));
+        done.await.unwrap_or(Err(LedgerError::Stopping))
+    }
+
+    /// Makes changes in the order in which they were given, some time later.
+    pub(crate) fn later(&self, changes: Changes) {
+        if !changes.is_empty() {
+            self.send(changes, None);
+        }
+    }
+
+    fn send(&self, changes: Changes, told: Option<Told>) {
+        if let Some(queue) = &self.changes {
+            let _ = queue.send((changes, told));
+        }
+    }
+
+    /// A single value. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails, or the value is not of that type.
+    pub(crate) fn get<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        key: &str,
+    ) -> Result<Option<T>, LedgerError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(table.definition())?;
+            Ok(table.get(key)?.map(|value| value.value().to_vec()))
+        };
+        let found = read().map_err(|e| self.failed(&e))?;
+        let parsed = found.map(|json| serde_json::from_slice(&json));
+        parsed.transpose().map_err(|e| self.failed(&e))
+    }
+
+    /// All values of a table whose keys begin with `prefix`, by key; those that cannot be read are
+    /// left out with a warning. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) fn all<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        prefix: &str,
+    ) -> Result<Vec<(String, T)>, LedgerError> {
+        let mut found = Vec::new();
+        let mut read = || -> Result<(), redb::Error> {
+            let rows = self.database.begin_read()?.open_table(table.definition())?;
+            for row in rows.range::<&str>(prefix..)? {
+                let (key, json) = row?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                match serde_json::from_slice(json.value()) {
+                    Ok(value) => found.push((key.value().to_owned(), value)),
+                    Err(error) => {
+                        tracing::warn!(?table, key = key.value(), %error, "a record is left out");
+                    }
+                }
+            }
+            Ok(())
+        };
+        read().map_err(|e| self.failed(&e))?;
+        Ok(found)
+    }
+
+    fn failed(&self, error: &dyn std::fmt::Display) -> LedgerError {
+        LedgerError::Failed {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+fn load(path: &Path) -> Result<Database, String> {
+    let make = || -> Result<Database, redb::Error> {
+        let database = Database::create(path)?;
+        let write = database.begin_write()?;
+        for table in Table::ALL {
+            write.open_table(table.definition())?;
+        }
+        write.commit()?;
+        Ok(database)
+    };
+    let database = make().map_err(|e| e.to_string())?;
+    let check = || -> Result<Option<Vec<u8>>, redb::Error> {
+        let write = database.begin_write()?;
+        let mut meta = write.open_table(Table::Meta.definition())?;
+        let found = meta.get("version")?.map(|v| v.value().to_vec());
+        if found.is_none() {
+            meta.insert("version", VERSION)?;
+        }
+        drop(meta);
+        write.commit()?;
+        Ok(found)
+    };
+    match check().map_err(|e| e.to_string())? {
+        Some(version) if version != VERSION => Err("a newer chalk wrote it".to_owned()),
+        _ => Ok(database),
+    }
+}
+
+/// Commits what comes in until nobody can send any more.
+fn write(database: &Database, path: &Path, waiting: &Receiver<(Changes, Option<Told>)>) {
+    while let Ok(first) = waiting.recv() {
+        let mut count = first.0.0.len();
+        let mut batch = vec![first];
+        while count < BATCH
+            && let Ok(next) = waiting.try_recv()
+        {
+            count += next.0.0.len();
+            batch.push(next);
+        }
+        let changes = batch.iter().flat_map(|(changes, _)| &changes.0);
+        let done = apply(database, changes).map_err(|error| LedgerError::Failed {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        });
+        if let Err(error) = &done {
+            tracing::error!(%error, "changes were not kept");
+        }
+        for told in batch.into_iter().filter_map(|(_, told)| told) {
+            let _ = told.send(done.clone());
+        }
+    }
+}
+
+fn apply<'a>(
+    database: &Database,
+    changes: impl Iterator<Item = &'a Change>,
+) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    {
+        let mut tables = Vec::new();
+        for table in Table::ALL {
+            tables.push(write.open_table(table.definition())?);
+        }
+        for change in changes {
+            match change {
+                Change::Put(table, key, value) => {
+                    tables[*table as usize].insert(key.as_str(), value.as_slice())?;
+                }
+                Change::Remove(table, key) => {
+                    tables[*table as usize].remove(key.as_str())?;
+                }
+            }
+        }
+    }
+    write.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_told_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nodes.redb");
+        {
+            let ledger = Ledger::open(&path).unwrap();
+            let changes = Changes::new()
+                .put(Table::Targets, "a/1", &1)
+                .put(Table::Targets, "a/2", &2)
+                .put(Table::Targets, "b/1", &3)
+                .put(Table::Nodes, "a/1", &4);
+            ledger.commit(changes).await.unwrap();
+            ledger.later(Changes::new().remove(Table::Targets, "a/1"));
+            ledger.later(Changes::new().put(Table::Targets, "a/2", &5));
+        }
+        let ledger = Ledger::open(&path).unwrap();
+        let all = |prefix: &str| ledger.all::<u32>(Table::Targets, prefix).unwrap();
+        assert_eq!(all("a/"), [("a/2".to_owned(), 5)]);
+        assert_eq!(all("").len(), 2);
+        assert_eq!(ledger.get::<u32>(Table::Nodes, "a/1").unwrap(), Some(4));
+        assert_eq!(ledger.get::<u32>(Table::Nodes, "b").unwrap(), None);
+        assert!(ledger.get::<String>(Table::Nodes, "a/1").is_err());
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nodes.redb");
+        std::fs::write(&path, vec![7; 10_000]).unwrap();
+        let error = Ledger::open(&path).unwrap_err().to_string();
+        assert!(error.contains("nothing else knows"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap().len(), 10_000);
+    }
+}

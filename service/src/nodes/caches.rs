@@ -1,0 +1,137 @@
+//! Which node has which images, as the nodes report it.
+//!
+//! A thousand nodes with hundreds of images each are to cost little: an image is kept once, and a
+//! node's images are bits.
+
+use std::collections::BTreeMap;
+
+use chalk_core::Digest;
+
+/// Images of all nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Caches {
+    numbers: BTreeMap<Digest, u32>,
+    /// By number: how many nodes have it.
+    holders: Vec<u32>,
+    digests: Vec<Digest>,
+    free: Vec<u32>,
+}
+
+/// Images of one node.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Held(Vec<u64>);
+
+impl Held {
+    fn has(&self, number: u32) -> bool {
+        let word = self.0.get(number as usize / 64).copied().unwrap_or(0);
+        word >> (number % 64) & 1 == 1
+    }
+
+    fn set(&mut self, number: u32, to: bool) {
+        let at = number as usize / 64;
+        if self.0.len() <= at {
+            self.0.resize(at + 1, 0);
+        }
+        let bit = 1 << (number % 64);
+        if to {
+            self.0[at] |= bit;
+        } else {
+            self.0[at] &= !bit;
+        }
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
+        let bits = |(at, word): (usize, &u64)| {
+            let word = *word;
+            (0..64_u32).filter_map(move |bit| {
+                (word >> bit & 1 == 1).then_some(u32::try_from(at * 64).unwrap_or(0) + bit)
+            })
+        };
+        self.0.iter().enumerate().flat_map(bits)
+    }
+}
+
+impl Caches {
+    /// Whether a node has the image of that manifest.
+    pub(crate) fn has(&self, held: &Held, digest: &Digest) -> bool {
+        self.numbers.get(digest).is_some_and(|n| held.has(*n))
+    }
+
+    /// A node has an image.
+    pub(crate) fn put(&mut self, held: &mut Held, digest: &Digest) {
+        let number = match self.numbers.get(digest) {
+            Some(number) => *number,
+            None => self.add(*digest),
+        };
+        if !held.has(number) {
+            held.set(number, true);
+            self.holders[number as usize] += 1;
+        }
+    }
+
+    fn add(&mut self, digest: Digest) -> u32 {
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.holders.push(0);
+            self.digests.push(digest);
+            u32::try_from(self.holders.len() - 1).unwrap_or(u32::MAX)
+        });
+        self.digests[number as usize] = digest;
+        self.numbers.insert(digest, number);
+        number
+    }
+
+    /// A node has an image no more.
+    pub(crate) fn remove(&mut self, held: &mut Held, digest: &Digest) {
+        if let Some(number) = self.numbers.get(digest).copied()
+            && held.has(number)
+        {
+            held.set(number, false);
+            self.release(number);
+        }
+    }
+
+    /// A node has nothing any more.
+    pub(crate) fn clear(&mut self, held: &mut Held) {
+        let old = std::mem::take(held);
+        for number in old.numbers() {
+            self.release(number);
+        }
+    }
+
+    fn release(&mut self, number: u32) {
+        let holders = &mut self.holders[number as usize];
+        *holders -= 1;
+        if *holders == 0 {
+            self.numbers.remove(&self.digests[number as usize]);
+            self.free.push(number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_counted_and_forgotten() {
+        let mut caches = Caches::default();
+        let (mut a, mut b) = (Held::default(), Held::default());
+        let digest = |n: u32| Digest::of(&n.to_le_bytes());
+        for n in 0..200 {
+            caches.put(&mut a, &digest(n));
+            caches.put(&mut a, &digest(n));
+        }
+        caches.put(&mut b, &digest(70));
+        assert!(caches.has(&b, &digest(70)) && !caches.has(&b, &digest(71)));
+        caches.remove(&mut a, &digest(70));
+        caches.remove(&mut a, &digest(70));
+        assert!(!caches.has(&a, &digest(70)) && caches.has(&b, &digest(70)));
+        caches.clear(&mut a);
+        assert_eq!(caches.numbers.len(), 1);
+        assert!(caches.has(&b, &digest(70)));
+        // Numbers are given again, and mean the new image only.
+        caches.put(&mut a, &digest(1000));
+        assert!(caches.has(&a, &digest(1000)) && !caches.has(&b, &digest(1000)));
+        assert_eq!(caches.holders.len(), 200);
+    }
+}

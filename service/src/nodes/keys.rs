@@ -1,0 +1,126 @@
+//! Who may ask: the tokens of nodes and those that nodes join with, by their SHA-256.
+//!
+//! Tokens have 256 random bits, so that a plain hash is enough to keep them by: nobody can guess
+//! one, and the hash gives none away.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use base64::Engine as _;
+use chalk_core::Digest;
+use subtle::ConstantTimeEq as _;
+
+/// Who sent a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Principal {
+    /// Somebody who may do everything.
+    Admin,
+    /// A node, by name.
+    Node(Arc<str>),
+    /// A machine that may join, by the identifier of its token.
+    Join(Arc<str>),
+}
+
+/// A new token.
+pub(crate) struct Token {
+    /// The text, for the one who gets it.
+    pub(crate) text: String,
+    /// What is kept of it.
+    pub(crate) hash: Digest,
+}
+
+impl Token {
+    /// 256 random bits behind `prefix`, which tells people what they found.
+    pub(crate) fn new(prefix: &str) -> Self {
+        let random: [u8; 32] = rand::random();
+        let random = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random);
+        let text = format!("{prefix}{random}");
+        let hash = Digest::of(text.as_bytes());
+        Self { text, hash }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    nodes: BTreeMap<Digest, Arc<str>>,
+    joins: BTreeMap<Digest, Arc<str>>,
+}
+
+/// All tokens but the administrator's.
+#[derive(Debug, Default)]
+pub(crate) struct Keys(RwLock<Known>);
+
+impl Keys {
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose token that is.
+    pub(crate) fn who(&self, token: &[u8]) -> Option<Principal> {
+        let hash = Digest::of(token);
+        let known = self.read();
+        // The look-up compares hashes, whose bytes nobody outside can choose; what it finds is
+        // compared once more, in a time that tells nothing.
+        let same = |found: &Digest| bool::from(found.as_bytes().ct_eq(hash.as_bytes()));
+        if let Some((found, name)) = known.nodes.get_key_value(&hash)
+            && same(found)
+        {
+            return Some(Principal::Node(name.clone()));
+        }
+        let (found, id) = known.joins.get_key_value(&hash)?;
+        same(found).then(|| Principal::Join(id.clone()))
+    }
+
+    /// Lets a node in by that token only.
+    pub(crate) fn put_node(&self, hash: Digest, name: &Arc<str>) {
+        let mut known = self.write();
+        known.nodes.retain(|_, other| other != name);
+        known.nodes.insert(hash, name.clone());
+    }
+
+    /// Lets a node in no more.
+    pub(crate) fn remove_node(&self, name: &str) {
+        self.write().nodes.retain(|_, other| &**other != name);
+    }
+
+    /// Lets machines join by that token.
+    pub(crate) fn put_join(&self, hash: Digest, id: &str) {
+        self.write().joins.insert(hash, id.into());
+    }
+
+    /// Lets nobody join by the token of that identifier.
+    pub(crate) fn remove_join(&self, id: &str) {
+        self.write().joins.retain(|_, other| &**other != id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_one_token() {
+        let keys = Keys::default();
+        let (a, b, join) = (Token::new("n_"), Token::new("n_"), Token::new("j_"));
+        let name: Arc<str> = "n1".into();
+        keys.put_node(a.hash, &name);
+        keys.put_node(b.hash, &name);
+        keys.put_join(join.hash, "7");
+        let check = |token: &Token, expect: Option<Principal>| {
+            assert_eq!(keys.who(token.text.as_bytes()), expect);
+        };
+        check(&a, None);
+        check(&b, Some(Principal::Node(name.clone())));
+        check(&join, Some(Principal::Join("7".into())));
+        assert_eq!(keys.who(b.hash.to_string().as_bytes()), None);
+        keys.remove_join("7");
+        keys.remove_node("n1");
+        check(&b, None);
+        check(&join, None);
+        assert!(a.text != b.text && a.text.len() == 45);
+    }
+}

@@ -1,0 +1,444 @@
+//! The nodes: who they are, which are connected, and what is in their caches.
+//!
+//! A node's record lasts; that it is connected, its usage and the images in its cache are what its
+//! session says. All time-outs count on the monotonic clock; the wall clock is only shown, and
+//! compared with the end of a join token.
+
+pub(crate) mod caches;
+pub(crate) mod join;
+pub(crate) mod keys;
+pub(crate) mod lines;
+mod select;
+pub(crate) mod session;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chalk_core::Digest;
+use chalk_core::wire::agent::{Ask, Order, Report};
+use chalk_core::wire::{CacheUsage, CachedImage, Node, NodeState, Problem, problem};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::ledger::{Changes, Ledger, LedgerError, Table};
+use crate::settings;
+use caches::{Caches, Held};
+use keys::Keys;
+pub(crate) use select::{Chosen, Selection};
+use session::Session;
+
+/// What lasts of a node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    name: String,
+    region: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    version: String,
+    joined: String,
+    last_seen: String,
+    /// SHA-256 of its token.
+    token: Digest,
+    #[serde(default)]
+    draining: bool,
+}
+
+/// A node as it is now.
+#[derive(Debug)]
+struct Entry {
+    record: Record,
+    session: Option<Arc<Session>>,
+    /// Since when it is not connected.
+    gone: Option<Instant>,
+    mirror: Option<String>,
+    usage: CacheUsage,
+    sandboxes: usize,
+    held: Held,
+    /// Life of the node's process that `revision` belongs to.
+    epoch: String,
+    revision: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    nodes: BTreeMap<Arc<str>, Entry>,
+    caches: Caches,
+}
+
+/// All nodes.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    ledger: Arc<Ledger>,
+    keys: Arc<Keys>,
+    settings: settings::Nodes,
+    home: String,
+    /// Secrets by which the nodes of a region let each other read blobs.
+    peer_tokens: Mutex<BTreeMap<String, String>>,
+    state: Mutex<State>,
+    joins: Mutex<BTreeMap<String, join::Join>>,
+}
+
+/// What others need to know of a connected node.
+#[derive(Debug, Clone)]
+pub(crate) struct Connected {
+    pub(crate) name: Arc<str>,
+    pub(crate) region: String,
+    pub(crate) mirror: Option<String>,
+    pub(crate) sandboxes: usize,
+}
+
+impl Entry {
+    fn new(record: Record) -> Self {
+        Self {
+            record,
+            session: None,
+            gone: Some(Instant::now()),
+            mirror: None,
+            usage: CacheUsage::default(),
+            sandboxes: 0,
+            held: Held::default(),
+            epoch: String::new(),
+            revision: None,
+        }
+    }
+
+    fn state(&self) -> NodeState {
+        match (&self.session, self.record.draining) {
+            (None, _) => NodeState::Lost,
+            (Some(_), true) => NodeState::Draining,
+            (Some(_), false) => NodeState::Ready,
+        }
+    }
+
+    fn shown(&self) -> Node {
+        let record = self.record.clone();
+        Node {
+            state: self.state(),
+            name: record.name,
+            region: record.region,
+            labels: record.labels,
+            version: record.version,
+            joined: record.joined,
+            last_seen: record.last_seen,
+            cache: self.usage,
+            sandboxes: self.sandboxes,
+            mirror: self.mirror.clone(),
+        }
+    }
+
+    fn connected(&self) -> Option<Connected> {
+        self.session.as_ref().map(|session| Connected {
+            name: session.node().clone(),
+            region: self.record.region.clone(),
+            mirror: self.mirror.clone(),
+            sandboxes: self.sandboxes,
+        })
+    }
+}
+
+/// There is no such node.
+pub(crate) fn unknown(name: &str) -> Problem {
+    Problem {
+        kind: problem::NOT_FOUND.to_owned(),
+        title: "no such node".to_owned(),
+        status: 404,
+        detail: format!("there is no node `{name}`"),
+        hint: "see `chalk compute node ls`".to_owned(),
+    }
+}
+
+/// The database failed.
+pub(crate) fn not_kept(error: &LedgerError) -> Problem {
+    Problem {
+        kind: problem::INTERNAL.to_owned(),
+        title: "the state directory failed".to_owned(),
+        status: 500,
+        detail: error.to_string(),
+        hint: "see the service's log".to_owned(),
+    }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
+impl Nodes {
+    /// Nodes and join tokens that the ledger knows, none of them connected. Blocks.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub(crate) fn load(
+        ledger: Arc<Ledger>,
+        keys: Arc<Keys>,
+        settings: settings::Nodes,
+        home: String,
+    ) -> Result<Self, LedgerError> {
+        let mut state = State::default();
+        for (name, record) in ledger.all::<Record>(Table::Nodes, "")? {
+            let name: Arc<str> = name.into();
+            keys.put_node(record.token, &name);
+            state.nodes.insert(name, Entry::new(record));
+        }
+        let joins = join::load(&ledger, &keys)?;
+        let peer_tokens = ledger.get(Table::Meta, "peer_tokens")?.unwrap_or_default();
+        Ok(Self {
+            ledger,
+            keys,
+            settings,
+            home,
+            peer_tokens: Mutex::new(peer_tokens),
+            state: Mutex::new(state),
+            joins: Mutex::new(joins),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What is under the lock does not panic half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long a node may be silent.
+    pub(crate) fn lost_after(&self) -> Duration {
+        self.settings.lost_after
+    }
+
+    /// Secret of the nodes of a region, made when it is first wanted.
+    fn peer_token(&self, region: &str) -> String {
+        let tokens = self.peer_tokens.lock();
+        let mut tokens = tokens.unwrap_or_else(PoisonError::into_inner);
+        if let Some(token) = tokens.get(region) {
+            return token.clone();
+        }
+        let token = keys::Token::new("chp_").text;
+        tokens.insert(region.to_owned(), token.clone());
+        let changes = Changes::new().put(Table::Meta, "peer_tokens", &*tokens);
+        self.ledger.later(changes);
+        token
+    }
+
+    /// A node greets: its session takes the place of an older one, and it is welcomed. `false` when
+    /// there is no such node any more.
+    pub(super) fn attach(&self, session: &Arc<Session>, hello: &Report) -> bool {
+        let Report::Hello {
+            version,
+            labels,
+            mirror,
+            epoch,
+            usage,
+            sandboxes,
+        } = hello
+        else {
+            return false;
+        };
+        let mut state = self.state();
+        let State { nodes, caches } = &mut *state;
+        let Some(entry) = nodes.get_mut(&**session.node()) else {
+            return false;
+        };
+        entry.record.version.clone_from(version);
+        entry.record.labels.clone_from(labels);
+        entry.record.last_seen = now();
+        entry.mirror.clone_from(mirror);
+        entry.usage = *usage;
+        entry.sandboxes = sandboxes.iter().filter(|s| !s.state.is_final()).count();
+        if entry.epoch != *epoch || epoch.is_empty() {
+            caches.clear(&mut entry.held);
+            entry.revision = None;
+            entry.epoch.clone_from(epoch);
+        }
+        let changes = Changes::new().put(Table::Nodes, session.node(), &entry.record);
+        self.ledger.later(changes);
+        session.send(&Order::Welcome {
+            heartbeat_seconds: self.settings.heartbeat.as_secs().max(1),
+            cache_known: entry.revision,
+            peer_token: self.peer_token(&entry.record.region),
+            draining: entry.record.draining,
+        });
+        if let Some(old) = entry.session.replace(session.clone()) {
+            old.end();
+        }
+        entry.gone = None;
+        true
+    }
+
+    /// A session ended; `false` when another one took its place.
+    pub(super) fn detach(&self, session: &Arc<Session>, gone: Instant) -> bool {
+        let mut state = self.state();
+        let Some(entry) = state.nodes.get_mut(&**session.node()) else {
+            return false;
+        };
+        let current = entry.session.as_ref();
+        if !current.is_some_and(|current| Arc::ptr_eq(current, session)) {
+            return false;
+        }
+        entry.session = None;
+        entry.gone = Some(gone);
+        let changes = Changes::new().put(Table::Nodes, session.node(), &entry.record);
+        self.ledger.later(changes);
+        true
+    }
+
+    /// Takes in what a node says of itself.
+    pub(super) fn heard(&self, name: &str, report: &Report) {
+        let mut state = self.state();
+        let State { nodes, caches } = &mut *state;
+        let Some(entry) = nodes.get_mut(name) else {
+            return;
+        };
+        entry.record.last_seen = now();
+        match report {
+            Report::Heartbeat { usage, sandboxes } => {
+                entry.usage = *usage;
+                entry.sandboxes = *sandboxes;
+            }
+            Report::Cache {
+                revision,
+                whole,
+                put,
+                gone,
+            } => {
+                if *whole {
+                    caches.clear(&mut entry.held);
+                }
+                for digest in gone {
+                    caches.remove(&mut entry.held, digest);
+                }
+                for CachedImage { digest, .. } in put {
+                    caches.put(&mut entry.held, digest);
+                }
+                entry.revision = Some(*revision);
+            }
+            Report::Warmed { receipt, .. } => caches.put(&mut entry.held, &receipt.digest),
+            _ => {}
+        }
+    }
+
+    /// Counts a sandbox that is on its way to a node, until its next heartbeat tells.
+    pub(crate) fn placed(&self, name: &str) {
+        if let Some(entry) = self.state().nodes.get_mut(name) {
+            entry.sandboxes += 1;
+        }
+    }
+
+    /// All nodes, by name.
+    pub(crate) fn list(&self) -> Vec<Node> {
+        self.state().nodes.values().map(Entry::shown).collect()
+    }
+
+    /// A node.
+    pub(crate) fn get(&self, name: &str) -> Result<Node, Problem> {
+        let state = self.state();
+        let entry = state.nodes.get(name).ok_or_else(|| unknown(name))?;
+        Ok(entry.shown())
+    }
+
+    /// How many nodes of each region are connected.
+    pub(crate) fn by_region(&self) -> BTreeMap<String, usize> {
+        let mut count = BTreeMap::new();
+        for entry in self.state().nodes.values() {
+            let region = count.entry(entry.record.region.clone()).or_insert(0);
+            *region += usize::from(entry.session.is_some());
+        }
+        count
+    }
+
+    /// The session of a node.
+    ///
+    /// # Errors
+    /// When there is no such node, or it is not connected.
+    pub(crate) fn session(&self, name: &str) -> Result<Arc<Session>, Problem> {
+        let state = self.state();
+        let entry = state.nodes.get(name).ok_or_else(|| unknown(name))?;
+        let session = entry.session.clone();
+        session.ok_or_else(|| session::lost(name, "is not connected"))
+    }
+
+    /// Asks a node.
+    ///
+    /// # Errors
+    /// As [`session`](Self::session) and [`Session::ask`].
+    pub(crate) async fn ask(
+        &self,
+        name: &str,
+        ask: Ask,
+        limit: Duration,
+    ) -> Result<Value, Problem> {
+        self.session(name)?.ask(ask, limit).await
+    }
+
+    /// A node, if it is connected.
+    pub(crate) fn connected(&self, name: &str) -> Option<Connected> {
+        self.state().nodes.get(name)?.connected()
+    }
+
+    /// All nodes that are connected.
+    pub(crate) fn all_connected(&self) -> Vec<Connected> {
+        let state = self.state();
+        state.nodes.values().filter_map(Entry::connected).collect()
+    }
+
+    /// Whether a node has an image.
+    pub(crate) fn has(&self, name: &str, digest: &Digest) -> bool {
+        let state = self.state();
+        let entry = state.nodes.get(name);
+        entry.is_some_and(|entry| state.caches.has(&entry.held, digest))
+    }
+
+    /// Connected nodes that have an image, by name.
+    pub(crate) fn warm(&self, digest: &Digest) -> Vec<Connected> {
+        let state = self.state();
+        let warm = state.nodes.values();
+        let warm = warm.filter(|entry| state.caches.has(&entry.held, digest));
+        warm.filter_map(Entry::connected).collect()
+    }
+
+    /// For how long a node is gone; `None` while it is connected or when there is none.
+    pub(crate) fn gone_for(&self, name: &str) -> Option<Duration> {
+        let state = self.state();
+        state.nodes.get(name)?.gone.map(|gone| gone.elapsed())
+    }
+
+    /// Lets a node take no new work, or again.
+    ///
+    /// # Errors
+    /// When there is no such node, or the ledger fails.
+    pub(crate) async fn drain(&self, name: &str, draining: bool) -> Result<Node, Problem> {
+        let record = {
+            let mut state = self.state();
+            let entry = state.nodes.get_mut(name).ok_or_else(|| unknown(name))?;
+            entry.record.draining = draining;
+            entry.record.clone()
+        };
+        let changes = Changes::new().put(Table::Nodes, name, &record);
+        let kept = self.ledger.commit(changes).await;
+        kept.map_err(|e| not_kept(&e))?;
+        if let Ok(session) = self.session(name) {
+            session.send(&Order::Drain { draining });
+        }
+        self.get(name)
+    }
+
+    /// Removes a node for good: its token counts no more, and its session ends.
+    ///
+    /// # Errors
+    /// When there is no such node, or the ledger fails.
+    pub(crate) async fn remove(&self, name: &str) -> Result<(), Problem> {
+        self.get(name)?;
+        let changes = Changes::new().remove(Table::Nodes, name);
+        let kept = self.ledger.commit(changes).await;
+        kept.map_err(|e| not_kept(&e))?;
+        self.keys.remove_node(name);
+        let mut state = self.state();
+        let State { nodes, caches } = &mut *state;
+        if let Some(mut entry) = nodes.remove(name) {
+            caches.clear(&mut entry.held);
+            if let Some(session) = entry.session {
+                session.send(&Order::Removed);
+                session.end_soon();
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,257 @@
+//! One session with a node: orders go out, reports come in, until either side ends it.
+//!
+//! Nothing here waits for a node. Orders go into a queue of bounded length; a node that lets it
+//! fill up loses its session and gets everything anew with the next one.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use chalk_core::wire::agent::{Ask, Order, Report};
+use chalk_core::wire::{Problem, problem};
+use futures_util::StreamExt;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use super::lines::{Lines, parse};
+use crate::fleet::Fleet;
+
+/// Orders that may wait for a node.
+const QUEUE: usize = 4096;
+/// Longest line of a node: the list of a big cache.
+const LINE_LIMIT: usize = 16 << 20;
+/// How long a node may take for its first line.
+const HELLO: Duration = Duration::from_secs(10);
+/// How long a session that is to end goes on, so that the last orders get through.
+const LAST_ORDERS: Duration = Duration::from_millis(500);
+/// Words of the reports that are known.
+const REPORTS: [&str; 8] = [
+    "hello",
+    "heartbeat",
+    "cache",
+    "pulling",
+    "warmed",
+    "warm_failed",
+    "sandbox",
+    "answer",
+];
+
+type Answer = oneshot::Sender<Result<Value, Problem>>;
+
+/// A session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    node: Arc<str>,
+    /// Address that the node reaches the service by.
+    host: String,
+    orders: mpsc::Sender<Bytes>,
+    asks: Mutex<Option<BTreeMap<u64, Answer>>>,
+    next: AtomicU64,
+    end: CancellationToken,
+    /// Clients that follow output of the node.
+    pub(crate) followers: AtomicUsize,
+}
+
+impl Session {
+    pub(crate) fn node(&self) -> &Arc<str> {
+        &self.node
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    fn asks(&self) -> MutexGuard<'_, Option<BTreeMap<u64, Answer>>> {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an order into the queue. `false` when the session is at its end.
+    pub(crate) fn send(&self, order: &Order) -> bool {
+        let mut line = serde_json::to_vec(order).unwrap_or_default();
+        line.push(b'\n');
+        match self.orders.try_send(line.into()) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                tracing::warn!(node = &*self.node, "node does not take its orders");
+                self.end.cancel();
+                false
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+
+    /// Asks, and waits for the answer at most `limit`.
+    ///
+    /// # Errors
+    /// What the node answers, or that it went away or did not answer in time.
+    pub(crate) async fn ask(&self, ask: Ask, limit: Duration) -> Result<Value, Problem> {
+        let request = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let (answer, answered) = oneshot::channel();
+        let lost = || lost(&self.node, "went away before it answered");
+        match self.asks().as_mut() {
+            Some(asks) => asks.insert(request, answer),
+            None => return Err(lost()),
+        };
+        if !self.send(&Order::Ask { request, ask }) {
+            self.forget(request);
+            return Err(lost());
+        }
+        match tokio::time::timeout(limit, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(lost()),
+            Err(_) => {
+                self.forget(request);
+                Err(Problem {
+                    kind: problem::TIMED_OUT.to_owned(),
+                    title: "the node did not answer".to_owned(),
+                    status: 504,
+                    detail: format!("node `{}` did not answer in {limit:?}", self.node),
+                    hint: "look at the node's log".to_owned(),
+                })
+            }
+        }
+    }
+
+    fn forget(&self, request: u64) {
+        if let Some(asks) = self.asks().as_mut() {
+            asks.remove(&request);
+        }
+    }
+
+    fn answer(&self, request: u64, answer: Result<Value, Problem>) {
+        let waiting = self.asks().as_mut().and_then(|asks| asks.remove(&request));
+        if let Some(waiting) = waiting {
+            let _ = waiting.send(answer);
+        }
+    }
+
+    /// Ends the session now.
+    pub(crate) fn end(&self) {
+        self.end.cancel();
+    }
+
+    /// Ends the session when the orders that wait had time to get through.
+    pub(crate) fn end_soon(&self) {
+        let end = self.end.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_ORDERS).await;
+            end.cancel();
+        });
+    }
+}
+
+/// The node is not there.
+pub(crate) fn lost(node: &str, what: &str) -> Problem {
+    Problem {
+        kind: problem::NODE_LOST.to_owned(),
+        title: "the node is not connected".to_owned(),
+        status: 503,
+        detail: format!("node `{node}` {what}"),
+        hint: "see `chalk compute node ls`; a node connects again by itself".to_owned(),
+    }
+}
+
+/// Begins a session: the answer's body are the orders. `host` is the address by which the node
+/// reaches us.
+pub(crate) fn open(fleet: &Arc<Fleet>, node: Arc<str>, host: String, body: Body) -> Response {
+    let (orders, queue) = mpsc::channel(QUEUE);
+    let end = fleet.stop().child_token();
+    let session = Arc::new(Session {
+        node,
+        host,
+        orders,
+        asks: Mutex::new(Some(BTreeMap::new())),
+        next: AtomicU64::new(0),
+        end: end.clone(),
+        followers: AtomicUsize::new(0),
+    });
+    tokio::spawn(run(fleet.clone(), session, Lines::new(body, LINE_LIMIT)));
+    let lines = ReceiverStream::new(queue).map(Ok::<_, Infallible>);
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-ndjson"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    let lines = lines.take_until(end.cancelled_owned());
+    (headers, Body::from_stream(lines)).into_response()
+}
+
+/// Reads reports until the session ends.
+async fn run(fleet: Arc<Fleet>, session: Arc<Session>, mut lines: Lines) {
+    let hello = tokio::select! {
+        line = tokio::time::timeout(HELLO, lines.next()) => line,
+        () = session.end.cancelled() => return,
+    };
+    let hello = match hello {
+        Ok(Ok(Some(line))) => parse::<Report>(&line, "report", |w| REPORTS.contains(&w)),
+        Ok(Ok(None)) | Err(_) => Ok(None),
+        Ok(Err(error)) => Err(error),
+    };
+    let hello = match hello {
+        Ok(Some(hello @ Report::Hello { .. })) => hello,
+        Ok(_) => {
+            tracing::debug!(node = &*session.node, "session without a greeting");
+            return session.end();
+        }
+        Err(error) => {
+            tracing::warn!(node = &*session.node, %error, "session is refused");
+            return session.end();
+        }
+    };
+    // Removed while it greeted.
+    if !fleet.up(&session, &hello) {
+        session.send(&Order::Removed);
+        return session.end_soon();
+    }
+    tracing::info!(node = &*session.node, "node is connected");
+    let heard = listen(&fleet, &session, &mut lines).await;
+    session.end();
+    // Whoever waits for an answer is told that none comes.
+    session.asks().take();
+    fleet.down(&session, heard);
+}
+
+/// Gives since when the node is gone.
+async fn listen(fleet: &Arc<Fleet>, session: &Arc<Session>, lines: &mut Lines) -> Instant {
+    let patience = fleet.nodes().lost_after();
+    let mut heard = Instant::now();
+    loop {
+        let line = tokio::select! {
+            line = lines.next() => line,
+            () = session.end.cancelled() => return Instant::now(),
+            () = tokio::time::sleep_until(heard + patience) => {
+                tracing::warn!(node = &*session.node, "node is silent");
+                return heard;
+            }
+        };
+        heard = Instant::now();
+        let report = match line {
+            Ok(Some(line)) => parse(&line, "report", |word| REPORTS.contains(&word)),
+            Ok(None) => return heard,
+            Err(error) => Err(error),
+        };
+        match report {
+            Ok(Some(Report::Answer {
+                request,
+                value,
+                error,
+            })) => {
+                let answer = error.map_or(Ok(value.unwrap_or_default()), Err);
+                session.answer(request, answer);
+            }
+            Ok(Some(report)) => fleet.report(session, &report),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::info!(node = &*session.node, %error, "session ends");
+                return heard;
+            }
+        }
+    }
+}
