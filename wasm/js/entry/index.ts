@@ -4,6 +4,16 @@
 
 import { init } from "./slim.js";
 
-export { BuildRun, ChalkError, Client, Image, ResolvedImage, ServiceError, diff } from "./slim.js";
+export {
+  BuildRun,
+  ChalkError,
+  Client,
+  Image,
+  ResolvedImage,
+  Sandbox,
+  SandboxProcess,
+  ServiceError,
+  diff,
+} from "./slim.js";
 
 await init(new URL("./chalk.wasm", import.meta.url));

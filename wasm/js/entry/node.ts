@@ -8,7 +8,17 @@ import { join } from "node:path";
 import { ChalkError } from "../error.js";
 import { initSync } from "./node-slim.js";
 
-export { BuildRun, ChalkError, Client, Image, ResolvedImage, ServiceError, diff } from "./node-slim.js";
+export {
+  BuildRun,
+  ChalkError,
+  Client,
+  Image,
+  ResolvedImage,
+  Sandbox,
+  SandboxProcess,
+  ServiceError,
+  diff,
+} from "./node-slim.js";
 
 initSync(engineBytes());
 
