@@ -62,6 +62,9 @@ pub enum SandboxError {
         /// What `execve` said.
         source: io::Error,
     },
+    /// A further command was to run in a sandbox that is over.
+    #[error("the sandbox has ended: nothing can run in it any more")]
+    Ended,
     /// The helper process ended without a word, for instance killed by the out-of-memory killer.
     #[error("the sandbox's helper process ended early ({status}); was it killed for memory?")]
     HelperDied {
@@ -146,6 +149,8 @@ impl std::error::Error for SetupError {}
 pub enum Stage {
     /// The helper reads its spec.
     ReadSpec,
+    /// Control groups are joined.
+    ControlGroup,
     /// New namespaces are made.
     Namespaces,
     /// The root is mounted.
@@ -178,7 +183,8 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Stage::ReadSpec => "cannot read the spec of the run",
-            Stage::Namespaces => "cannot make namespaces",
+            Stage::ControlGroup => "cannot join the control group at",
+            Stage::Namespaces => "cannot make or enter namespaces",
             Stage::MountRoot => "cannot mount the root",
             Stage::PrepareMount => "cannot prepare the mount of",
             Stage::PivotRoot => "cannot change into the root",

@@ -59,23 +59,33 @@
 
 #![cfg(target_os = "linux")]
 
+pub mod cgroup;
+mod control;
 mod error;
+mod exec;
 mod exit;
 mod init;
+mod input;
 mod mount_attributes;
 mod output;
 mod run;
 mod seccomp;
+mod spare;
 mod spec;
+mod terminal;
 pub mod users;
 mod wire;
 
 pub use error::{SandboxError, SetupError, Stage};
+pub use exec::ExecSpec;
 pub use exit::{Exit, Status, Usage};
 pub use init::init_if_requested;
+pub use input::Input;
 pub use output::{OutputSink, Stream};
-pub use run::{Running, Signaller, run};
+pub use run::{Handle, Running, run};
+pub use spare::Spare;
 pub use spec::{
-    Capabilities, Contents, DEFAULT_PATH, MAX_CONTENTS, MAX_LOWER_DIRECTORIES, Mount, Network,
-    Root, RunSpec, Seccomp, Stdin, User,
+    Capabilities, Contents, DEFAULT_PATH, Device, MAX_CONTENTS, MAX_LOWER_DIRECTORIES, Mount,
+    Network, Root, RunSpec, Seccomp, Stdin, User,
 };
+pub use terminal::TerminalSize;

@@ -1,10 +1,15 @@
 //! Where the output of a run goes.
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::unix::pipe;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+use crate::control::Progress;
+use crate::input::master;
 
 /// Most bytes read from a stream at once.
 const CHUNK: usize = 64 << 10;
@@ -34,10 +39,57 @@ impl<F: FnMut(Stream, &[u8]) + Send> OutputSink for F {
     }
 }
 
-/// Hands both streams to the sink until both end. Once the run has `ended` everything written is
-/// in the pipes, so an empty pipe is the end even when some process outside of the run was handed
-/// its other end and keeps it open.
-pub(crate) async fn pump(
+/// The parent's ends of what a command writes to.
+#[derive(Debug)]
+pub(crate) enum Output {
+    Pipes {
+        stdout: pipe::Receiver,
+        stderr: pipe::Receiver,
+    },
+    /// The terminal, once there is one.
+    Terminal(watch::Receiver<Progress>),
+}
+
+impl Output {
+    /// Hands everything to the sink until the end. Once the run has `ended` everything written is
+    /// in the pipes, so an empty pipe is the end even when some process outside of the run was
+    /// handed its other end and keeps it open.
+    pub(crate) async fn pump(&mut self, sink: &mut impl OutputSink, ended: &Notify) {
+        match self {
+            Output::Pipes { stdout, stderr } => pump_pipes(stdout, stderr, sink, ended).await,
+            Output::Terminal(progress) => {
+                if let Ok(master) = master(progress).await {
+                    pump_terminal(&master, sink, ended).await;
+                }
+            }
+        }
+    }
+}
+
+async fn pump_terminal(master: &AsyncFd<OwnedFd>, sink: &mut impl OutputSink, ended: &Notify) {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let read = master.async_io(Interest::READABLE, |fd| {
+            Ok(rustix::io::read(fd, &mut *buffer)?)
+        });
+        let count = tokio::select! {
+            // "Input/output error" means that nobody has the terminal open any more.
+            result = read => match result {
+                Ok(0) | Err(_) => return,
+                Ok(count) => count,
+            },
+            () = ended.notified() => break,
+        };
+        sink.write(Stream::Stdout, &buffer[..count]).await;
+    }
+    while let Ok(count @ 1..) =
+        rustix::io::retry_on_intr(|| rustix::io::read(master.get_ref(), &mut *buffer))
+    {
+        sink.write(Stream::Stdout, &buffer[..count]).await;
+    }
+}
+
+async fn pump_pipes(
     stdout: &mut pipe::Receiver,
     stderr: &mut pipe::Receiver,
     sink: &mut impl OutputSink,

@@ -1,33 +1,27 @@
-//! The parent's side: starts the helper, pumps output, keeps the time, stops everything.
+//! The parent's side of a run: pumps output, keeps the time, stops everything.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::pin::pin;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::fs::CWD;
-use rustix::mount::OpenTreeFlags;
-use rustix::pipe::PipeFlags;
-use tokio::net::UnixStream;
+use rustix::termios::Winsize;
 use tokio::net::unix::pipe;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::control::{Control, Progress};
 use crate::error::SandboxError;
 use crate::exit::{Exit, Status, Usage};
-use crate::init::HELPER_NAME;
-use crate::mount_attributes::{self, Attributes};
-use crate::output::{OutputSink, pump};
-use crate::seccomp;
-use crate::spec::{RunSpec, Seccomp};
-use crate::wire::{Report, Request};
-
-/// Most bytes of reports that a helper can send: a handful of short lines.
-const MAX_REPORTS: usize = 256 << 10;
+use crate::input::Input;
+use crate::output::{Output, OutputSink};
+use crate::spare::{Spare, helper};
+use crate::spec::{RunSpec, Stdin};
+use crate::terminal::TerminalSize;
+use crate::wire::Report;
 
 /// Runs `spec` to its end and hands its output to `sink`.
 ///
@@ -47,56 +41,87 @@ pub async fn run(
     Running::start(spec)?.wait(sink, cancel).await
 }
 
-/// A run that has been started, for callers who want to send it signals.
+/// A run, or a further command in one ([`Handle::exec`]), that has been started.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
     control: Arc<Control>,
-    request: Vec<u8>,
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
+    cgroups: Arc<[PathBuf]>,
+    input: Option<Input>,
+    output: Output,
     started: Instant,
     timeout: Option<Duration>,
 }
 
-/// Sends signals to the command of a [`Running`]. Cheap to clone; does not keep the run alive.
+/// Reaches a [`Running`] while it is waited for. Cheap to clone; does not keep the run alive.
 #[derive(Clone, Debug)]
-pub struct Signaller(Weak<Control>);
+pub struct Handle {
+    control: Weak<Control>,
+    cgroups: Arc<[PathBuf]>,
+}
 
-impl Signaller {
+impl Handle {
     /// Passes `signal` (1 to 31) on to the command; without effect when it has ended.
-    pub fn send(&self, signal: i32) {
-        if let (Some(control), Ok(signal @ 1..=31)) = (self.0.upgrade(), u8::try_from(signal)) {
-            match &mut *control.early() {
-                Some(early) => early.push(signal),
-                // A full or closed socket means that the run is ending or flooded with signals.
-                None => drop(control.socket.try_write(&[signal])),
-            }
+    pub fn signal(&self, signal: i32) {
+        if let (Some(control), Ok(signal @ 1..=31)) = (self.control.upgrade(), u8::try_from(signal))
+        {
+            control.signal(signal);
         }
     }
-}
 
-/// The connection to the helper.
-#[derive(Debug)]
-struct Control {
-    socket: UnixStream,
-    /// Signals to be sent after the request; `None` when it has been sent.
-    early: Mutex<Option<Vec<u8>>>,
-}
-
-impl Control {
-    fn early(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
-        self.early.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until the command is executed; false when that will not happen, see
+    /// [`Running::wait`] for the reason.
+    pub async fn started(&self) -> bool {
+        self.progress(|progress| progress.started || progress.ended)
+            .await
+            .is_some_and(|progress| progress.started)
     }
 
-    /// The signals that came before the request was sent; later ones are sent at once.
-    fn take_early(&self) -> Vec<u8> {
-        self.early().take().unwrap_or_default()
+    /// Gives the terminal another size; its programs get `SIGWINCH`. Waits until there is a
+    /// terminal.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::BrokenPipe`] when the command has ended, [`io::ErrorKind::Unsupported`]
+    /// when it has no terminal.
+    pub async fn resize(&self, size: TerminalSize) -> io::Result<()> {
+        let progress = self
+            .progress(|progress| progress.terminal.is_some() || progress.started || progress.ended)
+            .await
+            .filter(|progress| !progress.ended)
+            .ok_or(io::ErrorKind::BrokenPipe)?;
+        let terminal = progress.terminal.ok_or(io::ErrorKind::Unsupported)?;
+        let size = Winsize {
+            ws_row: size.rows,
+            ws_col: size.cols,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        Ok(rustix::termios::tcsetwinsize(terminal.get_ref(), size)?)
+    }
+
+    /// Pid 1 and the control groups of the run, once its command is executed.
+    pub(crate) async fn pid_1(&self) -> Option<(Arc<OwnedFd>, Vec<PathBuf>)> {
+        let progress = self
+            .progress(|progress| progress.pid_1.is_some() || progress.ended)
+            .await?;
+        Some((progress.pid_1?, self.cgroups.to_vec()))
+    }
+
+    async fn progress(&self, until: impl Fn(&Progress) -> bool) -> Option<Progress> {
+        let mut progress = self.control.upgrade()?.progress();
+        let progress = progress.wait_for(|progress| until(progress)).await;
+        progress.ok().map(|progress| progress.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.control.end();
     }
 }
 
 impl Running {
-    /// Starts the helper process. Must be called within a Tokio runtime.
+    /// Starts a run. Must be called within a Tokio runtime.
     ///
     /// # Errors
     /// [`SandboxError::InvalidSpec`], [`SandboxError::NotInitialised`], [`SandboxError::NotRoot`],
@@ -104,41 +129,73 @@ impl Running {
     /// failures of the set-up itself come from [`Running::wait`].
     pub fn start(spec: &RunSpec) -> Result<Running, SandboxError> {
         spec.validate()?;
-        if !crate::init::can_be_requested() {
-            return Err(SandboxError::NotInitialised);
-        }
-        let uid = rustix::process::geteuid().as_raw();
-        if uid != 0 {
-            return Err(SandboxError::NotRoot { uid });
-        }
-        let started = Instant::now();
-        let request = encode(spec)?;
-        let executable = own_executable()?;
-        let (ours, theirs) = StdUnixStream::pair().map_err(helper("connect to"))?;
-        ours.set_nonblocking(true).map_err(helper("connect to"))?;
-        let (stdout, child_stdout) = output_pipe()?;
-        let (stderr, child_stderr) = output_pipe()?;
-        let child = Command::new(format!("/proc/self/fd/{}", executable.as_raw_fd()))
-            .arg0(HELPER_NAME)
-            .env_clear()
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::from(child_stdout))
-            .stderr(Stdio::from(child_stderr))
-            .spawn()
-            .map_err(helper("start"))?;
-        let socket = UnixStream::from_std(ours).map_err(helper("connect to"))?;
-        let control = Arc::new(Control {
-            socket,
-            early: Mutex::new(Some(Vec::new())),
-        });
-        Ok(Running {
+        Spare::start(&spec.cgroups)?.run(spec)
+    }
+
+    /// Hands `spec` to a helper that has prepared for it.
+    pub(crate) fn begin(
+        child: Child,
+        control: Control,
+        spec: &RunSpec,
+    ) -> Result<Running, SandboxError> {
+        let mut running = Running::connect(
             child,
             control,
-            request,
-            stdout,
-            stderr,
+            spec,
+            Vec::new(),
+            &spec.stdin,
+            spec.terminal,
+            spec.timeout,
+        )?;
+        running.cgroups = spec.cgroups.clone().into();
+        Ok(running)
+    }
+
+    /// Sends the last frame, with the ends of the command's streams.
+    pub(crate) fn connect(
+        child: Child,
+        control: Control,
+        frame: &impl serde::Serialize,
+        mut descriptors: Vec<OwnedFd>,
+        stdin: &Stdin,
+        terminal: Option<TerminalSize>,
+        timeout: Option<Duration>,
+    ) -> Result<Running, SandboxError> {
+        let started = Instant::now();
+        let connect = helper("connect to");
+        let (input, output) = if terminal.is_some() {
+            (
+                Some(Input::terminal(control.progress())),
+                Output::Terminal(control.progress()),
+            )
+        } else {
+            let mut input = None;
+            if matches!(stdin, Stdin::Stream) {
+                let (theirs, ours) = pipe_pair().map_err(&connect)?;
+                descriptors.push(theirs);
+                let ours = pipe::Sender::from_owned_fd(ours).map_err(&connect)?;
+                input = Some(Input::pipe(ours));
+            }
+            let mut receive = || -> io::Result<pipe::Receiver> {
+                let (ours, theirs) = pipe_pair()?;
+                descriptors.push(theirs);
+                pipe::Receiver::from_owned_fd(ours)
+            };
+            let stdout = receive().map_err(&connect)?;
+            let stderr = receive().map_err(&connect)?;
+            (input, Output::Pipes { stdout, stderr })
+        };
+        control
+            .send(frame, descriptors, true)
+            .map_err(helper("write to"))?;
+        Ok(Running {
+            child,
+            control: Arc::new(control),
+            cgroups: Arc::default(),
+            input,
+            output,
             started,
-            timeout: spec.timeout,
+            timeout,
         })
     }
 
@@ -150,9 +207,17 @@ impl Running {
             .unwrap_or(0)
     }
 
-    /// A handle that sends signals to the command.
-    pub fn signaller(&self) -> Signaller {
-        Signaller(Arc::downgrade(&self.control))
+    /// A handle to reach the command by, also while it is waited for.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            control: Arc::downgrade(&self.control),
+            cgroups: Arc::clone(&self.cgroups),
+        }
+    }
+
+    /// The writing end of standard input, once, if it is a stream or a terminal.
+    pub fn take_input(&mut self) -> Option<Input> {
+        self.input.take()
     }
 
     /// Waits for the end; see [`run`].
@@ -164,17 +229,18 @@ impl Running {
         sink: &mut impl OutputSink,
         cancel: &CancellationToken,
     ) -> Result<Exit, SandboxError> {
+        // Nobody could write to it any more.
+        drop(self.input.take());
         let ended = Notify::new();
         let supervised = {
             let mut supervise = pin!(supervise(
                 &mut self.child,
                 &self.control,
-                &self.request,
                 self.timeout,
                 cancel,
                 &ended
             ));
-            let mut pump = pin!(pump(&mut self.stdout, &mut self.stderr, sink, &ended));
+            let mut pump = pin!(self.output.pump(sink, &ended));
             let mut pumped = false;
             let supervised = loop {
                 tokio::select! {
@@ -219,6 +285,7 @@ fn outcome(supervised: &Supervised, wall: Duration) -> Result<Exit, SandboxError
                     source: io::Error::from_raw_os_error(*errno),
                 });
             }
+            Report::Terminal | Report::Started => {}
             Report::Exited { code } => ended = Some(Status::Code(*code)),
             Report::Signalled { signal } => ended = Some(Status::Signal(*signal)),
             Report::Gone {
@@ -234,8 +301,14 @@ fn outcome(supervised: &Supervised, wall: Duration) -> Result<Exit, SandboxError
             }
         }
     }
-    // An end of its own that came before the kill is what happened.
-    match ended.or(supervised.stopped) {
+    let status = match (ended, supervised.stopped) {
+        // The kill itself, as the helper of a further command sees it.
+        (Some(Status::Signal(libc::SIGKILL)), Some(stopped)) => Some(stopped),
+        // An end of its own that came before the kill is what happened.
+        (Some(ended), _) => Some(ended),
+        (None, stopped) => stopped,
+    };
+    match status {
         Some(status) => Ok(Exit {
             status,
             usage,
@@ -252,14 +325,13 @@ fn outcome(supervised: &Supervised, wall: Duration) -> Result<Exit, SandboxError
 async fn supervise(
     child: &mut Child,
     control: &Control,
-    request: &[u8],
     timeout: Option<Duration>,
     cancel: &CancellationToken,
     ended: &Notify,
 ) -> Result<Supervised, SandboxError> {
     let mut stopped = None;
     let reports = {
-        let mut talk = pin!(talk(control, request));
+        let mut talk = pin!(talk(control));
         let mut limit = pin!(async {
             match timeout {
                 Some(timeout) => tokio::time::sleep(timeout).await,
@@ -276,8 +348,7 @@ async fn supervise(
             Err(status) => {
                 stopped = Some(status);
                 // The helper takes the end of the stream as the order to kill everything.
-                rustix::net::shutdown(control.socket.as_fd(), rustix::net::Shutdown::Write)
-                    .map_err(|errno| helper("stop")(errno.into()))?;
+                control.stop().map_err(helper("stop"))?;
                 talk.await
             }
         }
@@ -297,109 +368,14 @@ async fn supervise(
     })
 }
 
-/// Writes the request and reads reports until every holder of the other end is gone.
-async fn talk(control: &Control, request: &[u8]) -> io::Result<Vec<Report>> {
-    let socket = &control.socket;
-    let send = async {
-        write_all(socket, request).await?;
-        write_all(socket, &control.take_early()).await
-    };
-    let receive = async {
-        let mut text = Vec::new();
-        let mut buffer = [0; 4096];
-        loop {
-            socket.readable().await?;
-            match socket.try_read(&mut buffer) {
-                Ok(0) => return Ok(text),
-                Ok(count) => text.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(text),
-                Err(error) => return Err(error),
-            }
-            if text.len() > MAX_REPORTS {
-                return Err(io::Error::other("the helper's reports have no end"));
-            }
-        }
-    };
-    let ((), text) = tokio::try_join!(send, receive)?;
-    text.split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-        .map(|line| serde_json::from_slice(line).map_err(io::Error::from))
-        .collect()
+/// Sends what is left to send and reads reports until every holder of the other end is gone.
+async fn talk(control: &Control) -> io::Result<Vec<Report>> {
+    let ((), reports) = tokio::try_join!(control.deliver(), control.reports())?;
+    Ok(reports)
 }
 
-async fn write_all(socket: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        socket.writable().await?;
-        match socket.try_write(bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // The helper ended early; what it reported tells why.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn encode(spec: &RunSpec) -> Result<Vec<u8>, SandboxError> {
-    let filters = match spec.seccomp {
-        Seccomp::Default => seccomp::default_filters()?.to_vec(),
-        Seccomp::Unconfined => Vec::new(),
-    };
-    let request = Request {
-        spec: spec.clone(),
-        filters,
-    };
-    let mut bytes = vec![0; 4];
-    serde_json::to_writer(&mut bytes, &request)
-        .map_err(|error| helper("write the spec for")(error.into()))?;
-    let length = u32::try_from(bytes.len() - 4)
-        .map_err(|error| helper("write the spec for")(io::Error::other(error)))?;
-    bytes[..4].copy_from_slice(&length.to_le_bytes());
-    Ok(bytes)
-}
-
-/// This program's own file, by way of a read-only mount that is nowhere attached: a process in
-/// the sandbox that gets hold of the helper's `/proc/PID/exe` cannot write to the host's file
-/// through it (CVE-2019-5736).
-///
-/// Made once and kept: letting go of a mount waits for every processor.
-fn own_executable() -> Result<BorrowedFd<'static>, SandboxError> {
-    static MOUNT: OnceLock<OwnedFd> = OnceLock::new();
-    if let Some(mount) = MOUNT.get() {
-        return Ok(mount.as_fd());
-    }
-    let open = || -> io::Result<OwnedFd> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree = rustix::mount::open_tree(CWD, "/proc/self/exe", flags)?;
-        let attributes = Attributes {
-            read_only: true,
-            ..Attributes::default()
-        };
-        mount_attributes::set(&tree, attributes)?;
-        Ok(tree)
-    };
-    match open() {
-        Ok(mount) => Ok(MOUNT.get_or_init(|| mount).as_fd()),
-        Err(error) => Err(match error.raw_os_error() {
-            Some(libc::EPERM) => SandboxError::NotPrivileged,
-            Some(libc::ENOSYS) => SandboxError::KernelTooOld,
-            _ => helper("find the program of")(error),
-        }),
-    }
-}
-
-fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), SandboxError> {
-    let make = || -> io::Result<_> {
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        Ok((pipe::Receiver::from_owned_fd(read)?, write))
-    };
-    make().map_err(helper("connect to"))
-}
-
-fn helper(action: &'static str) -> impl Fn(io::Error) -> SandboxError {
-    move |source| SandboxError::Helper { action, source }
+fn pipe_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
 }
 
 #[cfg(test)]
@@ -447,6 +423,11 @@ mod tests {
             vec![Report::Exited { code: 0 }],
             Some(Status::TimedOut),
             "Code(0)",
+        );
+        check(
+            vec![Report::Signalled { signal: 9 }],
+            Some(Status::Cancelled),
+            "Cancelled",
         );
         check(vec![], Some(Status::TimedOut), "TimedOut");
         check(vec![], Some(Status::Cancelled), "Cancelled");

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::SandboxError;
+use crate::terminal::TerminalSize;
 
 /// Most lower directories that the kernel's overlay filesystem takes (`OVL_MAX_STACK`).
 pub const MAX_LOWER_DIRECTORIES: usize = 500;
@@ -54,12 +55,24 @@ pub struct RunSpec {
     pub capabilities: Capabilities,
     /// System-call filter of the process.
     pub seccomp: Seccomp,
-    /// Standard input of the process.
+    /// Standard input of the process; must be [`Stdin::Null`] or [`Stdin::Stream`] with a
+    /// terminal, which then is what it reads.
     pub stdin: Stdin,
+    /// A terminal of this size as standard input, output and error; all it shows is
+    /// [`Stream::Stdout`](crate::Stream::Stdout).
+    pub terminal: Option<TerminalSize>,
     /// Most processes and threads at once (counted by the pid namespace, so that a fork bomb does
     /// not reach the host). Takes effect from Linux 6.14 on; older kernels have no such limit for
     /// a pid namespace and ignore it.
     pub max_processes: u32,
+    /// Directories of control groups that all processes of the run join, see
+    /// [`cgroup`](crate::cgroup).
+    pub cgroups: Vec<PathBuf>,
+    /// Devices of the host that may be used, besides `/dev/null` and its like.
+    pub devices: Vec<Device>,
+    /// Takes mount points that were made for the run out of the root again. Without, the changes
+    /// are good for nothing but to be thrown away, and the end of the run comes sooner.
+    pub tidy: bool,
 }
 
 impl RunSpec {
@@ -79,7 +92,11 @@ impl RunSpec {
             capabilities: Capabilities::Default,
             seccomp: Seccomp::Default,
             stdin: Stdin::Null,
+            terminal: None,
             max_processes: 32_768,
+            cgroups: Vec::new(),
+            devices: Vec::new(),
+            tidy: true,
         }
     }
 
@@ -88,28 +105,7 @@ impl RunSpec {
     /// # Errors
     /// [`SandboxError::InvalidSpec`], naming the field, what stands there and what is expected.
     pub fn validate(&self) -> Result<(), SandboxError> {
-        let program = self.args.first().map(String::as_str).unwrap_or_default();
-        if program.is_empty() {
-            return Err(invalid(
-                "args",
-                "no command is given: the first argument is the program",
-            ));
-        }
-        for argument in &self.args {
-            no_nul("args", argument)?;
-        }
-        for (name, value) in &self.env {
-            if name.is_empty() || name.contains('=') {
-                return Err(invalid("env", format!("{name:?} is no name of a variable")));
-            }
-            no_nul("env", name)?;
-            no_nul("env", value).map_err(|_| {
-                invalid(
-                    "env",
-                    format!("the value of {name} holds a NUL byte, which no variable can"),
-                )
-            })?;
-        }
+        validate_program(&self.args, &self.env)?;
         absolute("cwd", &self.cwd)?;
         if self.hostname.is_empty() || self.hostname.len() > 64 || self.hostname.contains('\0') {
             return Err(invalid(
@@ -118,10 +114,18 @@ impl RunSpec {
             ));
         }
         self.root.validate()?;
+        crate::exec::validate_input(&self.stdin, self.terminal)?;
         let mut contents = self.stdin.len();
         for mount in &self.mounts {
             mount.validate()?;
             contents += mount.contents_len();
+        }
+        for directory in &self.cgroups {
+            absolute("cgroups", directory)?;
+        }
+        for device in &self.devices {
+            absolute("devices.source", &device.source)?;
+            absolute("devices.target", &device.target)?;
         }
         if contents > MAX_CONTENTS {
             return Err(invalid(
@@ -158,6 +162,15 @@ impl fmt::Debug for RunSpec {
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
+}
+
+/// A device of the host inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute path of its node on the host.
+    pub source: PathBuf,
+    /// Absolute path inside, mostly in `/dev`.
+    pub target: PathBuf,
 }
 
 /// The tree that becomes `/`.
@@ -232,6 +245,17 @@ pub enum Mount {
         /// Whether it can be changed from inside.
         read_only: bool,
     },
+    /// A directory of the host that can be changed inside, without effect on it.
+    Overlay {
+        /// The directory, an absolute path on the host.
+        lower: PathBuf,
+        /// Where changes go, as in [`Root::Overlay`].
+        upper: PathBuf,
+        /// Empty directory on the filesystem of `upper`.
+        work: PathBuf,
+        /// Absolute path inside.
+        target: PathBuf,
+    },
     /// An empty filesystem in memory.
     Tmpfs {
         /// Absolute path inside.
@@ -262,6 +286,7 @@ impl Mount {
     pub fn target(&self) -> &Path {
         match self {
             Mount::Bind { target, .. }
+            | Mount::Overlay { target, .. }
             | Mount::Tmpfs { target, .. }
             | Mount::File { target, .. } => target,
         }
@@ -274,6 +299,11 @@ impl Mount {
         }
         match self {
             Mount::Bind { source, .. } => absolute("mounts.source", source),
+            Mount::Overlay {
+                lower, upper, work, ..
+            } => [lower, upper, work]
+                .into_iter()
+                .try_for_each(|path| absolute("mounts.source", path)),
             Mount::Tmpfs { mode, .. } | Mount::File { mode, .. } if mode & !0o7777 != 0 => Err(
                 invalid("mounts.mode", format!("{mode:o} has bits beyond 7777")),
             ),
@@ -284,7 +314,7 @@ impl Mount {
     fn contents_len(&self) -> usize {
         match self {
             Mount::File { contents, .. } => contents.0.len(),
-            Mount::Bind { .. } | Mount::Tmpfs { .. } => 0,
+            Mount::Bind { .. } | Mount::Overlay { .. } | Mount::Tmpfs { .. } => 0,
         }
     }
 }
@@ -307,12 +337,14 @@ pub enum Stdin {
     Null,
     /// These bytes, then end of file.
     Bytes(Contents),
+    /// What is written to the [`Input`](crate::Input) of the run.
+    Stream,
 }
 
 impl Stdin {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
-            Stdin::Null => 0,
+            Stdin::Null | Stdin::Stream => 0,
             Stdin::Bytes(contents) => contents.0.len(),
         }
     }
@@ -369,11 +401,41 @@ pub enum Seccomp {
     Unconfined,
 }
 
-fn invalid(field: &'static str, reason: impl Into<String>) -> SandboxError {
+pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> SandboxError {
     SandboxError::InvalidSpec {
         field,
         reason: reason.into(),
     }
+}
+
+/// Checks arguments and environment of a command.
+pub(crate) fn validate_program(
+    args: &[String],
+    env: &[(String, String)],
+) -> Result<(), SandboxError> {
+    let program = args.first().map(String::as_str).unwrap_or_default();
+    if program.is_empty() {
+        return Err(invalid(
+            "args",
+            "no command is given: the first argument is the program",
+        ));
+    }
+    for argument in args {
+        no_nul("args", argument)?;
+    }
+    for (name, value) in env {
+        if name.is_empty() || name.contains('=') {
+            return Err(invalid("env", format!("{name:?} is no name of a variable")));
+        }
+        no_nul("env", name)?;
+        no_nul("env", value).map_err(|_| {
+            invalid(
+                "env",
+                format!("the value of {name} holds a NUL byte, which no variable can"),
+            )
+        })?;
+    }
+    Ok(())
 }
 
 fn no_nul(field: &'static str, text: &str) -> Result<(), SandboxError> {
@@ -386,7 +448,7 @@ fn no_nul(field: &'static str, text: &str) -> Result<(), SandboxError> {
     Ok(())
 }
 
-fn absolute(field: &'static str, path: &Path) -> Result<(), SandboxError> {
+pub(crate) fn absolute(field: &'static str, path: &Path) -> Result<(), SandboxError> {
     let Some(text) = path.to_str() else {
         return Err(invalid(field, format!("{} is not UTF-8", path.display())));
     };

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::ptr;
 use std::time::Duration;
 
@@ -10,9 +11,10 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::report::{At as _, failure, refusal};
+use super::streams::Streams;
 use super::system;
 use crate::error::{SetupError, Stage};
-use crate::spec::{Capabilities, Contents, DEFAULT_PATH, RunSpec};
+use crate::spec::{Capabilities, Contents, DEFAULT_PATH};
 use crate::users::ResolvedUser;
 use crate::wire::Report;
 
@@ -43,6 +45,14 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// How willingly the kernel kills processes of a sandbox when memory runs out: before the service.
 const OOM_SCORE_ADJ: &[u8] = b"500";
 
+/// What to execute, of a run or in a running sandbox.
+pub(super) struct Program<'a> {
+    pub(super) args: &'a [String],
+    pub(super) env: &'a [(String, String)],
+    pub(super) cwd: &'a Path,
+    pub(super) capabilities: Capabilities,
+}
+
 /// Everything that the command's process needs, so that little can fail after the fork.
 pub(super) struct Command {
     program: String,
@@ -53,15 +63,18 @@ pub(super) struct Command {
     user: ResolvedUser,
     capabilities: CapabilitySet,
     filters: Vec<Contents>,
-    stdin: OwnedFd,
+    streams: Streams,
+    /// A `/proc` that is no work of the sandbox.
+    proc: OwnedFd,
 }
 
 /// Prepares the command of `spec` to run as `user`.
 pub(super) fn prepare(
-    spec: &RunSpec,
+    spec: &Program<'_>,
     filters: &[Contents],
     user: ResolvedUser,
-    stdin: OwnedFd,
+    streams: Streams,
+    proc: &OwnedFd,
 ) -> Result<Command, SetupError> {
     let mut env: Vec<(&str, &str)> = spec
         .env
@@ -86,7 +99,7 @@ pub(super) fn prepare(
     };
     Ok(Command {
         candidates: c_strings(candidates(&program, path.unwrap_or(DEFAULT_PATH)))?,
-        args: c_strings(spec.args.clone())?,
+        args: c_strings(spec.args.to_vec())?,
         env: c_strings(
             env.iter()
                 .map(|(name, value)| format!("{name}={value}"))
@@ -100,7 +113,8 @@ pub(super) fn prepare(
         },
         filters: filters.to_vec(),
         user,
-        stdin,
+        streams,
+        proc: proc.try_clone().at(Stage::Limits, "memory")?,
     })
 }
 
@@ -119,9 +133,10 @@ fn candidates(program: &str, path: &str) -> Vec<String> {
 }
 
 impl Command {
-    /// Becomes the command; returns only the report of why it cannot.
-    pub(super) fn start(&self) -> Report {
-        if let Err(error) = self.enter() {
+    /// Becomes the command; returns only the report of why it cannot. With `parent`, the reading
+    /// end of which its parent process holds, it is killed when that process dies.
+    pub(super) fn start(&self, parent: Option<&OwnedFd>) -> Report {
+        if let Err(error) = self.enter(parent) {
             return Report::Setup(error);
         }
         let errno = self.execute();
@@ -131,9 +146,9 @@ impl Command {
         }
     }
 
-    fn enter(&self) -> Result<(), SetupError> {
+    fn enter(&self, parent: Option<&OwnedFd>) -> Result<(), SetupError> {
         rustix::process::setsid().at(Stage::Identity, "a session")?;
-        rustix::stdio::dup2_stdin(&self.stdin).at(Stage::Streams, "standard input")?;
+        self.streams.connect()?;
         self.limit()?;
         rustix::process::chdir(&self.cwd).at(Stage::WorkingDirectory, &self.cwd)?;
         let cwd = rustix::process::getcwd(Vec::new()).at(Stage::WorkingDirectory, &self.cwd)?;
@@ -160,6 +175,10 @@ impl Command {
             system::load_filter(&filter.0).at(Stage::Seccomp, "")?;
         }
         self.become_user()?;
+        if let Some(parent) = parent {
+            // The change of the user takes this setting away.
+            system::die_with_parent(parent).at(Stage::Credentials, "the parent")?;
+        }
         system::close_from_on_exec(3).at(Stage::Streams, "descriptors")
     }
 
@@ -179,7 +198,8 @@ impl Command {
         set(Resource::Nofile, "open files", OPEN_FILES.0, OPEN_FILES.1)?;
         // A core dump would end up in the layer.
         set(Resource::Core, "core dumps", 0, 0)?;
-        let file = rustix::fs::open("/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty())
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.proc, "self/oom_score_adj", flags, Mode::empty())
             .at(Stage::Limits, "memory")?;
         rustix::io::write(&file, OOM_SCORE_ADJ).at(Stage::Limits, "memory")?;
         rustix::process::umask(Mode::from_raw_mode(0o022));

@@ -1,8 +1,6 @@
 //! The helper process: stands between the parent and pid 1 of the sandbox, outside of the
 //! sandbox's namespaces.
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -12,20 +10,17 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal};
 use rustix::thread::UnshareFlags;
 
-use super::report::{At as _, refusal, send};
+use super::channel::{self, send};
+use super::report::At as _;
 use super::system::{self, Ended, Forked};
-use super::{pid1, tidy};
+use super::{exec, pid1, tidy};
 use crate::error::{SetupError, Stage};
-use crate::spec::MAX_CONTENTS;
-use crate::wire::{Report, Request};
-
-/// Longest request: the greatest contents in base64, and room for the rest of a spec.
-const MAX_REQUEST: usize = MAX_CONTENTS / 3 * 4 + (16 << 20);
+use crate::wire::{Order, Prepare, Report};
 
 /// The helper's exit code when it could not do its work.
 const FAILED: i32 = 125;
 
-/// Does what the request on standard input says, and ends the process.
+/// Does what the order on standard input says, and ends the process.
 pub(super) fn main() -> ! {
     let code = match take_control() {
         Ok(control) => match run(&control) {
@@ -45,7 +40,7 @@ fn take_control() -> rustix::io::Result<OwnedFd> {
     system::close_from(3)?;
     let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     rustix::net::sockopt::socket_type(&control)?;
-    let null = open_null()?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
     Ok(control)
 }
@@ -68,9 +63,17 @@ fn run(control: &OwnedFd) -> Result<i32, SetupError> {
     )
     .at(Stage::Limits, "open files")?;
 
-    let Some(request) = read_request(control)? else {
+    let Some(frame) = channel::receive::<Order>(control.as_fd())? else {
         return Ok(0);
     };
+    match frame.value {
+        Order::Prepare(prepare) => keep(control, &prepare),
+        Order::Exec(order) => exec::run(control, &order, frame.descriptors),
+    }
+}
+
+/// Starts pid 1 of a new sandbox and stays until everything in it is gone.
+fn keep(control: &OwnedFd, prepare: &Prepare) -> Result<i32, SetupError> {
     let (records, records_writer) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at(Stage::Streams, "pid 1")?;
     // SAFETY: this process has a single thread and shares no descriptor table.
@@ -81,57 +84,18 @@ fn run(control: &OwnedFd) -> Result<i32, SetupError> {
     let pid = match system::fork().at(Stage::Fork, "pid 1")? {
         Forked::Child => {
             drop(records);
-            pid1::main(&request, control.as_fd(), records_writer)
+            pid1::main(prepare, control.as_fd(), records_writer)
         }
         Forked::Parent(pid) => pid,
     };
     system::unblock_signals();
     drop(records_writer);
-    let null = open_null().at(Stage::Streams, "/dev/null")?;
-    rustix::stdio::dup2_stdout(&null).at(Stage::Streams, "standard output")?;
-    rustix::stdio::dup2_stderr(&null).at(Stage::Streams, "standard error")?;
-    let root = request.spec.root.clone();
-    drop(request);
 
     let (ended, usage, records) = supervise(pid, control, records)?;
     // Every process and mount is gone now, so the directory is the helper's alone.
-    tidy::tidy(&root, &records);
+    tidy::tidy(&records);
     send(control.as_fd(), &usage);
-    Ok(match ended {
-        Ended::Code(code) => code,
-        Ended::Signal(signal) => 128 + signal,
-    })
-}
-
-/// The request, or `None` when the parent ended before it was whole.
-fn read_request(control: &OwnedFd) -> Result<Option<Request>, SetupError> {
-    let mut socket = File::from(control.try_clone().at(Stage::ReadSpec, "")?);
-    let mut length = [0; 4];
-    if let Err(error) = socket.read_exact(&mut length) {
-        return ended_early(error);
-    }
-    let length = u32::from_le_bytes(length) as usize;
-    if length > MAX_REQUEST {
-        return Err(refusal(
-            Stage::ReadSpec,
-            "",
-            format!("{length} bytes, at most {MAX_REQUEST} can be taken"),
-        ));
-    }
-    let mut bytes = vec![0; length];
-    if let Err(error) = socket.read_exact(&mut bytes) {
-        return ended_early(error);
-    }
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| refusal(Stage::ReadSpec, "", error.to_string()))
-}
-
-fn ended_early(error: io::Error) -> Result<Option<Request>, SetupError> {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Ok(None),
-        _ => Err(error).at(Stage::ReadSpec, ""),
-    }
+    Ok(ended.shell_code())
 }
 
 /// Waits until pid 1, and with it everything in its namespace, is gone. Kills it when the parent
@@ -144,30 +108,33 @@ fn supervise(
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).at(Stage::Fork, "(pidfd)")?;
     let mut collected = Vec::new();
     let mut records = Some(records);
-    let mut listening = true;
+    // Pid 1 reads its spec from the same socket, and sees the end of it until then; its first
+    // line says that the rest is the helper's.
+    let mut listening = false;
+    let mut open = true;
     loop {
         let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
-        if listening {
-            fds.push(PollFd::new(control, PollFlags::IN));
-        }
         if let Some(records) = &records {
             fds.push(PollFd::new(records, PollFlags::IN));
+        }
+        if listening && open {
+            fds.push(PollFd::new(control, PollFlags::IN));
         }
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).at(Stage::Fork, "(poll)"),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        if listening && ready[1] {
-            listening = pass_signals(control.as_fd(), pidfd.as_fd());
+        if listening && open && ready.last() == Some(&true) {
+            open = pass_signals(control.as_fd(), pidfd.as_fd());
         }
         if let Some(pipe) = &records
-            && ready.last() == Some(&true)
-            && ready.len() > 1
+            && ready[1]
             && !read_some(pipe, &mut collected)
         {
             records = None;
         }
+        listening = listening || collected.contains(&b'\n');
         if ready[0] {
             break;
         }
@@ -179,8 +146,8 @@ fn supervise(
     Ok((ended, usage, collected))
 }
 
-/// Passes on what is in the socket; at its end kills pid 1 and returns false.
-fn pass_signals(control: BorrowedFd<'_>, pidfd: BorrowedFd<'_>) -> bool {
+/// Passes on what is in the socket; at its end kills the process and returns false.
+pub(super) fn pass_signals(control: BorrowedFd<'_>, pidfd: BorrowedFd<'_>) -> bool {
     let mut signals = [0; 64];
     match rustix::io::read(control, &mut signals) {
         Ok(count @ 1..) => {
@@ -210,8 +177,4 @@ fn read_some(pipe: &OwnedFd, collected: &mut Vec<u8>) -> bool {
         }
         Err(errno) => errno == Errno::INTR,
     }
-}
-
-fn open_null() -> rustix::io::Result<OwnedFd> {
-    rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }

@@ -2,25 +2,33 @@
 //!
 //! Three processes, each forked by the one before while it has a single thread:
 //!
-//! 1. The **helper**, outside of all namespaces but its own process group: reads the request,
-//!    forks the next one into a new pid namespace, and waits for its end or for the end of the
-//!    socket, which means "kill". It takes mount points that were made for the run out of the
-//!    root again.
-//! 2. **Pid 1** of the sandbox: makes the other namespaces, mounts everything, changes the root,
-//!    forks the command, reaps what is left to it, passes signals on. With it everything in its
-//!    namespace dies, and it dies with the helper.
+//! 1. The **helper**, outside of all namespaces but its own process group: forks the next one
+//!    into a new pid namespace, and waits for its end or for the end of the socket, which means
+//!    "kill". It takes mount points that were made for the run out of the root again.
+//! 2. **Pid 1** of the sandbox: joins control groups, makes the other namespaces and filesystems;
+//!    then (the two may be made long before there is anything to run) reads the spec, mounts
+//!    everything, changes the root, forks the command, reaps what is left to it, passes signals
+//!    on. With it everything in its namespace dies, and it dies with the helper.
 //! 3. The **command**: limits, filter, credentials, `execve`.
+//!
+//! A further command in the same sandbox has a helper of its own, see [`exec`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+mod cgroups;
+mod channel;
 mod command;
+mod exec;
+mod filesystems;
 mod helper;
 mod mountpoint;
 mod mounts;
 mod pid1;
 mod report;
 mod root;
+mod streams;
 mod system;
+mod terminal;
 mod tidy;
 
 /// `argv[0]` of the helper process.

@@ -1,35 +1,22 @@
-//! The filesystems and mounts inside a root: prepared before the root changes, as mounts that are
-//! attached nowhere, and attached afterwards at points found inside.
+//! The mounts inside a root: prepared before the root changes, as mounts that are attached nowhere,
+//! and attached afterwards at points found inside.
 
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
+use super::filesystems::{Filesystems, NO_SUID_DEV_EXEC, device, filesystem, make_file};
 use super::mountpoint::{Kind, Tree};
 use super::report::{At as _, refusal};
 use super::root::make_directory;
 use crate::error::{SetupError, Stage};
 use crate::mount_attributes::{self, Attributes};
-use crate::spec::Mount;
-
-/// Devices of every sandbox, taken from the host.
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
-
-/// Links in `/dev`, by the OCI runtime specification ("Dev symbolic links") and, for `core`, as
-/// Docker has it.
-const DEV_LINKS: [(&str, &str); 6] = [
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
-    ("core", "/proc/kcore"),
-];
+use crate::spec::{Mount, RunSpec};
 
 /// Docker's masked paths, and the tables of physical pages that root may read; relative to `/proc`.
 const MASKED_PROC: [&str; 12] = [
@@ -53,144 +40,89 @@ const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 /// Docker's read-only paths, relative to `/proc`.
 const READ_ONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
-/// `statfs` type of a cgroup version 2 filesystem.
-const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
-
-/// The usual flags of a filesystem that holds no programs and no devices.
-const NO_SUID_DEV_EXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
-    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
-    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
-
 /// Everything that will be mounted over the root, attached nowhere yet.
 pub(super) struct Prepared {
-    proc: OwnedFd,
-    sys: OwnedFd,
-    cgroup: Option<OwnedFd>,
-    dev: OwnedFd,
-    pts: OwnedFd,
-    shm: OwnedFd,
-    mqueue: OwnedFd,
-    devices: Vec<(&'static str, OwnedFd)>,
+    filesystems: Filesystems,
     others: Vec<(PathBuf, Kind, OwnedFd)>,
 }
 
 /// What is needed of the attached filesystems later.
 pub(super) struct Attached {
     pub(super) proc: OwnedFd,
+    pub(super) dev: OwnedFd,
+    pub(super) pts: OwnedFd,
 }
 
-/// Makes the filesystems and opens the sources of `mounts`; `scratch` is an attached filesystem
-/// of the host's side, for files on the way.
-pub(super) fn prepare(mounts: &[Mount], scratch: &OwnedFd) -> Result<Prepared, SetupError> {
-    let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
-    let tmpfs = |options: &[(&str, &str)], attributes, subject: &str| {
-        filesystem("tmpfs", options, attributes, subject)
-    };
-    // No device can be opened but those that are mounted one by one: without a cgroup to forbid
-    // it, CAP_MKNOD would otherwise give the host's disks.
-    let no_dev = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let dev = tmpfs(
-        &[("mode", "0755"), ("size", "65536k")],
-        no_dev | MountAttrFlags::MOUNT_ATTR_STRICTATIME,
-        "/dev",
-    )?;
-    let pts_options = [
-        ("newinstance", ""),
-        ("ptmxmode", "0666"),
-        ("mode", "0620"),
-        ("gid", "5"),
-    ];
-    let pts_flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let devices = DEVICES
-        .into_iter()
-        .map(|name| Ok((name, device(name)?)))
-        .collect::<Result<_, SetupError>>()?;
+/// Opens the sources of the mounts and devices of `spec`; `scratch` is an attached filesystem of
+/// the host's side, for files on the way.
+pub(super) fn prepare(
+    filesystems: Filesystems,
+    spec: &RunSpec,
+    scratch: &OwnedFd,
+) -> Result<Prepared, SetupError> {
     let mut files = None;
-    let others = mounts
-        .iter()
-        .enumerate()
-        .map(|(number, mount)| {
-            let (kind, fd) = prepare_one(mount, number, scratch, &mut files)?;
-            Ok((mount.target().to_owned(), kind, fd))
-        })
-        .collect::<Result<_, SetupError>>()?;
+    let devices = spec.devices.iter().map(|wanted| {
+        let tree = device(&wanted.source)?;
+        Ok((wanted.target.clone(), Kind::File, tree))
+    });
+    let mounts = spec.mounts.iter().enumerate().map(|(number, mount)| {
+        let (kind, fd) = prepare_one(mount, number, scratch, &mut files)?;
+        Ok((mount.target().to_owned(), kind, fd))
+    });
     Ok(Prepared {
-        proc: filesystem("proc", &[], NO_SUID_DEV_EXEC, "/proc")?,
-        sys: filesystem("sysfs", &[], NO_SUID_DEV_EXEC | read_only, "/sys")?,
-        cgroup: cgroup()?,
-        dev,
-        pts: filesystem("devpts", &pts_options, pts_flags, "/dev/pts")?,
-        shm: tmpfs(
-            &[("mode", "1777"), ("size", "65536k")],
-            NO_SUID_DEV_EXEC,
-            "/dev/shm",
-        )?,
-        mqueue: filesystem("mqueue", &[], NO_SUID_DEV_EXEC, "/dev/mqueue")?,
-        devices,
-        others,
+        filesystems,
+        others: devices.chain(mounts).collect::<Result<_, SetupError>>()?,
     })
 }
 
 impl Prepared {
     /// Attaches everything inside `tree`, which is the root of this process by now.
     pub(super) fn attach(self, tree: &mut Tree) -> Result<Attached, SetupError> {
-        for (path, fd) in [
-            ("/proc", &self.proc),
-            ("/sys", &self.sys),
-            ("/dev", &self.dev),
-        ] {
+        let own = self.filesystems;
+        for (path, fd) in [("/proc", &own.proc), ("/sys", &own.sys), ("/dev", &own.dev)] {
             refuse_link(tree, path)?;
             let point = tree.mount_point(Path::new(path), Kind::Directory)?;
             attach(fd, &point).at(Stage::AttachMount, path)?;
         }
-        if let Some(cgroup) = &self.cgroup
-            && let Some(point) = open_in(&self.sys, "fs/cgroup").at(Stage::AttachMount, "/sys")?
+        if let Some(cgroup) = &own.cgroup
+            && let Some(point) = open_in(&own.sys, "fs/cgroup").at(Stage::AttachMount, "/sys")?
         {
             attach(cgroup, &point).at(Stage::AttachMount, "/sys/fs/cgroup")?;
         }
-        self.fill_dev()?;
+        own.fill_dev()?;
         for (target, kind, fd) in &self.others {
             let point = tree.mount_point(target, *kind)?;
             attach(fd, &point).at(Stage::AttachMount, target.display())?;
         }
-        let null = open_in(&self.dev, "null").at(Stage::MaskPath, "/dev/null")?;
+        let null = open_in(&own.dev, "null").at(Stage::MaskPath, "/dev/null")?;
         let null = null.ok_or_else(|| refusal(Stage::MaskPath, "/dev/null", "it is gone"))?;
         for (base, fd, paths) in [
-            ("/proc", &self.proc, MASKED_PROC.as_slice()),
-            ("/sys", &self.sys, MASKED_SYS.as_slice()),
+            ("/proc", &own.proc, MASKED_PROC.as_slice()),
+            ("/sys", &own.sys, MASKED_SYS.as_slice()),
         ] {
             for path in paths {
                 mask(fd, path, &null).at(Stage::MaskPath, format!("{base}/{path}"))?;
             }
         }
-        Ok(Attached { proc: self.proc })
+        Ok(Attached {
+            proc: own.proc,
+            dev: own.dev,
+            pts: own.pts,
+        })
     }
+}
 
-    fn fill_dev(&self) -> Result<(), SetupError> {
-        for (name, fd) in [
-            ("pts", &self.pts),
-            ("shm", &self.shm),
-            ("mqueue", &self.mqueue),
-        ] {
-            let point = make_directory(self.dev.as_fd(), name)?;
-            attach(fd, &point).at(Stage::AttachMount, format!("/dev/{name}"))?;
-        }
-        for (name, fd) in &self.devices {
-            let subject = format!("/dev/{name}");
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            rustix::fs::openat(&self.dev, *name, flags, Mode::from_raw_mode(0o666))
-                .at(Stage::AttachMount, &subject)?;
-            let point = open_in(&self.dev, name).at(Stage::AttachMount, &subject)?;
-            if let Some(point) = point {
-                attach(fd, &point).at(Stage::AttachMount, &subject)?;
-            }
-        }
-        for (name, target) in DEV_LINKS {
-            rustix::fs::symlinkat(target, &self.dev, name)
-                .at(Stage::AttachMount, format!("/dev/{name}"))?;
-        }
-        Ok(())
-    }
+/// Shows `terminal` as `/dev/console`, as OCI runtimes do.
+pub(super) fn make_console(attached: &Attached, terminal: &OwnedFd) -> Result<(), SetupError> {
+    let subject = "/dev/console";
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let copy = rustix::mount::open_tree(terminal, "", flags).at(Stage::AttachMount, subject)?;
+    make_file(&attached.dev, "console")?;
+    let point = open_in(&attached.dev, "console").at(Stage::AttachMount, subject)?;
+    let point = point.ok_or_else(|| refusal(Stage::AttachMount, subject, "it is gone"))?;
+    attach(&copy, &point).at(Stage::AttachMount, subject)
 }
 
 /// Makes the parts of `/proc` read-only that change the kernel.
@@ -212,29 +144,6 @@ pub(super) fn protect_proc(attached: &Attached) -> Result<(), SetupError> {
         attach(&copy, &point).at(Stage::MaskPath, &subject)?;
     }
     Ok(())
-}
-
-/// Makes a filesystem that is mounted nowhere.
-pub(super) fn filesystem(
-    kind: &str,
-    options: &[(&str, &str)],
-    attributes: MountAttrFlags,
-    subject: &str,
-) -> Result<OwnedFd, SetupError> {
-    let make = || -> rustix::io::Result<OwnedFd> {
-        let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-        rustix::mount::fsconfig_set_string(&context, "source", kind)?;
-        for (name, value) in options {
-            if value.is_empty() {
-                rustix::mount::fsconfig_set_flag(&context, *name)?;
-            } else {
-                rustix::mount::fsconfig_set_string(&context, *name, *value)?;
-            }
-        }
-        rustix::mount::fsconfig_create(&context)?;
-        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-    };
-    make().at(Stage::PrepareMount, subject)
 }
 
 /// Attaches a mount at an open point.
@@ -277,6 +186,12 @@ fn prepare_one(
             };
             Ok((kind, tree))
         }
+        Mount::Overlay {
+            lower,
+            upper,
+            work,
+            target,
+        } => Ok((Kind::Directory, overlay(lower, upper, work, target)?)),
         Mount::Tmpfs { target, size, mode } => {
             let mode = format!("{mode:o}");
             let size = size.map(|size| size.to_string());
@@ -320,6 +235,29 @@ fn prepare_one(
     }
 }
 
+/// An overlay whose changes are thrown away with its upper directory.
+fn overlay(lower: &Path, upper: &Path, work: &Path, target: &Path) -> Result<OwnedFd, SetupError> {
+    let shown = target.display().to_string();
+    let open = |path: &Path| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).at(Stage::PrepareMount, path.display())
+    };
+    // Paths could hold characters that separate options.
+    let (lower, upper, work) = (open(lower)?, open(upper)?, open(work)?);
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    filesystem(
+        "overlay",
+        &[
+            ("lowerdir", &name(&lower)),
+            ("upperdir", &name(&upper)),
+            ("workdir", &name(&work)),
+            ("volatile", ""),
+        ],
+        MountAttrFlags::MOUNT_ATTR_NODEV,
+        &shown,
+    )
+}
+
 /// A filesystem for files that must never reach a disk: `ramfs` is never swapped. It has to be
 /// attached, on the host's side, since single files can be taken out of attached ones only.
 fn file_store(scratch: &OwnedFd) -> Result<OwnedFd, SetupError> {
@@ -348,45 +286,6 @@ fn write_file(
     rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
     Ok(())
-}
-
-/// A device of the host as a mount of its own.
-fn device(name: &str) -> Result<OwnedFd, SetupError> {
-    let path = format!("/dev/{name}");
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = rustix::mount::open_tree(CWD, &path, flags).at(Stage::PrepareMount, &path)?;
-    let attributes = Attributes {
-        no_suid: true,
-        ..Attributes::default()
-    };
-    mount_attributes::set_tree(&tree, attributes).at(Stage::PrepareMount, &path)?;
-    let stat = rustix::fs::fstat(&tree).at(Stage::PrepareMount, &path)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice {
-        return Err(refusal(
-            Stage::PrepareMount,
-            &path,
-            "it is no character device on the host",
-        ));
-    }
-    Ok(tree)
-}
-
-/// The cgroup filesystem, read-only, on hosts that have version 2 alone. On others (version 1,
-/// both side by side) the directory stays empty: nothing of theirs is of use to a step.
-fn cgroup() -> Result<Option<OwnedFd>, SetupError> {
-    match rustix::fs::statfs("/sys/fs/cgroup") {
-        Ok(stat) if stat.f_type == CGROUP2_SUPER_MAGIC => {
-            let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
-            filesystem(
-                "cgroup2",
-                &[],
-                NO_SUID_DEV_EXEC | read_only,
-                "/sys/fs/cgroup",
-            )
-            .map(Some)
-        }
-        _ => Ok(None),
-    }
 }
 
 /// `/proc`, `/sys` and `/dev` must be directories of the image: through a link, processes could be
@@ -424,7 +323,7 @@ fn mask(filesystem_root: &OwnedFd, path: &str, null: &OwnedFd) -> std::io::Resul
 }
 
 /// Opens a path of a filesystem that was made here; `None` when it has none such.
-fn open_in(root: &OwnedFd, path: &str) -> rustix::io::Result<Option<OwnedFd>> {
+pub(super) fn open_in(root: &OwnedFd, path: &str) -> rustix::io::Result<Option<OwnedFd>> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     match rustix::fs::openat2(root.as_fd(), path, flags, Mode::empty(), resolve) {

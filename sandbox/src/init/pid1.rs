@@ -1,108 +1,137 @@
 //! Pid 1 of the sandbox: sets everything up, starts the command, and reaps.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::Signal;
+use rustix::pipe::PipeFlags;
+use rustix::process::PidfdFlags;
 use rustix::thread::UnshareFlags;
+use serde::Serialize;
 
-use super::command::{self, Command};
+use super::channel::{self, send, send_with};
+use super::command::{self, Command, Program};
+use super::filesystems::Filesystems;
 use super::mountpoint::Tree;
-use super::report::{At as _, send};
+use super::mounts::{self, Attached};
+use super::report::At as _;
+use super::streams::Streams;
 use super::system::{self, Ended, Forked};
-use super::{mounts, root};
+use super::{cgroups, root, terminal};
 use crate::error::{SetupError, Stage};
 use crate::mount_attributes::{self, Attributes};
-use crate::spec::{Network, RunSpec, Stdin, User};
+use crate::spec::{Network, RunSpec, Seccomp, User};
 use crate::users::{self, ResolvedUser};
-use crate::wire::{Report, Request};
+use crate::wire::{Prepare, Report};
 
 /// First kernel whose `pid_max` belongs to the pid namespace; before, writing it would change the
 /// host's.
 const PID_MAX_PER_NAMESPACE: (u32, u32) = (6, 14);
 
-/// Runs the request to its end. All signals must be blocked. `records` takes what the helper has to undo.
-pub(super) fn main(request: &Request, control: BorrowedFd<'_>, records: OwnedFd) -> ! {
-    let report = match run(request, control, records) {
-        Ok(Ended::Code(code)) => Report::Exited { code },
-        Ok(Ended::Signal(signal)) => Report::Signalled { signal },
+/// Prepares a sandbox, takes its spec from the parent and runs it to its end. All signals must be
+/// blocked. `records` takes what the helper has to undo.
+pub(super) fn main(prepare: &Prepare, control: BorrowedFd<'_>, records: OwnedFd) -> ! {
+    let report = match run(prepare, control, records) {
+        Ok(Some(ended)) => ended.report(),
+        Ok(None) => system::exit(0),
         Err(report) => report,
     };
     send(control, &report);
     system::exit(0)
 }
 
-fn run(request: &Request, control: BorrowedFd<'_>, records: OwnedFd) -> Result<Ended, Report> {
-    let spec = &request.spec;
-    die_with_helper(&records).map_err(Report::Setup)?;
-    let tree = set_up(spec, records).map_err(Report::Setup)?;
-    let user = resolve_user(&spec.user, &tree)?;
-    let command = prepare(request, user).map_err(Report::Setup)?;
-    drop(tree);
-    let pid = match system::fork().at(Stage::Fork, "").map_err(Report::Setup)? {
+/// How the command ended; `None` when the parent ended before there was one.
+fn run(
+    prepare: &Prepare,
+    control: BorrowedFd<'_>,
+    records: OwnedFd,
+) -> Result<Option<Ended>, Report> {
+    system::die_with_parent(&records)
+        .at(Stage::Namespaces, "")
+        .map_err(Report::Setup)?;
+    let filesystems = get_ready(prepare).map_err(Report::Setup)?;
+
+    let Some(frame) = channel::receive::<RunSpec>(control).map_err(Report::Setup)? else {
+        return Ok(None);
+    };
+    let (spec, mut descriptors) = (frame.value, frame.descriptors);
+    let mut records = File::from(records);
+    let undo = spec.tidy.then(|| spec.root.clone());
+    record(&mut records, &undo).map_err(Report::Setup)?;
+    let (tree, attached) = set_up(&spec, filesystems, records).map_err(Report::Setup)?;
+    let user = resolve_user(&spec.user, tree.root())?;
+    let command = prepare_command(prepare, &spec, user, &attached, control, &mut descriptors)
+        .map_err(Report::Setup)?;
+    drop((tree, attached, descriptors));
+
+    let start = |error| Report::Setup(error);
+    let (executed, executed_writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+        .at(Stage::Streams, "the command")
+        .map_err(start)?;
+    let pid = match system::fork().at(Stage::Fork, "").map_err(start)? {
         Forked::Child => {
-            let report = command.start();
+            drop(executed);
+            let report = command.start(None);
             send(control, &report);
             system::exit(125)
         }
         Forked::Parent(pid) => pid.as_raw_pid(),
     };
-    drop(command);
     // Only processes of the command hold the output streams from here on.
-    if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-        let _ = rustix::stdio::dup2_stdout(&null);
-        let _ = rustix::stdio::dup2_stderr(&null);
+    drop((command, executed_writer));
+    if system::closed(&executed) {
+        let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
+        let own = own.at(Stage::Fork, "(pidfd)").map_err(start)?;
+        send_with(control, &Report::Started, Some(own.as_fd()));
     }
     let ended = reap_until(pid);
     system::kill(-1, libc::SIGKILL);
     while system::reap(true).is_some() {}
-    Ok(ended)
+    Ok(Some(ended))
 }
 
-/// Has the kernel kill this process when the helper dies, which may have happened already.
-fn die_with_helper(records: &OwnedFd) -> Result<(), SetupError> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .at(Stage::Namespaces, "")?;
-    let mut fds = [PollFd::new(records, PollFlags::empty())];
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    poll(&mut fds, Some(&now)).at(Stage::Namespaces, "")?;
-    if fds[0].revents().contains(PollFlags::ERR) {
-        system::exit(0);
-    }
-    Ok(())
-}
-
-/// Namespaces, root, mounts, names. Tells the helper through `records` what it has to undo.
-fn set_up(spec: &RunSpec, records: OwnedFd) -> Result<Tree, SetupError> {
-    let mut namespaces =
-        UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
-    if spec.network == Network::None {
-        namespaces |= UnshareFlags::NEWNET;
-    }
+/// All that needs no spec: control groups (joining the first costs milliseconds, in which the
+/// kernel waits for all processors), namespaces, filesystems.
+fn get_ready(prepare: &Prepare) -> Result<Filesystems, SetupError> {
+    cgroups::join(&cgroups::open(&prepare.cgroups)?)?;
+    // The groups that were joined become the top of what is seen inside.
+    let namespaces = UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
     // SAFETY: this process has a single thread and shares no descriptor table.
     unsafe { rustix::thread::unshare_unsafe(namespaces) }.at(Stage::Namespaces, "")?;
     // Keys of the service's session are none of the command's.
     system::new_session_keyring();
     rustix::process::umask(Mode::empty());
+    Filesystems::make()
+}
+
+/// Root, mounts, names. Tells the helper through `records` what it has to undo.
+fn set_up(
+    spec: &RunSpec,
+    mut filesystems: Filesystems,
+    mut records: File,
+) -> Result<(Tree, Attached), SetupError> {
+    let mut namespaces = UnshareFlags::NEWNS;
+    if spec.network == Network::None {
+        namespaces |= UnshareFlags::NEWNET;
+    }
+    // SAFETY: this process has a single thread and shares no descriptor table.
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }.at(Stage::Namespaces, "")?;
+    if spec.network == Network::None {
+        filesystems.renew_sys()?;
+    }
 
     let mounted = root::mount(&spec.root)?;
-    let prepared = mounts::prepare(&spec.mounts, &mounted.scratch)?;
+    let prepared = mounts::prepare(filesystems, spec, &mounted.scratch)?;
     root::change_to(mounted.root.as_fd())?;
     drop(mounted.scratch);
     let mut tree = Tree::new(mounted.root, mounted.upper).at(Stage::PivotRoot, "/")?;
     let attached = prepared.attach(&mut tree);
     // What was made must be undone also when a later mount failed.
-    let written = serde_json::to_vec(&tree.record).map_err(std::io::Error::from);
-    written
-        .and_then(|bytes| File::from(records).write_all(&bytes))
-        .at(Stage::AttachMount, "(records)")?;
+    record(&mut records, &tree.record)?;
+    drop(records);
     let attached = attached?;
     limit_processes(spec.max_processes, &attached)?;
     mounts::protect_proc(&attached)?;
@@ -111,11 +140,10 @@ fn set_up(spec: &RunSpec, records: OwnedFd) -> Result<Tree, SetupError> {
         let attributes = Attributes {
             read_only: true,
             no_dev: true,
-            no_suid: false,
+            ..Attributes::default()
         };
         mount_attributes::set(tree.root(), attributes).at(Stage::MaskPath, "/")?;
     }
-
     rustix::system::sethostname(spec.hostname.as_bytes()).at(Stage::Identity, "the host name")?;
     if spec.network == Network::None {
         let socket = rustix::net::socket_with(
@@ -127,7 +155,18 @@ fn set_up(spec: &RunSpec, records: OwnedFd) -> Result<Tree, SetupError> {
         .at(Stage::Identity, "lo")?;
         system::loopback_up(socket.as_fd()).at(Stage::Identity, "lo up")?;
     }
-    Ok(tree)
+    Ok((tree, attached))
+}
+
+/// Writes a line for the helper.
+fn record(records: &mut File, value: &impl Serialize) -> Result<(), SetupError> {
+    serde_json::to_vec(value)
+        .map_err(std::io::Error::from)
+        .and_then(|mut line| {
+            line.push(b'\n');
+            records.write_all(&line)
+        })
+        .at(Stage::AttachMount, "(records)")
 }
 
 fn limit_processes(most: u32, attached: &mounts::Attached) -> Result<(), SetupError> {
@@ -151,14 +190,14 @@ fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-fn resolve_user(user: &User, tree: &Tree) -> Result<ResolvedUser, Report> {
+pub(super) fn resolve_user(user: &User, root: BorrowedFd<'_>) -> Result<ResolvedUser, Report> {
     match user {
-        User::Named(spec) => users::resolve_at(spec, tree.root()).map_err(|error| Report::User {
+        User::Named(spec) => users::resolve_at(spec, root).map_err(|error| Report::User {
             spec: spec.clone(),
             reason: describe(&error),
         }),
         User::Ids { uid, gid, groups } => {
-            let home = users::resolve_at(&uid.to_string(), tree.root())
+            let home = users::resolve_at(&uid.to_string(), root)
                 .map(|user| user.home)
                 .unwrap_or_else(|_| "/".to_owned());
             Ok(ResolvedUser {
@@ -178,35 +217,34 @@ fn describe(error: &users::UserError) -> String {
     }
 }
 
-fn prepare(request: &Request, user: ResolvedUser) -> Result<Command, SetupError> {
-    let spec = &request.spec;
-    let stdin = match &spec.stdin {
-        Stdin::Null => {
-            rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-                .at(Stage::Streams, "standard input")?
-        }
-        Stdin::Bytes(contents) => memory_file(&contents.0).at(Stage::Streams, "standard input")?,
+fn prepare_command(
+    prepare: &Prepare,
+    spec: &RunSpec,
+    user: ResolvedUser,
+    attached: &Attached,
+    control: BorrowedFd<'_>,
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> Result<Command, SetupError> {
+    let streams = if let Some(size) = spec.terminal {
+        let pair = terminal::open(attached.pts.as_fd(), size)?;
+        mounts::make_console(attached, &pair.terminal)?;
+        send_with(control, &Report::Terminal, Some(pair.master.as_fd()));
+        Streams::of_terminal(pair.terminal)
+    } else {
+        Streams::receive(&spec.stdin, descriptors)?
     };
-    // Processes of another user may open /dev/stdout and /dev/stderr anew.
-    for stream in [rustix::stdio::stdout(), rustix::stdio::stderr()] {
-        let uid = rustix::fs::Uid::from_raw(user.uid);
-        let gid = rustix::fs::Gid::from_raw(user.gid);
-        rustix::fs::fchown(stream, Some(uid), Some(gid)).at(Stage::Streams, "output")?;
-    }
-    command::prepare(spec, &request.filters, user, stdin)
-}
-
-/// An unchangeable file in memory with these contents, at its start.
-fn memory_file(contents: &[u8]) -> std::io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(rustix::fs::memfd_create("stdin", flags)?);
-    file.write_all(contents)?;
-    rustix::fs::fcntl_add_seals(
-        &file,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )?;
-    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
-    Ok(file.into())
+    streams.give_to(&user)?;
+    let filters = match spec.seccomp {
+        Seccomp::Default => prepare.filters.as_slice(),
+        Seccomp::Unconfined => &[],
+    };
+    let program = Program {
+        args: &spec.args,
+        env: &spec.env,
+        cwd: &spec.cwd,
+        capabilities: spec.capabilities,
+    };
+    command::prepare(&program, filters, user, streams, &attached.proc)
 }
 
 /// Takes ended processes until the command is among them; passes signals of the outside on.

@@ -1,13 +1,9 @@
-//! Failures of the set-up, and how the child's side tells them to the parent.
+//! Failures of the set-up.
 
 use std::fmt::Display;
 use std::io;
-use std::os::fd::BorrowedFd;
-
-use rustix::net::SendFlags;
 
 use crate::error::{SetupError, Stage};
-use crate::wire::Report;
 
 /// Puts stage and subject to an error of the system.
 pub(super) trait At<T> {
@@ -47,20 +43,5 @@ pub(super) fn refusal(
         subject: subject.to_string(),
         errno: 0,
         detail: detail.into(),
-    }
-}
-
-/// Sends one report. When the parent is gone there is nobody to tell.
-pub(super) fn send(control: BorrowedFd<'_>, report: &Report) {
-    if let Ok(mut line) = serde_json::to_vec(report) {
-        line.push(b'\n');
-        let mut rest = line.as_slice();
-        while !rest.is_empty() {
-            match rustix::net::send(control, rest, SendFlags::NOSIGNAL) {
-                Ok(sent) => rest = &rest[sent..],
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return,
-            }
-        }
     }
 }

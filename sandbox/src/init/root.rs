@@ -4,7 +4,7 @@
 //! put over the writable directory of the root; in it the root is mounted, and after the change
 //! of the root it goes away with everything else of the host.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -12,7 +12,8 @@ use rustix::mount::{
     MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 
-use super::mounts::{attach, filesystem};
+use super::filesystems::filesystem;
+use super::mounts::attach;
 use super::report::{At as _, failure};
 use crate::error::{SetupError, Stage};
 use crate::mount_attributes::{self, Attributes};

@@ -4,9 +4,11 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::ptr;
 
-use rustix::process::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal};
 
 use crate::wire::Report;
 
@@ -21,6 +23,24 @@ pub(super) enum Forked {
 pub(super) enum Ended {
     Code(i32),
     Signal(i32),
+}
+
+impl Ended {
+    /// What the parent is told.
+    pub(super) fn report(self) -> Report {
+        match self {
+            Ended::Code(code) => Report::Exited { code },
+            Ended::Signal(signal) => Report::Signalled { signal },
+        }
+    }
+
+    /// The code of a shell.
+    pub(super) fn shell_code(self) -> i32 {
+        match self {
+            Ended::Code(code) => code,
+            Ended::Signal(signal) => 128 + signal,
+        }
+    }
 }
 
 /// A signal that was waited for.
@@ -66,6 +86,31 @@ fn close_range(first: u32, flags: libc::c_uint) -> rustix::io::Result<()> {
     } else {
         Err(last_errno())
     }
+}
+
+/// Waits until every writer of `pipe` has closed it without having written; false if one wrote.
+pub(super) fn closed(pipe: &OwnedFd) -> bool {
+    let mut byte = [0];
+    matches!(
+        rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut byte)),
+        Ok(0)
+    )
+}
+
+/// Has the kernel kill this process when its parent dies, which holds the reading end of `pipe`
+/// and may have died already.
+pub(super) fn die_with_parent(pipe: &OwnedFd) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut fds, Some(&now))?;
+    if fds[0].revents().contains(PollFlags::ERR) {
+        exit(0);
+    }
+    Ok(())
 }
 
 /// Waits for `pid`, and tells what it and all its descendants that were waited for used.

@@ -47,9 +47,17 @@ impl Attributes {
     }
 }
 
-/// Undoes what `records` (JSON of a [`Record`], or nothing when the set-up failed before) says
-/// was done to `root`.
-pub(super) fn tidy(root: &Root, records: &[u8]) {
+/// Undoes what `records` says: a line with JSON of the [`Root`] (null when nothing is to be
+/// undone), and one of the [`Record`] of what was done to it; each may be missing when the set-up
+/// failed before.
+pub(super) fn tidy(records: &[u8]) {
+    let mut lines = records.split(|byte| *byte == b'\n');
+    let root = lines.next().map(serde_json::from_slice::<Option<Root>>);
+    let Some(Ok(Some(root))) = root else {
+        return;
+    };
+    let records = lines.next().unwrap_or_default();
+    let root = &root;
     if let Root::Overlay {
         work,
         volatile: true,

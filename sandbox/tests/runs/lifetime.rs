@@ -144,12 +144,12 @@ async fn signals_are_passed_on_to_the_command_alone() {
     let spec =
         fixture.spec("trap 'echo got; exit 7' TERM; echo ready; while :; do sleep 0.05; done");
     let running = Running::start(&spec).expect("starts");
-    let signaller = running.signaller();
+    let handle = running.handle();
     let mut output = Vec::new();
     let mut sink = |_: Stream, bytes: &[u8]| {
         output.extend_from_slice(bytes);
         if output == b"ready\n" {
-            signaller.send(15);
+            handle.signal(15);
         }
     };
     let exit = running
@@ -167,7 +167,7 @@ async fn signals_that_come_early_wait_for_the_command() {
     let fixture = Fixture::new();
     for _ in 0..20 {
         let running = Running::start(&fixture.spec("sleep 1000")).expect("starts");
-        running.signaller().send(15);
+        running.handle().signal(15);
         let mut sink = |_: Stream, _: &[u8]| {};
         let exit = running
             .wait(&mut sink, &CancellationToken::new())

@@ -6,6 +6,7 @@
 
 mod basics;
 mod confinement;
+mod interactive;
 mod lifetime;
 mod mounts;
 mod support;
