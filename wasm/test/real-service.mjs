@@ -29,10 +29,12 @@ export class RealService {
   #dir;
   #process;
   #log;
+  #words;
 
-  /** Starts a service and imports the base. */
-  static async start() {
+  /** Starts a service, with further words of `chalk serve`, and imports the base. */
+  static async start(...words) {
     const service = new RealService();
+    service.#words = words;
     service.#dir = await mkdtemp(join(tmpdir(), "chalk-service-"));
     await service.launch();
     await service.chalk("compute", "image", "import", BASE, "--as", PYTHON);
@@ -45,7 +47,8 @@ export class RealService {
     const listen = this.url ? new URL(this.url).host : "127.0.0.1:0";
     this.#log = await open(join(this.#dir, "log"), "a");
     const output = ["ignore", this.#log.fd, this.#log.fd];
-    this.#process = spawn(BIN, ["--state", state, "serve", "--listen", listen], { stdio: output });
+    const words = ["--state", state, "serve", "--listen", listen, ...this.#words];
+    this.#process = spawn(BIN, words, { stdio: output });
     const { pid } = this.#process;
     for (const until = Date.now() + PATIENCE; ; ) {
       const known = await readFile(join(state, "service.json"), "utf8").then(JSON.parse, () => ({}));

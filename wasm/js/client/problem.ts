@@ -9,7 +9,9 @@ import type { Problem } from "../generated/wire.js";
  * What a service answered in place of what was asked for: an RFC 9457 problem document. Its `code` is
  * the last part of the problem's type: `bad-request`, `unauthorized`, `not-found`, `ambiguous`,
  * `base-not-found`, `base-denied`, `base-platform`, `registry-unreachable`, `too-large`,
- * `unavailable`, `foreign-origin`, `misdirected`, `internal`.
+ * `unavailable`, `foreign-origin`, `misdirected`, `internal`; of nodes and sandboxes `no-node`,
+ * `node-lost`, `cache-too-small`, `disk-full`, `damaged`, `timed-out`, `not-running`,
+ * `sandbox-refused`.
  */
 export class ServiceError extends ChalkError {
   /** HTTP status. */

@@ -107,11 +107,10 @@ export class SandboxProcess {
   /**
    * Writes to standard input, which the process must have been given (`stdin: true`, or `tty`). Done when
    * the process, or its pipe, has taken all of it. Texts go as UTF-8. Several calls keep their order; after
-   * one that failed the others fail too, since what they bring would follow a gap. Bytes must not be
-   * changed until then.
+   * one that failed the others fail too, since what they bring would follow a gap.
    */
   write(data: string | Uint8Array | ArrayBuffer, options: CallOptions = {}): Promise<void> {
-    const bytes = typeof data === "string" ? new TextEncoder().encode(data) : new Uint8Array(data as ArrayBuffer);
+    const bytes = copyOf(data);
     return this.#input(async (path) => {
       for (let at = 0; at < bytes.length; at += INPUT_PIECE) {
         const body = bytes.subarray(at, at + INPUT_PIECE);
@@ -201,6 +200,12 @@ export class SandboxProcess {
 }
 
 const BYTES = { "content-type": "application/octet-stream" };
+
+/** Bytes that nobody changes while they wait. */
+function copyOf(data: string | Uint8Array | ArrayBuffer): Uint8Array<ArrayBuffer> {
+  if (typeof data === "string") return new TextEncoder().encode(data);
+  return new Uint8Array(data instanceof ArrayBuffer ? data.slice(0) : data);
+}
 
 function good(end: ProcessEnd | ServiceError): ProcessEnd {
   if (end instanceof ServiceError) throw end;
