@@ -209,7 +209,8 @@ export class Client {
       yield* pieces(this.#connection, path, { signal });
       return;
     }
-    for await (const event of follow(this.#connection, eventsOf(id), 0, { signal })) {
+    const events = eventsOf(this.#connection, id);
+    for await (const event of follow(this.#connection, events, 0, { signal })) {
       if (event.type === "log" && (step === undefined || event.step === step)) yield event.text;
     }
   }

@@ -153,9 +153,10 @@ test("a dropped connection costs no event and gives none twice", async (context)
       // Every answer is cut in another way, in the midst of an event too; some repeat what was sent.
       const from = time % 3 === 2 ? Math.max(0, after(call) - 4) : after(call);
       const text = expect.slice(from).map(frame).join("");
-      if (time === 20) return void response.end(text);
+      if (time >= 20) return void response.end(text);
       response.write(text.slice(0, 97 + 31 * time), () => (time % 2 ? response.end() : response.destroy()));
     },
+    "GET /v1/builds/0001": () => build("built"),
   });
   assert.deepEqual(await all(service.client().follow("0001")), expect);
   assert.ok(asked.length > 5, `${asked}`);
@@ -163,6 +164,7 @@ test("a dropped connection costs no event and gives none twice", async (context)
   assert.deepEqual(asked, asked.toSorted((a, b) => a - b));
   // From where the caller got to.
   assert.deepEqual(await all(service.client().follow("0001", { after: 30 })), expect.slice(30));
+  assert.deepEqual(await all(service.client().follow("0001", { after: expect.length })), []);
 });
 
 test("a service that restarts is waited for", async (context) => {
@@ -212,6 +214,7 @@ test("following ends when it cannot go on", async (context) => {
   };
   const service = await play(context, {
     "GET /v1/builds/*/events": (call) => answers[call.words[0]](call),
+    "GET /v1/builds/*": () => build("running"),
   });
   const client = service.client({ patience: 400 });
   const check = (id, code, words) => assert.rejects(all(client.follow(id)), coded(code, words));

@@ -172,14 +172,36 @@ test("dropped output is told where it is missing", async (context) => {
     { seq: 901, ...output("stdout", "z") },
     { seq: 902, ...exited(137, { ended_by: "out_of_memory" }) },
   ];
-  const service = await play(context, { "POST /v1/sandboxes": starting(), [OUTPUT]: printing(expect) });
-  const sandbox = await service.client().sandboxes.run("app");
+  const service = await play(context, {
+    "POST /v1/sandboxes": starting(),
+    [OUTPUT]: printing(expect),
+    "GET /v1/sandboxes/*": ({ words }) => info("running", { id: words[0] }),
+    // What could not be kept at all has no number of its own, and is told in every answer.
+    "GET /v1/sandboxes/full/processes/main/output": (call) => {
+      begin(call.response);
+      const lost = (seq) => ({ seq, type: "dropped", bytes: 5 });
+      const kept = [expect[0], lost(1), { seq: 2, ...output("stdout", "b") }, lost(2), { seq: 3, ...exited() }];
+      const rest = kept.filter(({ seq, type }) => seq > after(call) || (type === "dropped" && seq === after(call)));
+      const text = rest.map(frame).join("");
+      if (call.time > 4) return void call.response.end(text);
+      call.response.write(text.slice(0, 80 + 70 * call.time), () => call.response.destroy());
+    },
+    "GET /v1/sandboxes/gap/processes/main/output": printing([expect[0], { seq: 3, ...output("stdout", "c") }]),
+  });
+  const { sandboxes } = service.client();
+  const sandbox = await sandboxes.run("app");
   const items = await all(sandbox.output);
   assert.deepEqual(items.map(({ type, seq }) => [type, seq]), [["output", 1], ["dropped", 900], ["output", 901]]);
   assert.equal(items[1].bytes, 12345);
   assert.equal(await sandbox.stdout.text(), "az");
   assert.deepEqual([sandbox.stdout.dropped, sandbox.stderr.dropped], [12345, 0]);
   assert.deepEqual(await sandbox.wait(), { exitCode: 137, endedBy: "out_of_memory" });
+
+  const full = await sandboxes.attach("full");
+  const kinds = (await all(full.output)).map(({ type, seq }) => [type, seq]);
+  assert.deepEqual(kinds, [["output", 1], ["dropped", 1], ["output", 2], ["dropped", 2]]);
+  // A gap of which nothing is said would be a loss unseen.
+  await assert.rejects(all((await sandboxes.attach("gap")).output), coded("protocol", /event 3 came after event 1/));
 });
 
 test("the end can be awaited without the output", async (context) => {

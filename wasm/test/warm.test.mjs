@@ -124,6 +124,30 @@ test("a warm that goes on behind an end", async (context) => {
   assert.equal((await warms.wait("w1")).status, "ready");
 });
 
+test("who comes late is told the newest, and who comes last nothing", async (context) => {
+  // Of each target only the newest event is kept.
+  const expect = [
+    { seq: 7, time, type: "target", target: nodes[0] },
+    { seq: 19, time, type: "target", target: nodes[1] },
+    { seq: 21, time, type: "finished", warm: warm("partly", { nodes }) },
+  ];
+  const service = await play(context, {
+    [EVENTS]: (call) => {
+      begin(call.response);
+      // Some is told again.
+      const rest = expect.filter(({ seq }) => seq > after(call) - (call.time > 0 ? 5 : 0));
+      const text = rest.map(frame).join("");
+      if (call.time === 0) call.response.write(text.slice(0, -20), () => call.response.destroy());
+      else call.response.end(after(call) >= 21 ? "" : text);
+    },
+    "GET /v1/warms/w1": () => warm("partly", { nodes }),
+  });
+  const { warms } = service.client();
+  assert.deepEqual(await all(warms.events("w1")), expect);
+  assert.deepEqual(await all(warms.events("w1", { after: 21 })), []);
+  assert.deepEqual((await warms.wait("w1")).nodes, nodes);
+});
+
 test("further calls", async (context) => {
   const service = await play(context, {
     "GET /v1/warms": () => [],

@@ -30,10 +30,14 @@ export interface Feed<E extends Numbered> {
   readonly of: string;
   /** Whether an event is the last one. */
   isEnd(event: E): boolean;
-  /** Numbers may be missing, and the end is told whatever number was asked for. */
-  readonly gaps?: boolean;
+  /** Whether numbers may be missing before an event, which stands for what they were. */
+  isGap?(event: E): boolean;
+  /** The end is told whatever number was asked for. */
+  readonly tellsEnd?: boolean;
   /** More may follow an end: it is over when the service ends the answer behind one. */
   readonly reopens?: boolean;
+  /** Asked where an answer held nothing: whether no event may come any more beside those there are. */
+  isOver?(signal: AbortSignal | undefined): Promise<boolean>;
 }
 
 /**
@@ -49,27 +53,28 @@ export async function* follow<E extends Numbered>(
   { signal }: CallOptions,
 ): AsyncGenerator<E, void, undefined> {
   const backoff = new Backoff(connection.patience);
-  let last = after;
-  let atEnd = false;
-  for (;;) {
+  const place = new Place(connection, feed, after);
+  for (let isOver = false; ; ) {
     const began = performance.now();
     let lost: unknown;
     let steady = false;
+    let isEmpty = true;
     try {
-      for await (const data of messages(connection, feed.path, last, signal)) {
+      for await (const data of messages(connection, feed.path, place.last, signal)) {
+        isEmpty = false;
         const event = eventOf<E>(connection, data);
-        const isEnd = feed.isEnd(event);
-        if (event.seq <= last && !(isEnd && feed.gaps)) continue;
-        if (event.seq !== last + 1 && !feed.gaps) {
-          throw strange(connection.server, `event ${event.seq} came after event ${last}`);
-        }
-        last = Math.max(last, event.seq);
-        atEnd = isEnd;
+        if (!place.takes(event)) continue;
         steady = true;
         yield event;
-        if (isEnd && !feed.reopens) return;
+        if (place.atEnd && !feed.reopens) return;
       }
-      if (atEnd) return;
+      if (place.atEnd) return;
+      if (isEmpty) {
+        // What came to its end while we looked is told by one more answer.
+        if (isOver) return;
+        isOver = (await feed.isOver?.(signal)) === true;
+        if (isOver) continue;
+      }
       lost = unreachable(connection.server, new Error(`the events ended before the ${feed.of}`));
     } catch (error) {
       if (!isTransient(error)) throw error;
@@ -77,6 +82,41 @@ export async function* follow<E extends Numbered>(
     }
     if (steady || performance.now() - began >= STEADY) backoff.reset();
     await backoff.wait(lost, signal);
+  }
+}
+
+/** How far an iteration is. */
+class Place<E extends Numbered> {
+  /** Number of the last event that was taken. */
+  last: number;
+  /** Whether that was an end. */
+  atEnd = false;
+  readonly #connection: Connection;
+  readonly #feed: Feed<E>;
+  /** Number of the last event that was a gap. */
+  #gap = 0;
+
+  constructor(connection: Connection, feed: Feed<E>, after: number) {
+    this.last = after;
+    this.#connection = connection;
+    this.#feed = feed;
+  }
+
+  /** Whether an event is a new one. @throws {@link ChalkError} when others are missing before it */
+  takes(event: E): boolean {
+    const { seq } = event;
+    const isEnd = this.#feed.isEnd(event);
+    const isGap = this.#feed.isGap?.(event) === true;
+    // What is lost behind an event has no numbers, and so the number of that event.
+    const isNew = seq > this.last || (isGap && seq === this.last && seq > this.#gap);
+    if (!isNew && !(isEnd && this.#feed.tellsEnd)) return false;
+    if (seq > this.last + 1 && !isGap) {
+      throw strange(this.#connection.server, `event ${seq} came after event ${this.last}`);
+    }
+    this.last = Math.max(this.last, seq);
+    if (isGap) this.#gap = seq;
+    this.atEnd = isEnd;
+    return true;
   }
 }
 
@@ -134,6 +174,7 @@ async function* messages(
     }
     yield* events;
   }
+  if (parser.isInside) throw unreachable(connection.server, new Error("an event broke off"));
 }
 
 function eventOf<E extends Numbered>(connection: Connection, data: string): E {

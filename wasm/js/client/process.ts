@@ -189,7 +189,8 @@ export class SandboxProcess {
       path: `${this.#path}/output?follow=true`,
       of: "process",
       isEnd: ({ type }) => type === "exited" || type === "failed",
-      gaps: true,
+      isGap: ({ type }) => type === "dropped",
+      tellsEnd: true,
     };
   }
 

@@ -7,12 +7,19 @@ import { type CallOptions, type Connection, segment } from "./connection.js";
 import { type Feed, ended, follow } from "./follow.js";
 
 /** Events of a build. */
-export function eventsOf(id: string): Feed<BuildEvent> {
+export function eventsOf(connection: Connection, id: string): Feed<BuildEvent> {
   return {
     path: `/v1/builds/${segment(id)}/events`,
     of: "build",
     isEnd: ({ type }) => type === "finished",
+    isOver: async (signal) => (await finished(connection, id, { signal })) !== undefined,
   };
+}
+
+/** The build, if nothing will change any more. */
+async function finished(connection: Connection, id: string, options: CallOptions): Promise<Build | undefined> {
+  const build = await connection.json<Build>("GET", `/v1/builds/${segment(id)}`, options);
+  return build.status === "queued" || build.status === "running" ? undefined : build;
 }
 
 /** @internal */
@@ -78,10 +85,7 @@ export class BuildRun implements AsyncIterable<BuildEvent> {
   #ended(): Promise<Build> {
     const connection = this.#connection;
     const options = { signal: this.#signal };
-    return ended(connection, eventsOf(this.id), options, async () => {
-      const build = await connection.json<Build>("GET", `/v1/builds/${segment(this.id)}`, options);
-      return build.status === "queued" || build.status === "running" ? undefined : build;
-    });
+    return ended(connection, eventsOf(connection, this.id), options, () => finished(connection, this.id, options));
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<BuildEvent, void, undefined> {
@@ -92,7 +96,8 @@ export class BuildRun implements AsyncIterable<BuildEvent> {
       return;
     }
     const signal = this.#signal;
-    for await (const event of follow(this.#connection, eventsOf(this.id), this.#after, { signal })) {
+    const connection = this.#connection;
+    for await (const event of follow(connection, eventsOf(connection, this.id), this.#after, { signal })) {
       if (event.type === "finished") this.#end(event.build);
       yield event;
     }

@@ -15,6 +15,11 @@ export class EventParser {
   #data: string[] = [];
   #length = 0;
 
+  /** Whether an event has begun that is not whole yet. */
+  get isInside(): boolean {
+    return this.#rest !== "" || this.#data.length > 0;
+  }
+
   /** @throws {@link RangeError} when an event does not end */
   push(text: string): string[] {
     const events: string[] = [];

@@ -8,18 +8,8 @@ import { type Feed, follow } from "./follow.js";
 
 /** Options of what waits for a warm. */
 export interface WarmWaitOptions extends CallOptions {
-  /** Told everything that happens, in order, each once. */
+  /** Told what happens, in order, each once; of what happens fast the newest. */
   onEvent?: ((event: WarmEvent) => void) | undefined;
-}
-
-/** Events of a warm. A lost node that comes back, or another try, goes on behind an end. */
-function eventsOf(id: string): Feed<WarmEvent> {
-  return {
-    path: `${at(id)}/events`,
-    of: "warm",
-    isEnd: ({ type }) => type === "finished",
-    reopens: true,
-  };
 }
 
 /** Warms, past and present: {@link Client.warms}. {@link Client.warm} begins one. */
@@ -55,16 +45,17 @@ export class Warms {
   }
 
   /**
-   * Everything that happens in a warm, from the first event on or after number `after`, each once and in
-   * order, over broken connections and restarts of the service. Goes on behind a `finished` as long as the
-   * service has more to tell.
+   * What happens in a warm, from the first event on or after number `after`, each once and in order, over
+   * broken connections and restarts of the service. Whoever comes late, or is slow, is told the newest of
+   * each node, not all that was. Goes on behind a `finished` as long as the service has more to tell: when a
+   * node that was lost comes back, or another try begins.
    */
   events(
     id: string,
     options: CallOptions & { after?: number | undefined } = {},
   ): AsyncGenerator<WarmEvent, void, undefined> {
     const { after = 0, signal } = options;
-    return follow(this.#connection, eventsOf(id), after, { signal });
+    return follow(this.#connection, this.#events(id), after, { signal });
   }
 
   /**
@@ -81,6 +72,18 @@ export class Warms {
       if (warm.status !== "running") return warm;
     }
     return this.get(id, { signal });
+  }
+
+  #events(id: string): Feed<WarmEvent> {
+    return {
+      path: `${at(id)}/events`,
+      of: "warm",
+      isEnd: ({ type }) => type === "finished",
+      // What is newer takes the place of what was.
+      isGap: () => true,
+      reopens: true,
+      isOver: async (signal) => (await this.get(id, { signal })).status !== "running",
+    };
   }
 }
 
