@@ -7,6 +7,9 @@
 #![cfg(target_os = "linux")]
 
 pub mod agent;
+pub mod cache;
+pub mod mirror;
+mod pull;
 mod settings;
 
 pub use settings::{CacheForm, Join, NodeSettings};

@@ -237,6 +237,16 @@ impl Snapshots {
     }
 }
 
+/// Removes a directory with all below it, whatever modes and flags its files have; links are
+/// never followed, and no other file system is entered. Absent is fine.
+pub fn remove_all(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = File::open(parent)?;
+    Ok(remove_tree(dir.as_fd(), name.as_bytes())?)
+}
+
 fn is_key(text: &str) -> bool {
     let sound = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
     (1..=200).contains(&text.len()) && text.bytes().all(sound)

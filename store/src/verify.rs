@@ -38,6 +38,16 @@ impl<R: Read> VerifyingReader<R> {
         self.size
     }
 
+    /// What is read from.
+    pub fn get_mut(&mut self) -> &mut R {
+        &mut self.inner
+    }
+
+    /// What was read from.
+    pub fn into_inner(self) -> R {
+        self.inner
+    }
+
     fn check(&mut self) -> io::Result<()> {
         let actual = match self.failed {
             Some(actual) => actual,

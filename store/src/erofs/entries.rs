@@ -85,7 +85,7 @@ impl<'a> Writer<'a> {
             what,
             limit,
         };
-        let full = limit("bytes of memory for its names", self.options.memory);
+        let full = limit(super::NAMES, self.options.memory);
         let large = limit("blocks in an image", u64::from(u32::MAX));
         self.apply(header, reader).map_err(|failure| match failure {
             Failure::Problem(problem) => reader.entry_error(&header.path, problem),

@@ -40,6 +40,9 @@ use crate::layer::{
 /// Longest end of a file, in bytes, that is put behind its inode.
 const TAIL: usize = 3072;
 
+/// What [`LayerError::Limit`] says there is too much of where [`Options::memory`] is exceeded.
+pub const NAMES: &str = "bytes of memory for its names";
+
 /// How an image is written.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {

@@ -132,7 +132,12 @@ fn origin(options: &Options, registry: &str) -> Result<Endpoint, RegistryError> 
     })
 }
 
-fn mirror(options: &Options, registry: &str, text: &str) -> Result<Endpoint, RegistryError> {
+/// A server that is asked before a registry.
+pub(super) fn mirror(
+    options: &Options,
+    registry: &str,
+    text: &str,
+) -> Result<Endpoint, RegistryError> {
     let refuse = |detail: String| RegistryError::Setting {
         setting: format!("mirror `{text}` of {registry}"),
         detail,

@@ -7,7 +7,7 @@
 //! [`BlobStore`](crate::BlobStore) only when it is whole.
 //!
 //! - `manifest`: manifests by tag and digest; `platform`: the right one of an index
-//! - `pull`, `push`, `upload`: blobs and whole images
+//! - `pull`, `push`, `upload`: blobs and whole images; `stream`: blobs as they come
 //! - `listing`: tags and referrers
 //! - `transport`, `auth`, `challenge`, `credentials`, `endpoint`: one request, its login, its
 //!   server
@@ -24,6 +24,7 @@ pub(crate) mod platform;
 mod progress;
 mod pull;
 mod push;
+mod stream;
 mod transport;
 mod upload;
 
@@ -40,6 +41,7 @@ pub use manifest::{Manifest, ManifestHead, Resolved};
 pub use options::{Options, Retry};
 pub use progress::{Progress, Transfer};
 pub use push::{Published, Pushed};
+pub use stream::{BlobSource, BlobStream};
 
 /// Manifests larger than this are refused, as the distribution specification suggests
 /// (spec.md, "Pushing Manifests").

@@ -353,7 +353,7 @@ impl Pull<'_> {
 }
 
 /// Whether `Content-Range` (`bytes 5-9/10`) starts at `offset`.
-fn starts_at(headers: &HeaderMap, offset: u64) -> bool {
+pub(super) fn starts_at(headers: &HeaderMap, offset: u64) -> bool {
     let range = headers.get(CONTENT_RANGE).and_then(|v| v.to_str().ok());
     let start = range.and_then(|r| r.trim().strip_prefix("bytes")?.trim().split('-').next());
     start.and_then(|s| s.trim().parse().ok()) == Some(offset)

@@ -30,6 +30,8 @@ pub(super) struct Attempt {
     pub(super) payload: Payload,
     /// How often at most; `None` means as the settings say.
     pub(super) tries: Option<u32>,
+    /// Whether no proxy stands before the server.
+    pub(super) direct: bool,
 }
 
 /// What a request carries.
@@ -65,6 +67,7 @@ impl Attempt {
             authorization: None,
             payload: Payload::None,
             tries: None,
+            direct: false,
         }
     }
 
@@ -224,7 +227,10 @@ impl Client {
     }
 
     async fn send_once(&self, attempt: &Attempt) -> Result<Response, Broken> {
-        let http = self.http(&attempt.url);
+        let http = match attempt.direct {
+            true => &self.inner.direct,
+            false => self.http(&attempt.url),
+        };
         let mut request = http
             .request(attempt.method.clone(), attempt.url.clone())
             .headers(attempt.headers.clone());

@@ -1,0 +1,418 @@
+//! The cache's directory.
+//!
+//! | path | what |
+//! |---|---|
+//! | `lock` | held by the process that uses the directory |
+//! | `boot` | boot of the machine in which `blobs` were written |
+//! | `layers/HEX/` | a whole layer by the digest of its blob: `layer.json`, and `image.erofs` or `fs/` |
+//! | `images/HEX.json` | a whole image by the digest of its manifest; its time is that of its last use |
+//! | `blobs/HEX` | a blob as it came, for other nodes |
+//! | `.new-*`, `.old-*` in any of them | on the way in or out; removed at start |
+
+use std::fs::{self, DirBuilder, File, FileTimes, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use chalk_core::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::error::{CacheError, Result, failed};
+
+const NEW: &str = ".new-";
+const OLD: &str = ".old-";
+const IMAGE: &str = "image.erofs";
+const TREE: &str = "fs";
+const NOTE: &str = "layer.json";
+
+/// Form of a layer on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerForm {
+    /// A file that is mounted as EROFS.
+    Erofs,
+    /// A directory that overlayfs stacks as it is.
+    Directory,
+}
+
+/// What is written beside a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerNote {
+    /// Digest of the blob.
+    pub(crate) digest: Digest,
+    /// Bytes of the blob.
+    pub(crate) size: u64,
+    /// Digest of the uncompressed layer, checked.
+    pub(crate) diff_id: Digest,
+    pub(crate) form: LayerForm,
+    /// Bytes on disk.
+    pub(crate) bytes: u64,
+    /// Whether it hides all layers below it.
+    #[serde(default)]
+    pub(crate) opaque_root: bool,
+}
+
+/// An image, as it is kept. Manifest and config are their own proof: they have their digests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageRecord {
+    pub(crate) digest: Digest,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image_hash: Option<Digest>,
+    /// What it was pulled by.
+    pub(crate) name: String,
+    pub(crate) manifest: String,
+    pub(crate) config: String,
+    pub(crate) config_digest: Digest,
+    pub(crate) layers: Vec<LayerRef>,
+    /// Labels, sorted.
+    #[serde(default)]
+    pub(crate) pins: Vec<String>,
+}
+
+/// A layer of an image, the lowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerRef {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    pub(crate) diff_id: Digest,
+}
+
+/// The directory, held by this process.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    root: PathBuf,
+    _lock: File,
+}
+
+/// What stood in the directory.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) layers: Vec<LayerNote>,
+    pub(crate) images: Vec<(ImageRecord, SystemTime)>,
+    pub(crate) blobs: Vec<(Digest, u64)>,
+}
+
+impl Disk {
+    /// Opens the directory and removes what is not whole.
+    pub(crate) fn open(root: &Path) -> Result<(Self, Found)> {
+        make_dir(root)?;
+        let root = root.canonicalize().map_err(failed("resolve", root))?;
+        let path = root.join("lock");
+        let lock = File::create(&path).map_err(failed("create", &path))?;
+        if lock.try_lock().is_err() {
+            return Err(CacheError::Locked(root.display().to_string()));
+        }
+        for sub in ["layers", "images", "blobs"] {
+            make_dir(&root.join(sub))?;
+        }
+        let disk = Self { root, _lock: lock };
+        let found = Found {
+            layers: disk.find_layers()?,
+            images: disk.find_images()?,
+            blobs: disk.find_blobs()?,
+        };
+        Ok((disk, found))
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a layer is: the file to mount, or the directory to stack.
+    pub(crate) fn layer(&self, digest: &Digest, form: LayerForm) -> PathBuf {
+        self.layer_dir(digest).join(match form {
+            LayerForm::Erofs => IMAGE,
+            LayerForm::Directory => TREE,
+        })
+    }
+
+    fn layer_dir(&self, digest: &Digest) -> PathBuf {
+        self.root.join("layers").join(digest.hex())
+    }
+
+    fn image(&self, digest: &Digest) -> PathBuf {
+        self.root
+            .join("images")
+            .join(format!("{}.json", digest.hex()))
+    }
+
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.hex())
+    }
+
+    /// A directory for a layer on its way in.
+    pub(crate) fn new_layer(&self) -> Result<NewLayer> {
+        let path = self.root.join("layers").join(temporary(NEW));
+        let dir = DirBuilder::new().mode(0o700).create(&path);
+        dir.map_err(failed("create", &path))?;
+        Ok(NewLayer { path: Some(path) })
+    }
+
+    /// A file for a blob on its way in.
+    pub(crate) fn new_blob(&self) -> Result<(PathBuf, File)> {
+        let path = self.root.join("blobs").join(temporary(NEW));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path);
+        let file = file.map_err(failed("create", &path))?;
+        Ok((path, file))
+    }
+
+    /// Gives a layer its name, when all of it is on the disk.
+    pub(crate) fn commit_layer(&self, mut new: NewLayer, note: &LayerNote) -> Result<()> {
+        let dir = new.dir().to_owned();
+        let path = dir.join(NOTE);
+        write_synced(&path, &serde_json::to_vec_pretty(note).unwrap_or_default())?;
+        match note.form {
+            LayerForm::Erofs => sync(&dir.join(IMAGE))?,
+            LayerForm::Directory => {
+                let file = File::open(&dir).map_err(failed("open", &dir))?;
+                rustix::fs::syncfs(&file).map_err(failed("sync", &dir))?;
+            }
+        }
+        sync(&dir)?;
+        let target = self.layer_dir(&note.digest);
+        fs::rename(&dir, &target).map_err(failed("publish", &target))?;
+        new.path = None;
+        sync(&self.root.join("layers"))
+    }
+
+    /// Takes a layer's name away; gives what is left to be removed.
+    pub(crate) fn retire_layer(&self, digest: &Digest) -> Result<Option<PathBuf>> {
+        let path = self.layer_dir(digest);
+        let old = self.root.join("layers").join(temporary(OLD));
+        match fs::rename(&path, &old) {
+            Ok(()) => Ok(Some(old)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(failed("remove", &path)(e)),
+        }
+    }
+
+    /// Writes the record of an image, durably.
+    pub(crate) fn put_image(&self, record: &ImageRecord, used: SystemTime) -> Result<()> {
+        let path = self.image(&record.digest);
+        let new = self.root.join("images").join(temporary(NEW));
+        let bytes = serde_json::to_vec_pretty(record).unwrap_or_default();
+        let written = write_synced(&new, &bytes)
+            .and_then(|()| set_time(&new, used))
+            .and_then(|()| fs::rename(&new, &path).map_err(failed("publish", &path)));
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        written?;
+        sync(&self.root.join("images"))
+    }
+
+    /// Notes when an image was used last.
+    pub(crate) fn touch_image(&self, digest: &Digest, used: SystemTime) -> Result<()> {
+        set_time(&self.image(digest), used)
+    }
+
+    pub(crate) fn remove_image(&self, digest: &Digest) -> Result<()> {
+        remove_file(&self.image(digest))?;
+        sync(&self.root.join("images"))
+    }
+
+    pub(crate) fn remove_blob(&self, digest: &Digest) -> Result<()> {
+        remove_file(&self.blob(digest))
+    }
+
+    fn find_layers(&self) -> Result<Vec<LayerNote>> {
+        let dir = self.root.join("layers");
+        let mut found = Vec::new();
+        for name in names(&dir)? {
+            let path = dir.join(&name);
+            let note: Option<LayerNote> = fs::read(path.join(NOTE))
+                .ok()
+                .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let note = note.filter(|note| {
+                note.digest.hex() == name && self.layer(&note.digest, note.form).exists()
+            });
+            match note {
+                Some(note) => found.push(note),
+                None => remove_dir(&path)?,
+            }
+        }
+        Ok(found)
+    }
+
+    fn find_images(&self) -> Result<Vec<(ImageRecord, SystemTime)>> {
+        let dir = self.root.join("images");
+        let mut found = Vec::new();
+        for name in names(&dir)? {
+            let path = dir.join(&name);
+            let read = || {
+                let record: ImageRecord = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+                let sound = name == format!("{}.json", record.digest.hex())
+                    && Digest::of(record.manifest.as_bytes()) == record.digest
+                    && Digest::of(record.config.as_bytes()) == record.config_digest;
+                let used = fs::metadata(&path).and_then(|meta| meta.modified()).ok()?;
+                sound.then_some((record, used))
+            };
+            match read() {
+                Some(image) => found.push(image),
+                None => {
+                    tracing::warn!(path = %path.display(), "record of an image is damaged");
+                    remove_file(&path)?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Kept blobs are not synced: what a crash of the machine may have torn is not served.
+    fn find_blobs(&self) -> Result<Vec<(Digest, u64)>> {
+        let now = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let marker = self.root.join("boot");
+        let same = !now.is_empty() && fs::read_to_string(&marker).is_ok_and(|then| then == now);
+        let dir = self.root.join("blobs");
+        let mut found = Vec::new();
+        for name in names(&dir)? {
+            let path = dir.join(&name);
+            let digest = format!("sha256:{name}").parse::<Digest>().ok();
+            match (digest.filter(|_| same), fs::metadata(&path)) {
+                (Some(digest), Ok(meta)) => found.push((digest, meta.len())),
+                _ => remove_file(&path)?,
+            }
+        }
+        fs::write(&marker, now).map_err(failed("write", &marker))?;
+        Ok(found)
+    }
+}
+
+/// A layer on its way in. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct NewLayer {
+    path: Option<PathBuf>,
+}
+
+impl NewLayer {
+    fn dir(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// The file for an EROFS image.
+    pub(crate) fn image(&self) -> Result<File> {
+        let path = self.dir().join(IMAGE);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path);
+        file.map_err(failed("create", &path))
+    }
+
+    /// The directory to unpack into.
+    pub(crate) fn tree(&self) -> Result<PathBuf> {
+        let path = self.dir().join(TREE);
+        let dir = DirBuilder::new().mode(0o755).create(&path);
+        dir.map_err(failed("create", &path))?;
+        Ok(path)
+    }
+
+    /// Bytes that it takes on the disk.
+    pub(crate) fn usage(&self) -> u64 {
+        usage(self.dir())
+    }
+}
+
+impl Drop for NewLayer {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(error) = remove_dir(path)
+        {
+            // The next start sweeps it.
+            tracing::warn!(%error, "unfinished layer stays for now");
+        }
+    }
+}
+
+/// Bytes on disk of all files below `path`; hard links count once.
+fn usage(path: &Path) -> u64 {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut ahead = vec![path.to_owned()];
+    let mut bytes = 0;
+    while let Some(path) = ahead.pop() {
+        let Ok(meta) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if meta.is_dir() {
+            let below = fs::read_dir(&path).into_iter().flatten().flatten();
+            ahead.extend(below.map(|entry| entry.path()));
+        }
+        if meta.is_dir() || meta.nlink() == 1 || seen.insert(meta.ino()) {
+            bytes += meta.blocks() * 512;
+        }
+    }
+    bytes
+}
+
+fn temporary(prefix: &str) -> String {
+    format!("{prefix}{:032x}", rand::random::<u128>())
+}
+
+/// Names in a directory; what was on its way in or out is removed.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
+        let entry = entry.map_err(failed("list", dir))?;
+        let path = entry.path();
+        match entry.file_name().into_string() {
+            Ok(name) if name.starts_with(NEW) || name.starts_with(OLD) => {
+                match entry
+                    .file_type()
+                    .map_err(failed("inspect", &path))?
+                    .is_dir()
+                {
+                    true => remove_dir(&path)?,
+                    false => remove_file(&path)?,
+                }
+            }
+            Ok(name) => names.push(name),
+            Err(_) => {}
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(failed("create", path))?;
+    let private = Permissions::from_mode(0o700);
+    fs::set_permissions(path, private).map_err(failed("set mode of", path))
+}
+
+/// Removes a directory, whatever modes and flags its files have.
+pub(super) fn remove_dir(path: &Path) -> Result<()> {
+    chalk_store::snapshots::remove_all(path).map_err(failed("remove", path))
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(failed("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut file = File::create_new(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(failed("write", path))
+}
+
+fn set_time(path: &Path, time: SystemTime) -> Result<()> {
+    let set = || File::open(path)?.set_times(FileTimes::new().set_modified(time));
+    set().map_err(failed("set time of", path))
+}
+
+fn sync(path: &Path) -> Result<()> {
+    let synced = File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(failed("sync", path))
+}

@@ -1,0 +1,460 @@
+//! The images on a node: every layer once, by the digest of its blob, in the form in which it is
+//! mounted.
+//!
+//! - [`Cache::open`] takes a directory over and drops what is not whole. What stands under a name
+//!   was verified and synced before it got the name, so a kill at any moment loses no finished
+//!   layer and leaves no half one.
+//! - [`Cache::ensure`] brings an image in; calls for one image or for shared layers share the work.
+//! - [`Cache::lease`] holds an image while a sandbox uses it; pins hold it by a label. Eviction
+//!   takes the rest, longest unused first, and layers only with the last image that has them.
+//! - [`Cache::listing`], [`Cache::collect`] and [`Cache::remove`] say of each thing why it stays.
+//!
+//! Leases, claims of running pulls and evictions go through one lock: nothing that somebody got is
+//! evicted under them.
+
+mod disk;
+mod error;
+mod images;
+mod lease;
+mod probe;
+mod report;
+mod state;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use chalk_core::wire::CacheItem;
+use chalk_core::{Digest, Reference};
+use chalk_store::layer::Limits;
+use chalk_store::registry::Client;
+use tokio::sync::{Semaphore, watch};
+
+pub use disk::LayerForm;
+pub use error::{CacheError, Result};
+pub use images::NodeImages;
+pub use lease::{Lease, LeasedLayer};
+
+pub(crate) use disk::{Disk, ImageRecord, LayerNote, LayerRef, NewLayer};
+pub(crate) use error::failed;
+pub(crate) use state::{Image, KeptBlob, Layer, State, Victims};
+
+use crate::CacheForm;
+
+/// Bytes of memory in one permit of the budget.
+pub(crate) const MEMORY_UNIT: u64 = 1 << 20;
+
+/// Settings of a [`Cache`].
+#[derive(Debug, Clone)]
+pub struct CacheSettings {
+    /// Directory of the cache; used by one process at a time.
+    pub dir: PathBuf,
+    /// Most bytes on disk that layers and mounted files may take. Never more than 80 % of the file
+    /// system are used.
+    pub size_limit: u64,
+    /// Form of new layers. Layers of the other form that are there stay usable.
+    pub form: CacheForm,
+    /// Layers that are fetched at once.
+    pub parallel: usize,
+    /// Bytes of memory for the buffers of all pulls together.
+    pub memory: u64,
+    /// Most bytes of blobs kept for other nodes; 0 keeps none and serves none.
+    pub mirror_bytes: u64,
+    /// What one layer may cost.
+    pub limits: Limits,
+    /// Rounds over all servers that bring nothing, after which a layer has failed.
+    pub attempts: u32,
+    /// Delay after the first such round; doubles from there, up to 10 s, with jitter.
+    pub first_delay: Duration,
+    /// Time without a byte after which a peer is left.
+    pub peer_idle: Duration,
+    /// How long a peer that has a blob queued is waited for before others are asked.
+    pub peer_patience: Duration,
+}
+
+impl CacheSettings {
+    /// Settings with every default.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            size_limit: 200 << 30,
+            form: CacheForm::Auto,
+            parallel: 4,
+            memory: 256 << 20,
+            mirror_bytes: 0,
+            limits: Limits::default(),
+            attempts: 6,
+            first_delay: Duration::from_millis(500),
+            peer_idle: Duration::from_secs(5),
+            peer_patience: Duration::from_secs(60),
+        }
+    }
+}
+
+/// An image to bring in, and from where.
+#[derive(Debug, Clone)]
+pub struct ImageSource {
+    /// Digest of its manifest, which is no index.
+    pub digest: Digest,
+    /// Image hash, if it has one.
+    pub image_hash: Option<Digest>,
+    /// Name for people.
+    pub name: String,
+    /// Repository; its registry's mirrors are the client's.
+    pub repository: Reference,
+    /// Client with the right login.
+    pub client: Client,
+    /// Base URLs of nodes that have it or are getting it, best first, as last heard.
+    pub peers: watch::Receiver<Vec<String>>,
+    /// Bearer token for them.
+    pub peer_token: String,
+}
+
+/// Mounted files and directories: they lie elsewhere, but share the cache's size.
+pub trait FileCache: Send + Sync {
+    /// Bytes on disk.
+    fn used(&self) -> u64;
+    /// Of these, bytes that are in use.
+    fn held(&self) -> u64;
+    /// Each file and directory, and why it is kept.
+    fn items(&self) -> Vec<CacheItem>;
+    /// Removes what may go, longest unused first, until `bytes` are freed, and says what went.
+    fn free(&self, bytes: u64) -> Vec<CacheItem>;
+}
+
+/// The images on a node. Clones share it.
+#[derive(Clone)]
+pub struct Cache {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Cache")
+            .field(&self.inner.disk.root())
+            .finish()
+    }
+}
+
+pub(crate) struct Inner {
+    pub(crate) settings: CacheSettings,
+    pub(crate) disk: Disk,
+    /// Form of new layers.
+    pub(crate) form: LayerForm,
+    /// Bytes that layers and files may take.
+    limit: u64,
+    state: Mutex<State>,
+    revision: watch::Sender<u64>,
+    /// Wakes those who wait for a layer to be on its way.
+    pub(crate) flying: watch::Sender<u64>,
+    pub(crate) parallel: Semaphore,
+    pub(crate) memory: Arc<Semaphore>,
+    pub(crate) memory_units: u32,
+    /// Peers that failed lately, and until when they are passed over.
+    pub(crate) lame: Mutex<std::collections::BTreeMap<String, std::time::Instant>>,
+    files: OnceLock<Arc<dyn FileCache>>,
+}
+
+impl Cache {
+    /// Opens the cache. Blocks.
+    ///
+    /// # Errors
+    /// [`CacheError::Locked`], [`CacheError::NoErofs`] and [`CacheError::Io`].
+    pub fn open(settings: CacheSettings) -> Result<Self> {
+        let (disk, found) = Disk::open(&settings.dir)?;
+        let form = probe::form(settings.form, disk.root())?;
+        let mut state = State {
+            revision: 1,
+            ..State::default()
+        };
+        for note in found.layers {
+            state.layers.insert(note.digest, Layer { note });
+        }
+        for (record, used) in found.images {
+            let whole = record
+                .layers
+                .iter()
+                .all(|l| state.layers.contains_key(&l.digest));
+            if !whole {
+                tracing::warn!(image = %record.digest, "image lost a layer and is dropped");
+                disk.remove_image(&record.digest)?;
+                continue;
+            }
+            let digest = record.digest;
+            let image = Image {
+                record: Arc::new(record),
+                leases: 0,
+                used,
+                changed: 1,
+            };
+            state.images.insert(digest, image);
+        }
+        let now = SystemTime::now();
+        for (digest, size) in found.blobs {
+            state.blobs.insert(digest, KeptBlob { size, used: now });
+        }
+        let room = rustix::fs::statvfs(disk.root()).map_err(failed("inspect", disk.root()))?;
+        let limit = settings
+            .size_limit
+            .min(room.f_blocks * room.f_frsize / 5 * 4);
+        let units = (settings.memory / MEMORY_UNIT).clamp(1, u64::from(u32::MAX)) as u32;
+        let cache = Self {
+            inner: Arc::new(Inner {
+                form,
+                limit,
+                state: Mutex::new(state),
+                revision: watch::Sender::new(1),
+                flying: watch::Sender::new(0),
+                parallel: Semaphore::new(settings.parallel.max(1)),
+                memory: Arc::new(Semaphore::new(units as usize)),
+                memory_units: units,
+                lame: Mutex::default(),
+                files: OnceLock::new(),
+                disk,
+                settings,
+            }),
+        };
+        cache.trim_blobs(0);
+        // Limits may be lower than they were.
+        cache.inner.free_for(0, "the cache").ok();
+        Ok(cache)
+    }
+
+    /// Form of new layers, as found out or told.
+    pub fn form(&self) -> LayerForm {
+        self.inner.form
+    }
+
+    /// Whether an image is there, whole.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.inner.lock().images.contains_key(digest)
+    }
+
+    /// Has the bytes of mounted files count, and lets them be evicted. Once.
+    pub fn attach_files(&self, files: Arc<dyn FileCache>) {
+        if self.inner.files.set(files).is_err() {
+            tracing::warn!("a node has one cache of files");
+        }
+    }
+
+    /// Puts a pin with a label on an image; one that it has is no error.
+    ///
+    /// # Errors
+    /// [`CacheError::NotFound`] and [`CacheError::Io`].
+    pub async fn pin(&self, digest: Digest, label: &str) -> Result<()> {
+        let label = label.to_owned();
+        self.change_pins(digest, move |pins| {
+            if !pins.contains(&label) {
+                pins.push(label);
+                pins.sort();
+            }
+        })
+        .await
+    }
+
+    /// Takes a pin away; one that is not there is no error.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`].
+    pub async fn unpin(&self, digest: Digest, label: &str) -> Result<()> {
+        let label = label.to_owned();
+        let done = self.change_pins(digest, move |pins| pins.retain(|pin| *pin != label));
+        match done.await {
+            Err(CacheError::NotFound(_)) => Ok(()),
+            done => done,
+        }
+    }
+
+    async fn change_pins(
+        &self,
+        digest: Digest,
+        change: impl FnOnce(&mut Vec<String>) + Send + 'static,
+    ) -> Result<()> {
+        self.blocking(move |inner| {
+            let mut state = inner.lock();
+            let image = state.images.get_mut(&digest);
+            let image = image.ok_or(CacheError::NotFound(digest))?;
+            let mut record = (*image.record).clone();
+            change(&mut record.pins);
+            if record.pins == image.record.pins {
+                return Ok(());
+            }
+            // Under the lock: an eviction must not come between the file and what we know.
+            inner.disk.put_image(&record, image.used)?;
+            image.record = Arc::new(record);
+            state.changed(&digest);
+            inner.tell(&state);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Runs blocking work on a thread of its own.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(&self.inner);
+        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        done.map_err(|_| CacheError::Cancelled)?
+    }
+
+    /// Removes kept blobs until `more` bytes fit into their budget.
+    pub(crate) fn trim_blobs(&self, more: u64) {
+        let most = self.inner.settings.mirror_bytes.saturating_sub(more);
+        self.inner.drop_blobs(most);
+    }
+}
+
+impl Inner {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells listeners of the state's revision.
+    pub(crate) fn tell(&self, state: &State) {
+        self.revision.send_if_modified(|revision| {
+            let news = *revision != state.revision;
+            *revision = state.revision;
+            news
+        });
+    }
+
+    pub(crate) fn files_used(&self) -> u64 {
+        self.files.get().map_or(0, |files| files.used())
+    }
+
+    /// Evicts until `bytes` more fit, and grants them: they count as taken until
+    /// [`release`](Self::release) or the layer's commit. Blocks on the disk.
+    pub(crate) fn free_for(&self, bytes: u64, what: &str) -> Result<()> {
+        let mut state = self.lock();
+        let (files, files_held) = match self.files.get() {
+            Some(files) => (files.used(), files.held()),
+            None => (0, 0),
+        };
+        let used = state.layer_bytes() + state.reserved + files;
+        let over = (used + bytes).saturating_sub(self.limit);
+        let (mut retired, mut short) = (Vec::new(), 0);
+        if over > 0 {
+            let held = state.held_bytes() + files_held;
+            let available = self.limit.saturating_sub(held);
+            if bytes > available {
+                return Err(CacheError::TooSmall {
+                    what: what.to_owned(),
+                    needed: bytes,
+                    limit: self.limit,
+                    available,
+                    held,
+                });
+            }
+            let victims = state.victims(over);
+            short = over.saturating_sub(victims.bytes);
+            retired = self.evict(&mut state, &victims)?;
+        }
+        state.reserved += bytes;
+        drop(state);
+        self.remove_retired(&retired);
+        if short > 0
+            && let Some(files) = self.files.get()
+        {
+            files.free(short);
+        }
+        Ok(())
+    }
+
+    /// Whether `bytes` could be had; takes nothing.
+    pub(crate) fn check_room(&self, bytes: u64, what: &str) -> Result<()> {
+        let state = self.lock();
+        let files_held = self.files.get().map_or(0, |files| files.held());
+        let held = state.held_bytes() + files_held;
+        let available = self.limit.saturating_sub(held);
+        if bytes > available {
+            return Err(CacheError::TooSmall {
+                what: what.to_owned(),
+                needed: bytes,
+                limit: self.limit,
+                available,
+                held,
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn release(&self, bytes: u64) {
+        let mut state = self.lock();
+        state.reserved = state.reserved.saturating_sub(bytes);
+    }
+
+    /// Takes images and layers away, records first: without a record a layer is only spare. What
+    /// is left of them is to be removed without the lock.
+    pub(crate) fn evict(&self, state: &mut State, victims: &Victims) -> Result<Vec<PathBuf>> {
+        state.evictions += victims.layers.len() as u64;
+        state.forget(victims);
+        self.tell(state);
+        for digest in &victims.images {
+            tracing::info!(image = %digest, "evicted");
+            self.disk.remove_image(digest)?;
+        }
+        let mut retired = Vec::new();
+        for digest in &victims.layers {
+            retired.extend(self.disk.retire_layer(digest)?);
+        }
+        Ok(retired)
+    }
+
+    /// Removes what [`evict`](Self::evict) took away.
+    pub(crate) fn remove_retired(&self, retired: &[PathBuf]) {
+        for path in retired {
+            if let Err(error) = disk::remove_dir(path) {
+                // The next start sweeps it.
+                tracing::warn!(%error, "evicted layer stays for now");
+            }
+        }
+    }
+
+    /// Removes kept blobs, longest unused first, until at most `most` bytes of them are left.
+    pub(crate) fn drop_blobs(&self, most: u64) {
+        let mut state = self.lock();
+        for digest in state.surplus_blobs(most) {
+            state.blobs.remove(&digest);
+            if let Err(error) = self.disk.remove_blob(&digest) {
+                tracing::warn!(%error, "blob stays for now");
+            }
+        }
+    }
+}
+
+/// Layers that a pull needs: while this lives, none of them is evicted.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    cache: Cache,
+    layers: BTreeSet<Digest>,
+}
+
+impl Claim {
+    pub(crate) fn new(cache: &Cache, layers: BTreeSet<Digest>) -> Self {
+        let mut state = cache.inner.lock();
+        for layer in &layers {
+            *state.claims.entry(*layer).or_default() += 1;
+        }
+        Self {
+            cache: cache.clone(),
+            layers,
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut state = self.cache.inner.lock();
+        for layer in &self.layers {
+            if let Some(count) = state.claims.get_mut(layer) {
+                *count -= 1;
+                if *count == 0 {
+                    state.claims.remove(layer);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! One layer on its way in, shared by all pulls that need it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use chalk_core::Digest;
+use chalk_store::Blob;
+use chalk_store::registry::{BlobSource, RegistryError};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::pipe::{self, Order, Outcome, Part, Prepared};
+use super::spool::{Spool, SpoolWriter};
+use crate::cache::{
+    Cache, CacheError, ImageSource, KeptBlob, Layer, LayerRef, MEMORY_UNIT, Result,
+};
+
+/// Chunks between network and thread; a chunk of the HTTP client has 16 KiB, seldom more.
+const QUEUE: usize = 64;
+/// Memory of a pull: chunks, decompression window, pieces on their way to the writer and its
+/// buffer; and what is left for names.
+const BUFFERS: u64 = 16 << 20;
+const NAMES: u64 = 16 << 20;
+/// Once this much came, what failed before does not count any more.
+const GOOD_PROGRESS: u64 = 1 << 20;
+/// How long a peer that failed is passed over.
+const LAME: Duration = Duration::from_secs(10);
+
+/// A layer on its way in.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    layer: LayerRef,
+    received: AtomicU64,
+    reserved: Arc<AtomicU64>,
+    waiting: AtomicUsize,
+    cancel: CancellationToken,
+    spool: watch::Sender<Option<Arc<Spool>>>,
+    done: watch::Sender<Option<Result<Fetched>>>,
+}
+
+/// What a layer cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Fetched {
+    /// Bytes that came over the network, those that came twice included.
+    pub(crate) bytes: u64,
+    /// Of these, bytes from mirrors and peers.
+    pub(crate) from_mirrors: u64,
+}
+
+/// A place among those who wait for a layer; when the last one leaves, the pull ends.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    flight: Arc<Flight>,
+    /// Whether this seat began the flight.
+    pub(crate) began: bool,
+}
+
+impl Flight {
+    /// Size of the blob.
+    pub(crate) fn size(&self) -> u64 {
+        self.layer.size
+    }
+
+    /// Bytes of disk granted by now.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserved.load(Ordering::Relaxed)
+    }
+
+    /// The blob as it comes; `None` as long as the layer waits for its turn, and always where the
+    /// blob is not kept.
+    pub(crate) fn spool(&self) -> watch::Receiver<Option<Arc<Spool>>> {
+        self.spool.subscribe()
+    }
+}
+
+impl Seat {
+    /// Takes a seat in the flight of a layer that is not there, which begins if it has not.
+    pub(crate) fn take(cache: &Cache, layer: LayerRef, source: &ImageSource) -> Self {
+        let mut state = cache.inner.lock();
+        if let Some(flight) = state.flights.get(&layer.digest) {
+            flight.waiting.fetch_add(1, Ordering::SeqCst);
+            let seat = Self {
+                flight: Arc::clone(flight),
+                began: false,
+            };
+            if !flight.cancel.is_cancelled() {
+                return seat;
+            }
+        }
+        let flight = Arc::new(Flight {
+            layer,
+            received: AtomicU64::new(0),
+            reserved: Arc::default(),
+            waiting: AtomicUsize::new(1),
+            cancel: CancellationToken::new(),
+            spool: watch::Sender::new(None),
+            done: watch::Sender::new(None),
+        });
+        state.flights.insert(layer.digest, Arc::clone(&flight));
+        drop(state);
+        cache.inner.flying.send_modify(|n| *n += 1);
+        tokio::spawn(fly(cache.clone(), Arc::clone(&flight), source.clone()));
+        Self {
+            flight,
+            began: true,
+        }
+    }
+
+    /// Bytes of the blob that came by now.
+    pub(crate) fn received(&self) -> u64 {
+        self.flight.received.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn wait(&self) -> Result<Fetched> {
+        let mut done = self.flight.done.subscribe();
+        let ended = done.wait_for(Option::is_some).await;
+        match ended.as_deref() {
+            Ok(Some(result)) => result.clone(),
+            _ => Err(CacheError::Cancelled),
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if self.flight.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.flight.cancel.cancel();
+        }
+    }
+}
+
+async fn fly(cache: Cache, flight: Arc<Flight>, source: ImageSource) {
+    let work = Pull {
+        cache: &cache,
+        flight: &flight,
+        source: &source,
+        fetched: Fetched::default(),
+        distrusted: BTreeSet::new(),
+    };
+    let result = tokio::select! {
+        result = work.run() => result,
+        () = flight.cancel.cancelled() => Err(CacheError::Cancelled),
+    };
+    let mut state = cache.inner.lock();
+    let ours = state.flights.get(&flight.layer.digest);
+    if ours.is_some_and(|other| Arc::ptr_eq(other, &flight)) {
+        state.flights.remove(&flight.layer.digest);
+    }
+    drop(state);
+    cache.inner.flying.send_modify(|n| *n += 1);
+    flight.done.send_replace(Some(result));
+}
+
+struct Pull<'a> {
+    cache: &'a Cache,
+    flight: &'a Flight,
+    source: &'a ImageSource,
+    fetched: Fetched,
+    /// Peers and mirrors that sent wrong bytes.
+    distrusted: BTreeSet<String>,
+}
+
+/// Who sent bytes of an attempt.
+#[derive(Default)]
+struct Senders {
+    hosts: BTreeSet<String>,
+    origin: bool,
+}
+
+impl Pull<'_> {
+    async fn run(mut self) -> Result<Fetched> {
+        let inner = &self.cache.inner;
+        let slot = inner.parallel.acquire().await;
+        let _slot = slot.map_err(|_| CacheError::Cancelled)?;
+        let small = ((BUFFERS + NAMES) / MEMORY_UNIT).min(u64::from(inner.memory_units)) as u32;
+        let (mut units, mut emptied, mut repeated) = (small, false, false);
+        loop {
+            let memory = Arc::clone(&inner.memory).acquire_many_owned(units).await;
+            let memory = memory.map_err(|_| CacheError::Cancelled)?;
+            let names = (u64::from(units) * MEMORY_UNIT).saturating_sub(BUFFERS);
+            let (outcome, senders) = self.attempt(names.max(NAMES / 4)).await?;
+            drop(memory);
+            match outcome {
+                Outcome::Layer(prepared) => {
+                    self.commit(*prepared).await?;
+                    return Ok(self.fetched);
+                }
+                // Alone, it may have all the memory that pulls may have.
+                Outcome::ManyNames(_) if units < inner.memory_units => {
+                    units = inner.memory_units;
+                }
+                Outcome::ManyNames(error) | Outcome::Failed(error) => return Err(error),
+                Outcome::WrongBytes => {
+                    let hosts: Vec<String> = senders.hosts.iter().cloned().collect();
+                    let hosts = hosts.join(", ");
+                    let layer = self.flight.layer.digest;
+                    tracing::warn!(%layer, hosts, "wrong bytes");
+                    // Resuming may have joined halves that do not fit: once more from the origin.
+                    if senders.origin && senders.hosts.len() == 1 {
+                        if repeated {
+                            return Err(CacheError::Damaged { layer, hosts });
+                        }
+                        repeated = true;
+                    }
+                    self.distrusted.extend(senders.hosts);
+                }
+                Outcome::DiskFull => {
+                    let kept = !inner.lock().blobs.is_empty();
+                    if emptied || !kept {
+                        return Err(CacheError::DiskFull {
+                            path: inner.disk.root().display().to_string(),
+                            layer: self.flight.layer.digest,
+                        });
+                    }
+                    emptied = true;
+                    self.cache
+                        .blocking(|inner| {
+                            inner.drop_blobs(0);
+                            Ok(())
+                        })
+                        .await?;
+                }
+            }
+        }
+    }
+
+    /// Fetches the whole blob once, from as many servers as it takes.
+    async fn attempt(&mut self, names: u64) -> Result<(Outcome, Senders)> {
+        let layer = self.flight.layer;
+        self.flight.received.store(0, Ordering::Relaxed);
+        let spool = self.open_spool().await;
+        self.flight
+            .spool
+            .send_replace(spool.as_ref().map(SpoolWriter::reader));
+        let (parts, queue) = mpsc::channel(QUEUE);
+        let order = Order {
+            digest: layer.digest,
+            size: layer.size,
+            limits: self.cache.inner.settings.limits,
+            names,
+            spool,
+            reserved: Arc::clone(&self.flight.reserved),
+        };
+        let cache = self.cache.clone();
+        let thread = tokio::task::spawn_blocking(move || pipe::run(&cache, order, queue));
+        let mut senders = Senders::default();
+        let received = self.receive(&parts, &mut senders).await;
+        if received.is_ok() {
+            // The thread may have ended by itself; then it says why.
+            let _ = parts.send(Part::End).await;
+        }
+        drop(parts);
+        let outcome = thread.await.map_err(|_| CacheError::Cancelled)?;
+        match (received, &outcome) {
+            // The thread only followed.
+            (Err(error), Outcome::Failed(CacheError::Cancelled)) => Err(error),
+            _ => Ok((outcome, senders)),
+        }
+    }
+
+    async fn receive(&mut self, parts: &mpsc::Sender<Part>, senders: &mut Senders) -> Result<()> {
+        let settings = &self.cache.inner.settings;
+        let size = self.flight.layer.size;
+        let patient_until = Instant::now() + settings.peer_patience;
+        let mut have = 0;
+        let mut failures = 0;
+        while have < size {
+            let before = have;
+            let mut error = None;
+            let mut queued = false;
+            for source in self.sources().await? {
+                if source.peer().is_none() && queued && Instant::now() < patient_until {
+                    break;
+                }
+                match self.stream(&source, &mut have, parts, senders).await {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => {}
+                    Err(RegistryError::Unavailable { status: 503, .. })
+                        if source.peer().is_some() =>
+                    {
+                        queued = true;
+                    }
+                    Err(failure) => {
+                        tracing::debug!(host = source.host(), %failure, have, "asking elsewhere");
+                        self.note_failure(&source, &failure);
+                        if source.is_origin() {
+                            error = Some(failure);
+                        }
+                    }
+                }
+                if have == size {
+                    return Ok(());
+                }
+            }
+            if have - before >= GOOD_PROGRESS {
+                failures = 0;
+            }
+            if let Some(error) = error {
+                failures += 1;
+                let error = CacheError::from(error);
+                let hopeless = !error.is_transient() && have == before;
+                if hopeless || failures >= settings.attempts {
+                    return Err(error);
+                }
+            }
+            let doubled = settings.first_delay * (1 << failures.saturating_sub(1).min(10));
+            let delay = doubled.min(Duration::from_secs(10));
+            tokio::time::sleep(delay.mul_f64(rand::random_range(0.5..=1.0))).await;
+        }
+        Ok(())
+    }
+
+    /// Streams from one server. `true` says that the thread takes no more.
+    async fn stream(
+        &mut self,
+        source: &BlobSource,
+        have: &mut u64,
+        parts: &mpsc::Sender<Part>,
+        senders: &mut Senders,
+    ) -> Result<bool, RegistryError> {
+        let blob = Blob {
+            digest: self.flight.layer.digest,
+            size: self.flight.layer.size,
+        };
+        let repository = &self.source.repository;
+        let open = self
+            .source
+            .client
+            .open_blob(source, repository, &blob, *have);
+        let mut stream = open.await?;
+        while let Some(bytes) = stream.next().await? {
+            let count = bytes.len() as u64;
+            senders.hosts.insert(source.host());
+            senders.origin |= source.is_origin();
+            *have += count;
+            self.fetched.bytes += count;
+            if !source.is_origin() {
+                self.fetched.from_mirrors += count;
+            }
+            if parts.send(Part::Data(bytes)).await.is_err() {
+                return Ok(true);
+            }
+            self.flight.received.store(*have, Ordering::Relaxed);
+        }
+        Ok(false)
+    }
+
+    /// Who may be asked, in order.
+    async fn sources(&self) -> Result<Vec<BlobSource>> {
+        let peers = self.source.peers.borrow().clone();
+        let mut all = Vec::new();
+        for url in peers {
+            let idle = self.cache.inner.settings.peer_idle;
+            match self.source.client.peer(&url, &self.source.peer_token, idle) {
+                Ok(peer) if self.is_lame(&url) => {
+                    tracing::trace!(host = peer.host(), "passed over");
+                }
+                Ok(peer) => all.push(peer),
+                Err(error) => tracing::warn!(%error, "peer left out"),
+            }
+        }
+        all.extend(
+            self.source
+                .client
+                .blob_sources(&self.source.repository)
+                .await?,
+        );
+        all.retain(|source| source.is_origin() || !self.distrusted.contains(&source.host()));
+        Ok(all)
+    }
+
+    fn is_lame(&self, url: &str) -> bool {
+        let lame = self.cache.inner.lame.lock();
+        lame.is_ok_and(|lame| lame.get(url).is_some_and(|until| Instant::now() < *until))
+    }
+
+    fn note_failure(&self, source: &BlobSource, failure: &RegistryError) {
+        let gone = matches!(failure, RegistryError::Unreachable { .. });
+        if let (Some(url), true, Ok(mut lame)) = (source.peer(), gone, self.cache.inner.lame.lock())
+        {
+            let now = Instant::now();
+            lame.retain(|_, until| now < *until);
+            lame.insert(url.to_owned(), now + LAME);
+        }
+    }
+
+    async fn open_spool(&self) -> Option<SpoolWriter> {
+        let size = self.flight.layer.size;
+        if size > self.cache.inner.settings.mirror_bytes {
+            return None;
+        }
+        let opened = self.cache.blocking(move |inner| {
+            inner.drop_blobs(inner.settings.mirror_bytes - size);
+            let (path, file) = inner.disk.new_blob()?;
+            Ok(SpoolWriter::new(path, file))
+        });
+        opened.await.ok()
+    }
+
+    /// Gives the layer its name, and the blob its own.
+    async fn commit(&self, prepared: Prepared) -> Result<()> {
+        let layer = self.flight.layer;
+        if prepared.note.diff_id != layer.diff_id {
+            return Err(CacheError::from(chalk_store::layer::LayerError::DiffId {
+                layer: layer.digest.to_string(),
+                expected: layer.diff_id,
+                actual: prepared.note.diff_id,
+            }));
+        }
+        self.cache
+            .blocking(move |inner| {
+                let Prepared {
+                    new,
+                    note,
+                    grant,
+                    spool,
+                } = prepared;
+                inner.disk.commit_layer(new, &note)?;
+                let mut state = inner.lock();
+                state.layers.insert(note.digest, Layer { note });
+                // Under the same lock: the layer counts once.
+                let granted = grant.disarm();
+                state.reserved = state.reserved.saturating_sub(granted);
+                if let Some(mut spool) = spool
+                    && spool.keep(&inner.disk.blob(&layer.digest))
+                {
+                    let kept = KeptBlob {
+                        size: layer.size,
+                        used: SystemTime::now(),
+                    };
+                    state.blobs.insert(layer.digest, kept);
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// Whether a digest is on its way, and where its bytes are.
+pub(crate) fn in_flight(cache: &Cache, digest: &Digest) -> Option<Arc<Flight>> {
+    cache.inner.lock().flights.get(digest).cloned()
+}

@@ -1,0 +1,462 @@
+//! Bringing an image into the cache: manifest and config first, then the layers that are missing,
+//! several at once, each in one pass from the network to its final form.
+//!
+//! Everything is verified: the manifest and the config against their digests, each blob against its
+//! digest and each uncompressed layer against the config's `diff_ids` (image-spec, config.md). A
+//! layer that several pulls need is fetched once; it goes on as long as one of them waits for it.
+
+mod layer;
+mod pipe;
+mod spool;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use chalk_core::Digest;
+use chalk_core::wire::{LayerProgress, Receipt};
+use chalk_store::registry::RegistryError;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
+use tokio::sync::watch;
+
+pub(crate) use layer::{Flight, in_flight};
+pub(crate) use spool::{Filled, Spool};
+
+use crate::agent::PullProgress;
+use crate::cache::{
+    Cache, CacheError, Claim, Image, ImageRecord, ImageSource, LayerRef, Lease, Result, State,
+};
+use layer::{Fetched, Seat};
+
+/// Progress is said at most this often.
+const TICK: Duration = Duration::from_millis(100);
+/// Most layers of an image, repetitions included: what overlayfs stacks.
+const MAX_LAYERS: usize = 500;
+
+/// Manifest and config of an image, verified.
+struct Plan {
+    manifest: String,
+    config: String,
+    config_digest: Digest,
+    layers: Vec<LayerRef>,
+}
+
+impl Plan {
+    /// Bytes of manifest and config.
+    fn small_bytes(&self) -> u64 {
+        (self.manifest.len() + self.config.len()) as u64
+    }
+
+    /// The layers, each once, the lowest first.
+    fn unique(&self) -> Vec<LayerRef> {
+        let mut seen = BTreeSet::new();
+        let each = self.layers.iter().filter(|layer| seen.insert(layer.digest));
+        each.copied().collect()
+    }
+}
+
+impl Cache {
+    /// Brings an image into the cache; at once when it is there. With a label it is pinned, too,
+    /// before anything could evict it. Dropping the future gives the pull up; layers that are
+    /// finished by then stay.
+    ///
+    /// # Errors
+    /// All of [`CacheError`] but `NotFound`, `Kept` and `Locked`.
+    pub async fn ensure(
+        &self,
+        source: &ImageSource,
+        pin: Option<&str>,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<Receipt> {
+        let done = self.bring(source, pin, progress, |_, _| Ok(())).await?;
+        Ok(done.0)
+    }
+
+    /// As [`ensure`](Self::ensure), and holds the image in the same breath.
+    ///
+    /// # Errors
+    /// As [`ensure`](Self::ensure).
+    pub async fn acquire(
+        &self,
+        source: &ImageSource,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<(Lease, Receipt)> {
+        let digest = source.digest;
+        let lease = move |cache: &Self, state: &mut State| {
+            let lease = cache.lease_in(state, &digest)?;
+            lease.ok_or(CacheError::NotFound(digest))
+        };
+        let (receipt, lease) = self.bring(source, None, progress, lease).await?;
+        Ok((lease, receipt))
+    }
+
+    async fn bring<T: Send + 'static>(
+        &self,
+        source: &ImageSource,
+        pin: Option<&str>,
+        progress: &watch::Sender<PullProgress>,
+        finish: impl FnOnce(&Self, &mut State) -> Result<T> + Send + 'static,
+    ) -> Result<(Receipt, T)> {
+        let begin = Instant::now();
+        let (size, done) = match self.find(source, pin, finish) {
+            Found::Whole(found) => found?,
+            Found::Missing(finish) => {
+                return self.fetch(source, pin, progress, finish, begin).await;
+            }
+        };
+        self.touch(&source.digest);
+        let receipt = Receipt {
+            digest: source.digest,
+            bytes_fetched: 0,
+            bytes_from_mirrors: 0,
+            bytes_present: size,
+            digests_verified: 0,
+            seconds: begin.elapsed().as_secs_f64(),
+        };
+        Ok((receipt, done))
+    }
+
+    /// Looks an image up and, if it is whole and pinned as wanted, finishes under the same lock.
+    fn find<T, F: FnOnce(&Self, &mut State) -> Result<T>>(
+        &self,
+        source: &ImageSource,
+        pin: Option<&str>,
+        finish: F,
+    ) -> Found<T, F> {
+        let mut state = self.inner.lock();
+        let Some(image) = state.images.get_mut(&source.digest) else {
+            state.misses += 1;
+            return Found::Missing(finish);
+        };
+        let pinned = |pin: &str| image.record.pins.iter().any(|label| label == pin);
+        let is_pinned = pin.is_none_or(pinned);
+        let size = whole_size(&image.record);
+        image.used = SystemTime::now();
+        state.hits += 1;
+        if !is_pinned {
+            return Found::Missing(finish);
+        }
+        Found::Whole(finish(self, &mut state).map(|done| (size, done)))
+    }
+
+    async fn fetch<T: Send + 'static>(
+        &self,
+        source: &ImageSource,
+        pin: Option<&str>,
+        progress: &watch::Sender<PullProgress>,
+        finish: impl FnOnce(&Self, &mut State) -> Result<T> + Send + 'static,
+        begin: Instant,
+    ) -> Result<(Receipt, T)> {
+        let known = {
+            let state = self.inner.lock();
+            state
+                .images
+                .get(&source.digest)
+                .map(|i| Arc::clone(&i.record))
+        };
+        let (plan, mut fetched) = match known {
+            Some(record) => (Plan::from(&*record), 0),
+            None => {
+                let plan = plan(source).await?;
+                let bytes = plan.small_bytes();
+                (plan, bytes)
+            }
+        };
+        let unique = plan.unique();
+        let claim = Claim::new(self, unique.iter().map(|layer| layer.digest).collect());
+        let missing: Vec<LayerRef> = {
+            let state = self.inner.lock();
+            let missing = unique
+                .iter()
+                .filter(|l| !state.layers.contains_key(&l.digest));
+            missing.copied().collect()
+        };
+        let needed = missing.iter().map(|layer| layer.size).sum();
+        self.inner
+            .check_room(needed, &format!("image {}", source.name))?;
+        let got = self.fetch_layers(source, &missing, progress).await?;
+        fetched += got.bytes;
+        let present: u64 = unique.iter().map(|layer| layer.size).sum::<u64>() - got.whole;
+        let small = plan.small_bytes();
+        let record = ImageRecord {
+            digest: source.digest,
+            image_hash: source.image_hash,
+            name: source.name.clone(),
+            manifest: plan.manifest,
+            config: plan.config,
+            config_digest: plan.config_digest,
+            layers: plan.layers,
+            pins: pin.map(str::to_owned).into_iter().collect(),
+        };
+        let cache = self.clone();
+        let done = self
+            .blocking(move |_| {
+                let _claim = claim;
+                cache.insert(record, finish)
+            })
+            .await?;
+        let digests = if fetched > 0 { 2 } else { 0 } + 2 * got.layers;
+        let receipt = Receipt {
+            digest: source.digest,
+            bytes_fetched: fetched,
+            bytes_from_mirrors: got.from_mirrors,
+            bytes_present: present + if fetched == 0 { small } else { 0 },
+            digests_verified: digests,
+            seconds: begin.elapsed().as_secs_f64(),
+        };
+        Ok((receipt, done))
+    }
+
+    /// Makes an image known whose layers are all there and claimed.
+    fn insert<T>(
+        &self,
+        mut record: ImageRecord,
+        finish: impl FnOnce(&Self, &mut State) -> Result<T>,
+    ) -> Result<T> {
+        let digest = record.digest;
+        let used = SystemTime::now();
+        let mut state = self.inner.lock();
+        let mut leases = 0;
+        if let Some(old) = state.images.get(&digest) {
+            leases = old.leases;
+            record.pins.extend(old.record.pins.iter().cloned());
+            record.pins.sort();
+            record.pins.dedup();
+            record.image_hash = record.image_hash.or(old.record.image_hash);
+        }
+        // Under the lock: an eviction must not come between the file and what we know.
+        self.inner.disk.put_image(&record, used)?;
+        let image = Image {
+            record: Arc::new(record),
+            leases,
+            used,
+            changed: 0,
+        };
+        state.images.insert(digest, image);
+        state.changed(&digest);
+        self.inner.tell(&state);
+        finish(self, &mut state)
+    }
+
+    async fn fetch_layers(
+        &self,
+        source: &ImageSource,
+        missing: &[LayerRef],
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<Got> {
+        let mut got = Got::default();
+        let seats: watch::Sender<BTreeMap<Digest, u64>> = watch::Sender::new(BTreeMap::new());
+        let mut layers: FuturesUnordered<_> = missing
+            .iter()
+            .map(|layer| self.fetch_layer(source, *layer, &seats))
+            .collect();
+        let total: u64 = missing.iter().map(|layer| layer.size).sum();
+        let mut finished = BTreeSet::new();
+        let tell = |finished: &BTreeSet<Digest>| {
+            let now = seats.borrow();
+            let mut state = PullProgress {
+                total,
+                ..PullProgress::default()
+            };
+            for layer in missing {
+                let whole = finished.contains(&layer.digest);
+                let done = match whole {
+                    true => layer.size,
+                    false => now.get(&layer.digest).copied().unwrap_or_default(),
+                };
+                state.done += done;
+                if !whole && done > 0 {
+                    state.layers.push(LayerProgress {
+                        digest: layer.digest,
+                        done,
+                        total: layer.size,
+                    });
+                }
+            }
+            progress.send_if_modified(|said| {
+                let news = *said != state;
+                *said = state;
+                news
+            });
+        };
+        tell(&finished);
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                biased;
+                ended = layers.next() => match ended {
+                    None => break,
+                    Some(Err(error)) => return Err(error),
+                    Some(Ok((layer, fetched))) => {
+                        finished.insert(layer.digest);
+                        if let Some(fetched) = fetched {
+                            got.layers += 1;
+                            got.bytes += fetched.bytes;
+                            got.from_mirrors += fetched.from_mirrors;
+                            got.whole += layer.size;
+                        }
+                    }
+                },
+                _ = tick.tick() => tell(&finished),
+            }
+        }
+        tell(&finished);
+        Ok(got)
+    }
+
+    /// Waits for one layer; gives what it cost, unless another pull paid for it.
+    async fn fetch_layer(
+        &self,
+        source: &ImageSource,
+        layer: LayerRef,
+        received: &watch::Sender<BTreeMap<Digest, u64>>,
+    ) -> Result<(LayerRef, Option<Fetched>)> {
+        loop {
+            let there = self.inner.lock().layers.contains_key(&layer.digest);
+            if there {
+                return Ok((layer, None));
+            }
+            let seat = Seat::take(self, layer, source);
+            let mut tick = tokio::time::interval(TICK);
+            let mut wait = std::pin::pin!(seat.wait());
+            let ended = loop {
+                tokio::select! {
+                    ended = &mut wait => break ended,
+                    _ = tick.tick() => {
+                        received.send_modify(|all| {
+                            all.insert(layer.digest, seat.received());
+                        });
+                    }
+                }
+            };
+            match ended {
+                Ok(fetched) => return Ok((layer, seat.began.then_some(fetched))),
+                Err(error) if seat.began => return Err(error),
+                // The others gave up, or had worse servers: now with ours.
+                Err(error) => tracing::debug!(%error, layer = %layer.digest, "trying by ourselves"),
+            }
+        }
+    }
+}
+
+/// Whether an image is there.
+enum Found<T, F> {
+    Whole(Result<(u64, T)>),
+    Missing(F),
+}
+
+/// What the layers of a pull cost.
+#[derive(Debug, Default)]
+struct Got {
+    layers: u32,
+    bytes: u64,
+    from_mirrors: u64,
+    /// Sizes of the blobs that were fetched.
+    whole: u64,
+}
+
+impl From<&ImageRecord> for Plan {
+    fn from(record: &ImageRecord) -> Self {
+        Self {
+            manifest: record.manifest.clone(),
+            config: record.config.clone(),
+            config_digest: record.config_digest,
+            layers: record.layers.clone(),
+        }
+    }
+}
+
+/// Bytes of an image in its registry.
+fn whole_size(record: &ImageRecord) -> u64 {
+    let plan = Plan::from(record);
+    plan.small_bytes() + plan.unique().iter().map(|layer| layer.size).sum::<u64>()
+}
+
+/// Fetches and checks manifest and config.
+async fn plan(source: &ImageSource) -> Result<Plan> {
+    let image = source.digest;
+    let broken = |detail: String| CacheError::Image { image, detail };
+    let reference = source.repository.with_digest(image);
+    let found = source.client.manifest(&reference).await?;
+    let found = found.ok_or_else(|| CacheError::NoImage(reference.to_string()))?;
+    if found.digest != image {
+        return Err(RegistryError::DigestMismatch {
+            host: source.repository.registry().to_owned(),
+            what: format!("manifest {reference}"),
+            expected: image,
+            actual: found.digest,
+        }
+        .into());
+    }
+    if found.is_index() {
+        return Err(broken(
+            "this is an index of several platforms; a node takes the manifest of one".to_owned(),
+        ));
+    }
+    let manifest: ImageManifest = serde_json::from_slice(&found.bytes)
+        .map_err(|e| broken(format!("its manifest cannot be read: {e}")))?;
+    let config_digest = digest_of(manifest.config()).map_err(broken)?;
+    let config = source
+        .client
+        .small_blob(&source.repository, &config_digest)
+        .await?;
+    let text = |bytes: &[u8], what: &str| {
+        let text = String::from_utf8(bytes.to_vec());
+        text.map_err(|_| broken(format!("its {what} is not UTF-8")))
+    };
+    let (manifest_text, config) = (text(&found.bytes, "manifest")?, text(&config, "config")?);
+    let parsed: ImageConfiguration = serde_json::from_str(&config)
+        .map_err(|e| broken(format!("its config cannot be read: {e}")))?;
+    let diff_ids = parsed.rootfs().diff_ids();
+    let blobs = manifest.layers();
+    if diff_ids.len() != blobs.len() {
+        let (blobs, diff_ids) = (blobs.len(), diff_ids.len());
+        return Err(broken(format!(
+            "its manifest names {blobs} layers, but its config {diff_ids}"
+        )));
+    }
+    if blobs.len() > MAX_LAYERS {
+        let count = blobs.len();
+        return Err(broken(format!(
+            "it has {count} layers, more than the {MAX_LAYERS} that can be stacked"
+        )));
+    }
+    let layer = |(blob, diff_id): (&Descriptor, &String)| {
+        let diff_id = diff_id.parse();
+        Ok(LayerRef {
+            digest: digest_of(blob).map_err(broken)?,
+            size: blob.size(),
+            diff_id: diff_id.map_err(|_| broken("a diff_id is no SHA-256".to_owned()))?,
+        })
+    };
+    let layers: Vec<LayerRef> = blobs
+        .iter()
+        .zip(diff_ids)
+        .map(layer)
+        .collect::<Result<_>>()?;
+    let mut seen: BTreeMap<Digest, LayerRef> = BTreeMap::new();
+    for layer in &layers {
+        if seen
+            .insert(layer.digest, *layer)
+            .is_some_and(|other| other != *layer)
+        {
+            return Err(broken(format!(
+                "it names layer {} twice, with another size or diff_id",
+                layer.digest
+            )));
+        }
+    }
+    Ok(Plan {
+        manifest: manifest_text,
+        config,
+        config_digest,
+        layers,
+    })
+}
+
+fn digest_of(descriptor: &Descriptor) -> Result<Digest, String> {
+    let digest = descriptor.digest().to_string();
+    let parsed = digest.parse();
+    parsed.map_err(|_| format!("its blob {digest} is not named by SHA-256"))
+}
