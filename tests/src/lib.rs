@@ -9,21 +9,33 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod command;
+mod distribution;
 mod docker;
+mod fleet;
 mod http;
 mod image;
+mod impostor;
+mod made_up;
 mod network;
 mod node;
+mod patience;
 mod project;
 mod service;
+mod talk;
 mod world;
 
 pub use command::{Chalk, Ran, Running, run, tool};
+pub use distribution::Distribution;
 pub use docker::Docker;
+pub use fleet::{Fleet, QUICK, targets};
 pub use http::{Response, events, get, request};
 pub use image::{Entry, ImageFiles, Layout};
+pub use impostor::{Fault, Impostor};
+pub use made_up::{MadeUp, noise};
 pub use network::{Host, Network};
 pub use node::Node;
+pub use patience::{wait_for, wait_until};
 pub use project::Project;
 pub use service::Service;
+pub use talk::Talk;
 pub use world::{World, unique};

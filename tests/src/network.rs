@@ -67,16 +67,16 @@ impl Network {
         ip(&["-n", &namespace, "address", "add", &full, "dev", "eth0"]);
         ip(&["-n", &namespace, "link", "set", "eth0", "up"]);
         ip(&["-n", &namespace, "link", "set", "lo", "up"]);
-        if let Some(rate) = rate {
-            limit(&namespace, "eth0", rate);
-            limit(&switch, &port, rate);
-        }
-        Host {
+        let host = Host {
             namespace,
             switch,
             port,
             address,
+        };
+        if let Some(rate) = rate {
+            host.limit(rate);
         }
+        host
     }
 }
 
@@ -104,6 +104,13 @@ impl Host {
     /// Its address.
     pub fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// Gives its link another rate, in each direction.
+    #[track_caller]
+    pub fn limit(&self, rate: &str) {
+        limit(&self.namespace, "eth0", rate);
+        limit(&self.switch, &self.port, rate);
     }
 
     /// Cuts its link, or heals it.
@@ -155,7 +162,7 @@ impl Host {
 #[track_caller]
 fn limit(namespace: &str, device: &str, rate: &str) {
     let rule = ["tbf", "rate", rate, "burst", "256k", "latency", "50ms"];
-    let words = ["-n", namespace, "qdisc", "add", "dev", device, "root"];
+    let words = ["-n", namespace, "qdisc", "replace", "dev", device, "root"];
     run(tool("tc", words).args(rule)).ok();
 }
 

@@ -23,6 +23,7 @@ pub struct Node {
     state: PathBuf,
     log: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     host: Option<Host>,
     child: Option<Child>,
 }
@@ -37,7 +38,7 @@ impl Node {
         state: &Path,
         arguments: &[&str],
     ) -> Self {
-        Self::start_at(None, service, name, region, state, arguments)
+        Self::start_at(None, service, name, region, state, arguments, &[])
     }
 
     /// As [`Node::start`] on a host of a made-up network.
@@ -50,7 +51,19 @@ impl Node {
         state: &Path,
         arguments: &[&str],
     ) -> Self {
-        Self::start_at(Some(host), service, name, region, state, arguments)
+        Self::start_at(Some(host), service, name, region, state, arguments, &[])
+    }
+
+    /// As [`Node::start_on`] in the home region, with variables of the environment.
+    #[track_caller]
+    pub fn start_with(
+        host: &Host,
+        service: &Service,
+        name: &str,
+        state: &Path,
+        environment: &[(String, String)],
+    ) -> Self {
+        Self::start_at(Some(host), service, name, "local", state, &[], environment)
     }
 
     #[track_caller]
@@ -61,6 +74,7 @@ impl Node {
         region: &str,
         state: &Path,
         arguments: &[&str],
+        environment: &[(String, String)],
     ) -> Self {
         let token = service.state().join("token").display().to_string();
         let url = service.url();
@@ -73,6 +87,7 @@ impl Node {
             state: state.to_owned(),
             log: state.with_extension("log"),
             arguments: words,
+            environment: environment.to_vec(),
             host: host.cloned(),
             child: None,
         };
@@ -86,10 +101,11 @@ impl Node {
     pub fn launch(&mut self) {
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.expect("open the log");
-        let mut command = Chalk::on(&self.state)
-            .args(&self.arguments)
-            .at(self.host.as_ref())
-            .into_command();
+        let mut chalk = Chalk::on(&self.state).args(&self.arguments);
+        for (name, value) in &self.environment {
+            chalk = chalk.env(name, value);
+        }
+        let mut command = chalk.at(self.host.as_ref()).into_command();
         command.stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle"));
         command.stderr(log);
@@ -109,6 +125,14 @@ impl Node {
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("runs").id()
+    }
+
+    /// Whether its process is there.
+    pub fn runs(&self) -> bool {
+        // A process that ended and was not waited for is a zombie.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+        state.is_some_and(|state| !state.starts_with('Z'))
     }
 
     /// What the node has logged so far.

@@ -23,6 +23,7 @@ pub struct Service {
     log: PathBuf,
     settings: Vec<(String, String)>,
     flags: Vec<String>,
+    environment: Vec<(String, String)>,
     host: Option<Host>,
     child: Option<Child>,
     url: String,
@@ -33,17 +34,33 @@ impl Service {
     /// Starts a service on `state` with settings as `--set` takes them.
     #[track_caller]
     pub fn start(state: &Path, settings: &[(&str, &str)]) -> Self {
-        Self::start_at(None, state, settings)
+        Self::start_at(None, state, settings, &[])
     }
 
     /// As [`Service::start`] on a host of a made-up network, where all its commands run, too.
     #[track_caller]
     pub fn start_on(host: &Host, state: &Path, settings: &[(&str, &str)]) -> Self {
-        Self::start_at(Some(host.clone()), state, settings)
+        Self::start_at(Some(host.clone()), state, settings, &[])
+    }
+
+    /// As [`Service::start_on`] with variables of the environment.
+    #[track_caller]
+    pub fn start_with(
+        host: &Host,
+        state: &Path,
+        settings: &[(&str, &str)],
+        environment: &[(String, String)],
+    ) -> Self {
+        Self::start_at(Some(host.clone()), state, settings, environment)
     }
 
     #[track_caller]
-    fn start_at(host: Option<Host>, state: &Path, settings: &[(&str, &str)]) -> Self {
+    fn start_at(
+        host: Option<Host>,
+        state: &Path,
+        settings: &[(&str, &str)],
+        environment: &[(String, String)],
+    ) -> Self {
         let settings = settings.iter();
         let settings = settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let mut service = Self {
@@ -51,6 +68,7 @@ impl Service {
             log: state.with_extension("log"),
             settings: settings.collect(),
             flags: Vec::new(),
+            environment: environment.to_vec(),
             host,
             child: None,
             url: String::new(),
@@ -68,11 +86,18 @@ impl Service {
             .host
             .as_ref()
             .map_or("127.0.0.1".to_owned(), |host| host.address().to_string());
-        let listen = format!("{address}:0");
+        // Started again, it is found where it was.
+        let listen = match self.url.is_empty() {
+            true => format!("{address}:0"),
+            false => self.address().to_owned(),
+        };
         let mut serve = self.chalk().args(["serve", "--listen", &listen]);
         serve = serve.args(&self.flags);
         for (name, value) in &self.settings {
             serve = serve.arg("--set").arg(format!("{name}={value}"));
+        }
+        for (name, value) in &self.environment {
+            serve = serve.env(name, value);
         }
         let mut serve = serve.into_command();
         serve.stdin(Stdio::null());

@@ -10,6 +10,7 @@ use std::{fs, io};
 
 use crate::command::{Chalk, run, tool};
 use crate::docker::Docker;
+use crate::fleet::Fleet;
 use crate::image::busybox_layout;
 use crate::service::Service;
 
@@ -54,6 +55,7 @@ pub struct World {
     seed: OnceLock<PathBuf>,
     shared: OnceLock<Service>,
     docker: OnceLock<Docker>,
+    fleet: OnceLock<Fleet>,
 }
 
 impl World {
@@ -77,6 +79,7 @@ impl World {
             seed: OnceLock::new(),
             shared: OnceLock::new(),
             docker: OnceLock::new(),
+            fleet: OnceLock::new(),
         }
     }
 
@@ -135,6 +138,11 @@ impl World {
         Service::start(&self.state(name), settings)
     }
 
+    /// A service with two nodes that have an image.
+    pub fn fleet(&self) -> &Fleet {
+        self.fleet.get_or_init(|| Fleet::start(self))
+    }
+
     /// The docker daemon.
     pub fn docker(&self) -> &Docker {
         self.docker
@@ -147,6 +155,7 @@ impl World {
     /// # Errors
     /// When something is left: a mount, or files that cannot be removed.
     pub fn tear_down(mut self) -> Result<(), String> {
+        drop(self.fleet.take());
         drop(self.shared.take());
         drop(self.docker.take());
         self.sweep()

@@ -11,13 +11,17 @@ use crate::{base, fuzz, wasm, web};
 mod javascript;
 
 /// What the suites use besides Rust: the peers that they compare with, and plain tools.
-const PACKAGES: [Package; 9] = [
+const PACKAGES: [Package; 13] = [
     package("buildah", "/usr/bin/buildah"),
     package("busybox-static", "/bin/busybox"),
     package("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
     package("chromium", "/usr/bin/chromium"),
     package("curl", "/usr/bin/curl"),
     package("docker.io", "/usr/sbin/dockerd"),
+    package("docker-registry", "/usr/bin/docker-registry"),
+    package("faketime", "/usr/bin/faketime"),
+    package("iproute2", "/usr/sbin/ip"),
+    package("procps", "/usr/bin/pgrep"),
     package("python3", "/usr/bin/python3"),
     package("skopeo", "/usr/bin/skopeo"),
     package("zstd", "/usr/bin/zstd"),

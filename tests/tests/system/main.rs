@@ -15,6 +15,7 @@ use chalk_tests::World;
 use libtest_mimic::{Arguments, Trial};
 
 mod bases;
+mod caches;
 mod commands;
 mod concurrency;
 mod copies;
@@ -22,13 +23,22 @@ mod declarations;
 mod dockerfiles;
 mod durability;
 mod failures;
+mod flow;
 mod formats;
 mod hashes;
 mod layers;
+mod limits;
 mod progress;
+mod pulls;
 mod quickstart;
+mod regions;
 mod registry;
+mod restarts;
+mod sandboxes;
 mod secrets;
+mod terminals;
+mod tokens;
+mod warms;
 
 /// Name and body of a test.
 type Test = (&'static str, fn(&World));
@@ -41,9 +51,18 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 15] = [
+    let modules: [(&str, &[Test]); 25] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
+        ("restarts", restarts::TESTS),
+        ("pulls", pulls::TESTS),
+        ("warms", warms::TESTS),
+        ("regions", regions::TESTS),
+        ("sandboxes", sandboxes::TESTS),
+        ("limits", limits::TESTS),
+        ("terminals", terminals::TESTS),
+        ("caches", caches::TESTS),
+        ("flow", flow::TESTS),
         ("dockerfiles", dockerfiles::TESTS),
         ("durability", durability::TESTS),
         ("layers", layers::TESTS),
@@ -58,6 +77,7 @@ fn main() -> ExitCode {
         ("progress", progress::TESTS),
         ("registry", registry::TESTS),
         ("secrets", secrets::TESTS),
+        ("tokens", tokens::TESTS),
     ];
     let mut trials = Vec::new();
     for (module, tests) in modules {

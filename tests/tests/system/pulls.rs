@@ -1,0 +1,364 @@
+//! Pulls of nodes from registries and mirrors that fail, lie, stall, or are gone and come back.
+
+use std::fs;
+use std::path::PathBuf;
+
+use chalk_tests::{
+    Distribution, Fault, Impostor, MadeUp, Network, Node, QUICK, Service, Talk, World, noise, run,
+    targets, tool, unique, wait_until,
+};
+use serde_json::Value;
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_link_that_is_cut_and_heals", a_link_that_is_cut),
+    (
+        "a_service_that_stops_under_a_pull_and_comes_back",
+        a_service_that_stops,
+    ),
+    ("mirrors_that_lie_end_early_or_stall", mirrors_that_lie),
+    ("a_peer_that_sends_wrong_bytes", a_peer_that_lies),
+    ("a_full_disk_and_room_again", a_full_disk),
+    ("a_node_killed_while_it_pulls", a_node_killed),
+    (
+        "a_pull_through_registry_stands_in_front",
+        a_pull_through_registry,
+    ),
+    ("nodes_fetch_from_each_other", nodes_fetch_from_each_other),
+];
+
+fn layers(count: usize, bytes: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|_| noise(&unique(), bytes)).collect()
+}
+
+/// Warms in the background.
+fn begin(world: &World, service: &Service, words: &[&str]) -> Talk {
+    let warm = [
+        "compute",
+        "image",
+        "--json",
+        "warm",
+        "--progress",
+        "quiet",
+        "--wait",
+    ];
+    let mut command = service.chalk().args(warm).args(words).into_command();
+    Talk::start(&mut command, &world.folder("begin").join("warm"))
+}
+
+/// Waits for a good end of such a warm; its targets.
+#[track_caller]
+fn ended(mut warm: Talk) -> std::collections::BTreeMap<String, Value> {
+    assert_eq!(warm.end(), Some(0), "{}", warm.errors());
+    targets(&serde_json::from_str(&warm.output()).unwrap())
+}
+
+/// Bytes that a node has fetched in the newest warm.
+fn done(service: &Service) -> u64 {
+    service.get("/v1/warms")[0]["nodes"][0]["done"]
+        .as_u64()
+        .unwrap_or(0)
+}
+
+/// Expects that a sandbox on a node sees the files of the image as they were made.
+#[track_caller]
+fn assert_whole(service: &Service, image: &MadeUp, node: &str) {
+    let script = "for file in /*-*; do sha256sum < $file; done";
+    let words = ["--node", node, "--", "sh", "-c", script];
+    let seen = service.sandbox(&image.hash, &words).run().ok().stdout;
+    let layout = chalk_tests::Layout::open(&image.layout);
+    let files = layout.files().entries;
+    let files = files
+        .iter()
+        .filter(|(path, _)| path.contains('-') && !path.contains('/'));
+    let expect: String = files
+        .map(|(_, entry)| format!("{}  -\n", entry.contents.trim_start_matches("sha256:")))
+        .collect();
+    assert_eq!(seen, expect);
+}
+
+fn a_link_that_is_cut(world: &World) {
+    let mut network = Network::new();
+    let home = network.host(None);
+    let away = network.host(Some("16mbit"));
+    let service = Service::start_on(&home, &world.state("cut"), &QUICK);
+    let image = MadeUp::new(world, &service, &layers(4, 2 << 20));
+    let state = world.folder("cut-node");
+    let node = Node::start_on(&away, &service, "away", "local", &state, &[]);
+    let warm = begin(world, &service, &["--image", &image.hash]);
+    wait_until("the middle of the pull", || done(&service) > 2 << 20);
+    away.connect(false);
+    node.wait_for(&service, "lost");
+    away.connect(true);
+    away.limit("1gbit");
+    node.wait_for(&service, "ready");
+    // A warm whose node was lost for a while may have ended in failure; it becomes ready.
+    drop(warm);
+    wait_until("the warm is ready", || {
+        service.get("/v1/warms")[0]["status"] == "ready"
+    });
+    let receipt = service.get("/v1/warms")[0]["nodes"][0].clone();
+    let fetched = receipt["bytes_fetched"].as_u64().unwrap();
+    // What had come was not fetched again, save what was under way.
+    assert!(
+        fetched < image.size + (1 << 20),
+        "of {}: {receipt:#}",
+        image.size
+    );
+    assert_whole(&service, &image, "away");
+}
+
+fn a_service_that_stops(world: &World) {
+    let mut network = Network::new();
+    let home = network.host(Some("16mbit"));
+    let away = network.host(None);
+    let mut service = Service::start_on(&home, &world.state("stops"), &QUICK);
+    let image = MadeUp::new(world, &service, &layers(4, 2 << 20));
+    let state = world.folder("stops-node");
+    let node = Node::start_on(&away, &service, "away", "local", &state, &[]);
+    for crash in [true, false] {
+        let warm = service.warm(&["--image", &image.hash]).ok().json();
+        let id = warm["id"].as_str().unwrap().to_owned();
+        wait_until("the middle of the pull", || done(&service) > 2 << 20);
+        if crash {
+            service.kill();
+        } else {
+            service.stop();
+        }
+        service.start_again(&[]);
+        node.wait_for(&service, "ready");
+        home.limit("1gbit");
+        let mut last = Value::Null;
+        wait_until("the warm is ready after the restart", || {
+            last = service.get(&format!("/v1/warms/{id}"));
+            last["status"] == "ready"
+        });
+        assert_eq!(last["nodes"][0]["state"], "ready", "{last:#}");
+        assert_whole(&service, &image, "away");
+        service.nodes(&["cache", "rm", "away", &image.hash]).ok();
+        home.limit("16mbit");
+    }
+}
+
+fn mirrors_that_lie(world: &World) {
+    let service = world.start("liars", &QUICK);
+    let image = MadeUp::new(world, &service, &layers(3, 1 << 20));
+    let faults = [
+        ("wrong", Fault::WrongBytes),
+        ("early", Fault::EndsEarly),
+        ("stalls", Fault::Stalls),
+    ];
+    let impostors = faults.map(|(name, fault)| (name, Impostor::start(&image.layout, fault)));
+    let nodes = impostors.each_ref().map(|(name, impostor)| {
+        let mirrors = format!("{}=http://{}", service.address(), impostor.address());
+        let words = ["--registry-mirror", &mirrors];
+        Node::start(&service, name, "local", &world.folder(name), &words)
+    });
+    let warm = service.warm(&["--image", &image.hash, "--all", "--wait"]);
+    let warm = targets(&warm.ok().json());
+    for (name, impostor) in &impostors {
+        assert_eq!(warm[*name]["state"], "ready", "{warm:#?}");
+        assert!(impostor.asked() > 0, "the mirror {name} was asked first");
+        assert_whole(&service, &image, name);
+    }
+    // One that lied is not asked for every layer again and again.
+    let asked = impostors[0].1.asked();
+    assert!(asked <= 4, "asked {asked} times");
+    drop(nodes);
+}
+
+fn a_peer_that_lies(world: &World) {
+    let service = world.start("peers", &QUICK);
+    let image = MadeUp::new(world, &service, &layers(3, 1 << 20));
+    let impostor = Impostor::start(&image.layout, Fault::WrongBytes);
+    let advertised = impostor.address();
+    // A node that tells others to fetch from the impostor.
+    let words = [
+        "--mirror-listen",
+        "127.0.0.1:0",
+        "--mirror-advertise",
+        &advertised,
+    ];
+    let liar = Node::start(&service, "liar", "local", &world.folder("liar"), &words);
+    let words = ["--image", &image.hash, "--node", "liar", "--wait"];
+    service.warm(&words).ok();
+    assert_eq!(impostor.asked(), 0, "no node is its own peer");
+    let honest = Node::start(&service, "honest", "local", &world.folder("honest"), &[]);
+    let words = ["--image", &image.hash, "--node", "honest", "--wait"];
+    let warm = targets(&service.warm(&words).ok().json());
+    assert!(impostor.asked() > 0, "the peer was asked: {warm:#?}");
+    assert_whole(&service, &image, "honest");
+    drop((liar, honest));
+}
+
+/// A small filesystem in memory; unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(world: &World, size: &str) -> Self {
+        let folder = world.folder("disk");
+        let options = format!("size={size}");
+        let mount = ["-t", "tmpfs", "-o", &options, "chalk-test"];
+        run(tool("mount", mount).arg(&folder)).ok();
+        Self(folder)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = tool("umount", [&self.0]).status();
+    }
+}
+
+fn a_full_disk(world: &World) {
+    let service = world.start("full", &QUICK);
+    let small = MadeUp::new(world, &service, &layers(1, 1000));
+    let image = MadeUp::new(world, &service, &layers(4, 8 << 20));
+    let disk = SmallDisk::mount(world, "128m");
+    let state = disk.0.join("state");
+    fs::create_dir(&state).unwrap();
+    let mut node = Node::start(&service, "full", "local", &state, &[]);
+    service.warm(&["--image", &small.hash, "--wait"]).ok();
+    let ballast = disk.0.join("ballast");
+    fs::write(&ballast, vec![1; 104 << 20]).unwrap();
+    let words = ["--image", &image.hash, "--wait", "--timeout", "60s"];
+    let failed = service.warm(&words).code(1);
+    let target = targets(&failed.json())["full"].clone();
+    assert_eq!(target["error"]["type"], "urn:chalk:disk-full", "{target:#}");
+    // What was there still is, and starts.
+    node.wait_for(&service, "ready");
+    service.sandbox(&small.hash, &["--", "true"]).run().ok();
+    fs::remove_file(&ballast).unwrap();
+    service.warm(&words).ok();
+    assert_whole(&service, &image, "full");
+    node.stop();
+    drop(node);
+    drop(disk);
+}
+
+fn a_node_killed(world: &World) {
+    let mut network = Network::new();
+    let home = network.host(None);
+    let away = network.host(Some("24mbit"));
+    let service = Service::start_on(&home, &world.state("killed"), &QUICK);
+    let image = MadeUp::new(world, &service, &layers(10, 1 << 20));
+    let state = world.folder("killed-node");
+    let set = ["--set", "node.parallel=2"];
+    let mut node = Node::start_on(&away, &service, "away", "local", &state, &set);
+    let before = home.sent();
+    let id = service.warm(&["--image", &image.hash]).ok().json()["id"].clone();
+    let sum = |number: u64| before + (number << 20);
+    for moment in [1, 4, 8] {
+        wait_until("the next moment", || home.sent() > sum(moment));
+        node.kill();
+        node.launch();
+        node.wait_for(&service, "ready");
+    }
+    away.limit("1gbit");
+    let path = format!("/v1/warms/{}", id.as_str().unwrap());
+    wait_until("the warm is ready", || {
+        service.get(&path)["status"] == "ready"
+    });
+    let sent = home.sent() - before;
+    let target = service.get(&path)["nodes"][0].clone();
+    // Each kill costs what was under way, two layers of a megabyte, and never a finished one.
+    let most = image.size + 3 * (2 << 20) + (2 << 20);
+    assert!(
+        sent < most,
+        "{sent} bytes for an image of {}: {target:#}",
+        image.size
+    );
+    assert!(
+        target["bytes_present"].as_u64().unwrap() > 2 << 20,
+        "{target:#}"
+    );
+    assert_whole(&service, &image, "away");
+    // No half layer is left.
+    let cache = service.nodes(&["cache", "ls", "away", "--all"]).ok();
+    let listing = service.get("/v1/nodes/away/cache");
+    let evictable = |item: &&Value| item["kind"] == "layer" && item["evictable"] == true;
+    let items = listing["items"].as_array().unwrap();
+    assert!(items.iter().filter(evictable).count() <= 12, "{cache}");
+    node.stop();
+    let left = run(tool("find", [&state]).args(["-name", "*.tmp*", "-o", "-path", "*/tmp/*"]));
+    assert_eq!(left.ok().stdout, "", "temporary files are left");
+}
+
+fn a_pull_through_registry(world: &World) {
+    let service = world.start("behind", &QUICK);
+    let image = MadeUp::new(world, &service, &layers(3, 200_000));
+    let folder = world.folder("proxy");
+    let proxy = Distribution::start_proxy(&folder, service.url(), "chalk", service.token());
+    let mirrors = format!("{}=http://{}", service.address(), proxy.address());
+    let node = |name: &str| {
+        let words = ["--registry-mirror", &mirrors];
+        Node::start(&service, name, "local", &world.folder(name), &words)
+    };
+    let (one, two) = (node("one"), node("two"));
+    let words = ["--image", &image.hash, "--all", "--wait"];
+    let warm = service.warm(&words).ok();
+    let log = proxy.log();
+    let layout = chalk_tests::Layout::open(&image.layout).manifest();
+    for layer in layout["layers"].as_array().unwrap() {
+        let digest = layer["digest"].as_str().unwrap();
+        let served = log
+            .lines()
+            .any(|line| line.contains(digest) && line.contains("GET") && line.contains("response"));
+        assert!(served, "{digest} came through the proxy: {warm}\n{log}");
+    }
+    for node in ["one", "two"] {
+        assert_whole(&service, &image, node);
+    }
+    drop((one, two));
+}
+
+fn nodes_fetch_from_each_other(world: &World) {
+    let mut network = Network::new();
+    let home = network.host(Some("100mbit"));
+    let service = Service::start_on(&home, &world.state("each-other"), &QUICK);
+    let image = MadeUp::new(world, &service, &layers(4, 2 << 20));
+    let nodes: Vec<Node> = (0..4)
+        .map(|number| {
+            let host = network.host(Some("100mbit"));
+            let listen = format!("{}:7475", host.address());
+            let name = format!("n{number}");
+            let words = ["--mirror-listen", &listen];
+            Node::start_on(
+                &host,
+                &service,
+                &name,
+                "local",
+                &world.folder(&name),
+                &words,
+            )
+        })
+        .collect();
+    let before = home.sent();
+    let warm = begin(world, &service, &["--image", &image.hash, "--all"]);
+    let warm = ended(warm);
+    let sent = home.sent() - before;
+    assert_eq!(warm.len(), 4);
+    assert!(
+        sent < 2 * image.size,
+        "the registry sent {sent} bytes for 4 nodes, the image has {}",
+        image.size
+    );
+    for node in &nodes {
+        assert_whole(&service, &image, node.name());
+    }
+    // A mirror answers nobody without the token of its region.
+    let mirror = service.get("/v1/nodes/n0")["mirror"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let layout = chalk_tests::Layout::open(&image.layout).manifest();
+    let digest = layout["layers"][0]["digest"].as_str().unwrap();
+    let host = network.host(None);
+    let mut curl = host.command("curl");
+    curl.args(["--silent", "--noproxy", "*", "--output", "/dev/null"]);
+    curl.args(["--write-out", "%{http_code}"]);
+    let answer = run(curl.arg(format!("{mirror}/v2/x/blobs/{digest}")));
+    assert_eq!(answer.ok().stdout, "401");
+    drop(nodes);
+}
