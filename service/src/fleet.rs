@@ -8,30 +8,57 @@ use chalk_core::wire::agent::Report;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::ledger::{Ledger, LedgerError};
 use crate::nodes::Nodes;
 use crate::nodes::session::Session;
 use crate::regions::Regions;
+use crate::settings::Settings;
+use crate::warms::Warms;
 
 /// Everything that has to do with nodes.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     nodes: Arc<Nodes>,
     regions: Arc<Regions>,
+    warms: Arc<Warms>,
     stop: CancellationToken,
 }
 
 impl Fleet {
-    /// Puts the parts together. Ends its work with `stop`.
-    pub(crate) fn new(
+    /// Puts the parts together, with what an earlier service left. Blocks.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub(crate) fn load(
+        settings: &Settings,
+        ledger: &Arc<Ledger>,
         nodes: Arc<Nodes>,
         regions: Arc<Regions>,
         stop: CancellationToken,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> Result<Arc<Self>, LedgerError> {
+        let warms = Warms::load(
+            ledger.clone(),
+            nodes.clone(),
+            regions.clone(),
+            settings.warm.clone(),
+        )?;
+        Ok(Arc::new(Self {
             nodes,
             regions,
+            warms: Arc::new(warms),
             stop,
-        })
+        }))
+    }
+
+    /// Begins what goes on by itself, until the service stops.
+    pub(crate) fn run(&self) {
+        let (warms, stop) = (self.warms.clone(), self.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(warms.run()).await });
+    }
+
+    /// Waits until no warm runs.
+    pub(crate) async fn idle(&self) {
+        self.warms.idle().await;
     }
 
     pub(crate) fn nodes(&self) -> &Arc<Nodes> {
@@ -40,6 +67,10 @@ impl Fleet {
 
     pub(crate) fn regions(&self) -> &Arc<Regions> {
         &self.regions
+    }
+
+    pub(crate) fn warms(&self) -> &Arc<Warms> {
+        &self.warms
     }
 
     /// Cancelled when the service stops.
@@ -52,6 +83,7 @@ impl Fleet {
         if !self.nodes.attach(session, hello) {
             return false;
         }
+        self.warms.up(session.node());
         true
     }
 
@@ -59,12 +91,20 @@ impl Fleet {
     pub(crate) fn down(&self, session: &Arc<Session>, gone: Instant) {
         if self.nodes.detach(session, gone) {
             tracing::info!(node = &**session.node(), "node is not connected any more");
+            self.warms.down(session.node());
         }
     }
 
     /// A node reports.
     pub(crate) fn report(&self, session: &Arc<Session>, report: &Report) {
-        self.nodes.heard(session.node(), report);
+        let node = session.node();
+        self.nodes.heard(node, report);
+        match report {
+            Report::Pulling { .. } | Report::Warmed { .. } | Report::WarmFailed { .. } => {
+                self.warms.report(node, report);
+            }
+            _ => {}
+        }
     }
 
     /// Removes a node for good.
@@ -72,6 +112,8 @@ impl Fleet {
     /// # Errors
     /// When there is none, or the ledger fails.
     pub(crate) async fn remove(&self, name: &str) -> Result<(), Problem> {
-        self.nodes.remove(name).await
+        self.nodes.remove(name).await?;
+        self.warms.removed(name);
+        Ok(())
     }
 }

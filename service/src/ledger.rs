@@ -182,9 +182,17 @@ impl Ledger {
     /// # Errors
     /// When the database fails, or the service stops.
     pub(crate) async fn commit(&self, changes: Changes) -> Result<(), LedgerError> {
+        self.begin(changes).await
+    }
+
+    /// Takes changes at once; what it gives is done when they are on the disk.
+    pub(crate) fn begin(
+        &self,
+        changes: Changes,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send + use<> {
         let (told, done) = oneshot::channel();
         self.send(changes, Some(told));
-        done.await.unwrap_or(Err(LedgerError::Stopping))
+        async { done.await.unwrap_or(Err(LedgerError::Stopping)) }
     }
 
     /// Makes changes in the order in which they were given, some time later.

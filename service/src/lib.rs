@@ -9,9 +9,9 @@ pub mod bases;
 mod builds;
 pub mod catalog;
 pub mod engine;
-#[allow(dead_code)]
 mod fleet;
 mod http;
+mod ids;
 pub mod index;
 mod ledger;
 #[allow(dead_code, unused_imports)]
@@ -25,6 +25,7 @@ mod server;
 mod service;
 pub mod settings;
 pub mod state;
+mod warms;
 
 pub use ledger::LedgerError;
 pub use service::{Parts, Running, Service, StartError, Surroundings};

@@ -183,7 +183,7 @@ impl Service {
         let ledger = Arc::new(ledger.unwrap_or(Err(LedgerError::Stopping))?);
         let keys = Arc::new(Keys::default());
         let home = settings.regions.home.clone();
-        let nodes = Nodes::load(ledger, keys.clone(), settings.nodes.clone(), home)?;
+        let nodes = Nodes::load(ledger.clone(), keys.clone(), settings.nodes.clone(), home)?;
         let catalog = Catalog::new(regional.clone(), public, index.clone(), blobs.clone());
         let catalog = Arc::new(catalog);
         if found != Found::Whole {
@@ -212,7 +212,14 @@ impl Service {
         let hurry = CancellationToken::new();
         let hosts = settings.serve.hosts.iter().chain(&settings.serve.advertise);
         let origins = settings.serve.cors_origins.clone();
-        let fleet = Fleet::new(nodes.into(), regions.into(), stop.clone());
+        let fleet = Fleet::load(
+            &settings,
+            &ledger,
+            nodes.into(),
+            regions.into(),
+            stop.clone(),
+        )?;
+        fleet.run();
         let guard = Guard::new(token.clone(), keys, hosts.cloned(), origins, page.clone());
         let connections = settings.limits.connections;
         let service = Arc::new(Self {
@@ -409,13 +416,14 @@ impl Running {
     }
 
     /// Ends the service when nobody needs it any more: takes back its announcement, waits until no
-    /// build waits or runs, and shuts down. For a service that a command started for itself and
+    /// build waits or runs and no warm runs, and shuts down. For a service that a command started for itself and
     /// that others found and use.
     pub async fn finish(self) {
         if let Err(error) = self.service.state.withdraw() {
             tracing::warn!(%error, "the service stays announced");
         }
         self.service.builds.idle().await;
+        self.service.fleet.idle().await;
         self.shutdown().await;
     }
 

@@ -146,11 +146,12 @@ pub struct LayerProgress {
     pub total: u64,
 }
 
-/// Something that happened in a warm. Numbered from 1 without gaps.
+/// Something that happened in a warm. Numbers rise; what newer news of the same target replaced is
+/// left out, so that whoever comes late or is slow sees what is so now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WarmEvent {
-    /// Number within the warm.
+    /// Number within the warm, from 1 on.
     pub seq: u64,
     /// When.
     pub time: String,

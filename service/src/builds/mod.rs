@@ -19,7 +19,6 @@ mod run;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::engine::{Compression, Engine, EventSink, Secret};
+use crate::ids::Ids;
 use crate::index::{Index, IndexError};
 use crate::places::Name;
 use crate::settings;
@@ -98,7 +98,7 @@ pub(crate) struct Builds {
     index: Arc<Index>,
     queue: Mutex<Queue>,
     tasks: TaskTracker,
-    last_id: AtomicU64,
+    ids: Ids,
 }
 
 #[derive(Default)]
@@ -136,7 +136,7 @@ impl Builds {
             index,
             queue: Mutex::default(),
             tasks: TaskTracker::new(),
-            last_id: AtomicU64::new(0),
+            ids: Ids::default(),
         }
     }
 
@@ -151,20 +151,6 @@ impl Builds {
 
     fn events_path(&self, id: &str) -> PathBuf {
         self.build_dir(id).join("events.jsonl")
-    }
-
-    /// A new identifier: milliseconds since 1970 and random bits in hex, so that text order is
-    /// order in time.
-    fn new_id(&self) -> String {
-        let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
-        let next = |last: u64| Some(now.max(last + 1));
-        let ms = match self
-            .last_id
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
-        {
-            Ok(last) | Err(last) => now.max(last + 1),
-        };
-        format!("{ms:012x}-{:08x}", rand::random::<u32>())
     }
 
     /// A fresh record.
@@ -187,7 +173,7 @@ impl Builds {
 
     /// A build that found its image finished: nothing runs, nothing is written.
     pub(crate) fn reused(&self, wanted: &Wanted, digest: Digest) -> Build {
-        let mut build = self.record(self.new_id(), wanted);
+        let mut build = self.record(self.ids.next(), wanted);
         build.status = BuildStatus::Reused;
         build.image = Some(self.catalog.pullable(&wanted.image_hash));
         build.digest = Some(digest);
@@ -221,7 +207,7 @@ impl Builds {
     /// When the service stops, the queue is full, or the build's directory cannot be made.
     pub(crate) async fn start(self: &Arc<Self>, wanted: Wanted) -> Result<Build, BuildsError> {
         self.admit(&self.queue(), &wanted.image_hash)?;
-        let record = self.record(self.new_id(), &wanted);
+        let record = self.record(self.ids.next(), &wanted);
         let this = self.clone();
         let kept = record.clone();
         let log = blocking(move || {

@@ -1,11 +1,10 @@
 //! Builds: start, list, watch, cancel.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use chalk_core::wire::{BlobList, Build, BuildReply, BuildRequest, Event, EventKind};
 use futures_util::{Stream, StreamExt, stream};
@@ -15,15 +14,12 @@ use super::Api;
 use super::body::{Json, Path, Query};
 use super::problem::{ApiError, ApiResult};
 use super::specs::hash_of;
+use super::sse;
 use crate::builds::{Events, Line, Wanted};
 use crate::engine::Compression;
 use crate::places::Name;
 use crate::resolve;
 
-/// A comment goes out after this much silence, so that nobody in between cuts the connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long a client that lost the connection waits before it comes back.
-const RETRY: Duration = Duration::from_secs(1);
 /// Builds that are listed unless the client says how many.
 const LIST: usize = 50;
 /// Most builds that are listed.
@@ -150,49 +146,19 @@ pub(super) async fn events(
     Query(query): Query<EventsQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    // A client that comes back asks for the same address, but says in the header how far it got.
-    let after = match headers.get("last-event-id") {
-        Some(value) => number(value)?,
-        None => query.after.unwrap_or(0),
-    };
+    let after = sse::after(&headers, query.after)?;
     let events = service.builds().follow(&id, after).await?;
-    let first = Bytes::from(format!("retry: {}\n\n", RETRY.as_millis()));
-    let sent = batches(events, after, true).map(|batch| match batch {
-        Some(lines) => frames(&lines),
-        None => Bytes::from_static(b": waiting\n\n"),
-    });
-    let body = stream::once(async { first }).chain(sent);
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-cache"),
-        // Tells nginx not to hold events back.
-        (HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    let body = Body::from_stream(body.map(Ok::<_, Infallible>));
-    Ok((headers, body).into_response())
+    let sent = batches(events, after, true).map(|batch| batch.map(|lines| frames(&lines)));
+    Ok(sse::answer(sent))
 }
 
-/// Events in the form of the HTML standard, "Server-sent events". All of a batch go out at once,
-/// since a long log has millions.
+/// All events of a batch go out at once, since a long log has millions.
 fn frames(lines: &[Line]) -> Bytes {
     let mut text = Vec::new();
     for Line { seq, json } in lines {
-        text.extend_from_slice(format!("id: {seq}\ndata: ").as_bytes());
-        text.extend_from_slice(json.as_bytes());
-        text.extend_from_slice(b"\n\n");
+        sse::frame(&mut text, *seq, json.as_bytes());
     }
     text.into()
-}
-
-fn number(value: &HeaderValue) -> ApiResult<u64> {
-    let number = value.to_str().ok().and_then(|text| text.parse().ok());
-    number.ok_or_else(|| {
-        ApiError::bad_request(
-            "the request is wrong",
-            "Last-Event-ID is not the number of an event",
-            "",
-        )
-    })
 }
 
 /// The events as they are kept, in batches; ends with the build if `wait`, else with what there
@@ -201,7 +167,7 @@ fn batches(events: Events, after: u64, wait: bool) -> impl Stream<Item = Option<
     stream::unfold(events, move |mut events| async move {
         let batch = match &mut events {
             Events::Kept { follower, .. } => {
-                match tokio::time::timeout(KEEP_ALIVE, follower.next(wait)).await {
+                match tokio::time::timeout(sse::KEEP_ALIVE, follower.next(wait)).await {
                     Err(_) => None,
                     Ok(Ok(batch)) => Some(batch?),
                     Ok(Err(error)) => {

@@ -5,7 +5,7 @@ use axum::routing::{delete, get, post};
 use chalk_core::wire::{self, agent as between};
 
 use super::openapi::Call;
-use super::{Route, agent, nodes};
+use super::{Route, agent, nodes, warms};
 
 const LINES: &str = "application/x-ndjson";
 
@@ -116,6 +116,57 @@ pub(super) fn node_routes() -> Vec<Route> {
             "/v1/join-tokens/{id}",
             delete(nodes::uninvite),
             Call::new("Let nobody join with a token any more").answers(204),
+        ),
+    ]
+}
+
+/// Calls about warms.
+pub(super) fn warm_routes() -> Vec<Route> {
+    vec![
+        Route::new(
+            Method::POST,
+            "/v1/warms",
+            post(warms::start),
+            Call::new("Bring images to nodes")
+                .takes::<wire::WarmRequest>()
+                .gives::<wire::Warm>(),
+        ),
+        Route::new(
+            Method::GET,
+            "/v1/warms",
+            get(warms::list),
+            Call::new("List warms, newest first")
+                .query(&[
+                    ("limit", "most warms to list; 50 unless given"),
+                    ("image", "only warms of this image, by hash prefix or name"),
+                ])
+                .gives::<Vec<wire::Warm>>(),
+        ),
+        Route::new(
+            Method::GET,
+            "/v1/warms/{id}",
+            get(warms::get),
+            Call::new("Describe a warm").gives::<wire::Warm>(),
+        ),
+        Route::new(
+            Method::POST,
+            "/v1/warms/{id}/retry",
+            post(warms::retry),
+            Call::new("Let what failed begin again").gives::<wire::Warm>(),
+        ),
+        Route::new(
+            Method::DELETE,
+            "/v1/warms/{id}",
+            delete(warms::cancel),
+            Call::new("Cancel what is not ready").gives::<wire::Warm>(),
+        ),
+        Route::new(
+            Method::GET,
+            "/v1/warms/{id}/events",
+            get(warms::events),
+            Call::new("Follow the events of a warm; `Last-Event-ID` counts before `after`")
+                .query(&[("after", "number of the last event that is not wanted")])
+                .gives_other("text/event-stream"),
         ),
     ]
 }

@@ -12,6 +12,8 @@ mod openapi;
 mod page;
 mod problem;
 mod specs;
+mod sse;
+mod warms;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +71,7 @@ impl Route {
 pub(crate) fn routes() -> Vec<Route> {
     let mut routes = image_routes();
     routes.extend(fleet::node_routes());
+    routes.extend(fleet::warm_routes());
     routes.extend(fleet::agent_routes());
     routes
 }

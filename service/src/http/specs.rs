@@ -43,7 +43,14 @@ pub(super) async fn plan(
         service.blobs(),
         request,
     );
-    Ok(axum::Json(plan.await?))
+    let mut plan = plan.await?;
+    if let Some(hash) = plan.image_hash.filter(|_| plan.exists)
+        && let Some(known) = service.catalog().find(&hash).await?
+    {
+        let warm = service.fleet().nodes().warm(&known.digest);
+        plan.nodes_warm = warm.iter().map(|node| node.name.to_string()).collect();
+    }
+    Ok(axum::Json(plan))
 }
 
 pub(super) async fn missing(

@@ -226,6 +226,8 @@ async fn listen(fleet: &Arc<Fleet>, session: &Arc<Session>, lines: &mut Lines) -
         let line = tokio::select! {
             line = lines.next() => line,
             () = session.end.cancelled() => return Instant::now(),
+            // Nobody takes orders any more.
+            () = session.orders.closed() => return Instant::now(),
             () = tokio::time::sleep_until(heard + patience) => {
                 tracing::warn!(node = &*session.node, "node is silent");
                 return heard;

@@ -1,0 +1,148 @@
+//! Joining, and what the tokens are good for.
+
+use chalk_core::wire::agent::Registered;
+use chalk_core::wire::{JoinToken, problem as kinds};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::agent::{Agent, Joined, h2};
+use crate::service::{Api, ok, problem, settings};
+
+#[tokio::test]
+async fn who_may_join() {
+    let (api, _dir) = Api::fresh().await;
+    let once = api.join_token(json!({"uses": 1, "region": "eu"})).await;
+    let brief = api.join_token(json!({"ttl_seconds": 1})).await;
+    let any = api.join_token(json!({})).await;
+    let register = |token: &JoinToken, body: serde_json::Value| {
+        let token = token.token.clone().unwrap();
+        api.as_who(&token, Method::POST, "/v1/agent/register")
+            .json(&body)
+    };
+    let node = |name: &str| json!({"name": name, "version": "1"});
+
+    let wrong = problem(register(
+        &once,
+        json!({"name": "a", "version": "1", "region": "us"}),
+    ))
+    .await;
+    assert_eq!(wrong.kind, kinds::FORBIDDEN);
+    assert!(wrong.detail.contains("`eu`") && wrong.detail.contains("`us`"));
+    let joined: Registered = ok(register(&once, node("a"))).await;
+    assert_eq!(joined.region, "eu");
+    let used_up = problem(register(&once, node("b"))).await;
+    assert_eq!(used_up.status, 403);
+
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    assert_eq!(problem(register(&brief, node("b"))).await.status, 403);
+
+    for bad in ["", "A", "a/b", "..", "a b"] {
+        let wrong = problem(register(&any, node(bad))).await;
+        assert_eq!(wrong.kind, kinds::BAD_REQUEST, "{bad}");
+    }
+    let b: Registered = ok(register(&any, node("b"))).await;
+    assert_eq!(b.region, "local");
+    // A name is free again while its node is not connected.
+    let again: Registered = ok(register(&any, node("b"))).await;
+    assert!(again.token != b.token);
+    let old = api.as_who(&b.token, Method::GET, "/v2/");
+    assert_eq!(old.send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    let c = Agent::new(&api, "c").await;
+    let taken = problem(register(&any, node("c"))).await;
+    assert_eq!((taken.status, &*taken.kind), (409, kinds::NAME_TAKEN));
+    drop(c);
+
+    // The used up and the expired are gone; texts of tokens are told once only.
+    let left: Vec<JoinToken> = api.get("/v1/join-tokens").await;
+    assert_eq!(left.len(), 1);
+    assert_eq!(
+        (left[0].id.clone(), &left[0].token),
+        (any.id.clone(), &None)
+    );
+    api.delete(&format!("/v1/join-tokens/{}", any.id)).await;
+    let response = register(&any, node("d")).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    let bad = api.request(Method::POST, "/v1/join-tokens");
+    assert_eq!(problem(bad.json(&json!({"uses": 0}))).await.status, 400);
+}
+
+#[tokio::test]
+async fn tokens_survive_a_restart_and_stand_nowhere_in_clear() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = Api::start(settings(dir.path())).await;
+    let join = api.join_token(json!({"uses": 2})).await;
+    let node = Joined::new(&api, "n", None).await;
+    api.running.shutdown().await;
+    let texts = [join.token.clone().unwrap(), node.token.clone()];
+    let bytes = std::fs::read(dir.path().join("nodes.redb")).unwrap();
+    for text in &texts {
+        let found = bytes
+            .windows(text.len())
+            .any(|part| part == text.as_bytes());
+        assert!(!found);
+    }
+    let api = Api::start(settings(dir.path())).await;
+    let joined: Registered = ok(api
+        .as_who(&texts[0], Method::POST, "/v1/agent/register")
+        .json(&json!({"name": "m", "version": "1"})))
+    .await;
+    assert_eq!(joined.name, "m");
+    node.connect(&api).await;
+}
+
+#[tokio::test]
+async fn a_node_may_do_little() {
+    let (api, _dir) = Api::fresh().await;
+    let node = Joined::new(&api, "n", None).await;
+    let image = api.image("x").await;
+    let status = async |method: Method, path: &str| {
+        let sent = api.as_who(&node.token, method, path).send().await.unwrap();
+        sent.status().as_u16()
+    };
+    let check = async |method: Method, path: &str, expect: u16| {
+        assert_eq!(
+            status(method.clone(), path).await,
+            expect,
+            "{method} {path}"
+        );
+    };
+    let manifest = format!("/v2/chalk/images/manifests/{}", image.digest);
+    check(Method::GET, "/v2/", 200).await;
+    check(Method::GET, &manifest, 200).await;
+    check(Method::HEAD, &manifest, 200).await;
+    check(Method::GET, &format!("/v1/blobs/{}", image.hash), 404).await;
+    check(Method::DELETE, &manifest, 403).await;
+    check(Method::POST, "/v2/chalk/images/blobs/uploads/", 403).await;
+    check(Method::GET, "/v1/nodes", 403).await;
+    check(Method::DELETE, "/v1/nodes/n", 403).await;
+    check(Method::POST, "/v1/join-tokens", 403).await;
+    check(Method::POST, "/v1/agent/register", 403).await;
+    check(Method::PUT, &format!("/v1/blobs/{}", image.digest), 403).await;
+    check(Method::GET, "/v1/openapi.json", 403).await;
+    // As the password of any user, for the registry only.
+    let url = format!("{}/v2/", api.url());
+    let basic = h2().get(url).basic_auth("any", Some(&node.token));
+    assert_eq!(basic.send().await.unwrap().status(), StatusCode::OK);
+    let nodes = h2().get(format!("{}/v1/nodes", api.url()));
+    let nodes = nodes.basic_auth("any", Some(&node.token));
+    assert_eq!(nodes.send().await.unwrap().status(), 401);
+
+    let blob = api.blobs.put(b"hello").unwrap();
+    let path = format!("/v1/blobs/{}", blob.digest);
+    let got = api
+        .as_who(&node.token, Method::GET, &path)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(got.headers()["content-length"], "5");
+    assert_eq!(got.bytes().await.unwrap(), "hello");
+
+    // Others have no sessions; and no session goes over HTTP/1.1.
+    let session = "/v1/agent/session";
+    assert_eq!(
+        problem(api.request(Method::POST, session)).await.kind,
+        kinds::FORBIDDEN
+    );
+    let refused = problem(api.as_who(&node.token, Method::POST, session)).await;
+    assert!(refused.title.contains("HTTP/2"), "{refused:?}");
+}
