@@ -20,6 +20,8 @@ pub enum Fault {
     EndsEarly,
     /// Half of each blob comes; then nothing more, over an open connection.
     Stalls,
+    /// A few bytes come now and then, so that it never stalls and never ends.
+    Trickles,
 }
 
 /// A server of the blobs of a directory `blobs/sha256`, with a fault. Ends when it is dropped.
@@ -153,6 +155,16 @@ impl Shared {
             Fault::EndsEarly => {
                 writer.write_all(&blob[from..middle.max(from)]).ok()?;
                 None
+            }
+            Fault::Trickles => {
+                for bytes in blob[from..].chunks(100) {
+                    writer.write_all(bytes).ok()?;
+                    std::thread::sleep(Duration::from_millis(200));
+                    if self.ends.load(Ordering::Relaxed) {
+                        return None;
+                    }
+                }
+                Some(())
             }
             Fault::Stalls => {
                 writer.write_all(&blob[from..middle.max(from)]).ok()?;

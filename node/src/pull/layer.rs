@@ -11,6 +11,7 @@ use chalk_store::registry::{BlobSource, RegistryError};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::pace::Pace;
 use super::pipe::{self, Order, Outcome, Part, Prepared};
 use super::spool::{Spool, SpoolWriter};
 use crate::cache::{
@@ -331,8 +332,29 @@ impl Pull<'_> {
             .client
             .open_blob(source, repository, &blob, *have);
         let mut stream = open.await?;
-        while let Some(bytes) = stream.next().await? {
+        // The origin may be as slow as it likes: there is nobody else to ask.
+        let idle = self.cache.inner.settings.peer_idle;
+        let mut pace = (!source.is_origin()).then(|| Pace::new(idle));
+        let slow = || RegistryError::Unreachable {
+            host: source.host(),
+            cause: format!("too slow, or no data, for {} s", idle.as_secs()),
+            notes: String::new(),
+        };
+        loop {
+            let began = Instant::now();
+            let next = match pace {
+                Some(_) => tokio::time::timeout(idle, stream.next()).await,
+                None => Ok(stream.next().await),
+            };
+            let Some(bytes) = next.map_err(|_| slow())?? else {
+                return Ok(false);
+            };
             let count = bytes.len() as u64;
+            if let Some(pace) = &mut pace
+                && !pace.keeps_up(began.elapsed(), count)
+            {
+                return Err(slow());
+            }
             senders.hosts.insert(source.host());
             senders.origin |= source.is_origin();
             *have += count;
@@ -345,7 +367,6 @@ impl Pull<'_> {
             }
             self.flight.received.store(*have, Ordering::Relaxed);
         }
-        Ok(false)
     }
 
     /// Who may be asked, in order.

@@ -6,6 +6,7 @@
 //! layer that several pulls need is fetched once; it goes on as long as one of them waits for it.
 
 mod layer;
+mod pace;
 mod pipe;
 mod spool;
 

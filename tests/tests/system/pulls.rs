@@ -17,7 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
         "a_service_that_stops_under_a_pull_and_comes_back",
         a_service_that_stops,
     ),
-    ("mirrors_that_lie_end_early_or_stall", mirrors_that_lie),
+    ("mirrors_that_lie_end_early_or_dawdle", mirrors_that_lie),
     ("a_peer_that_sends_wrong_bytes", a_peer_that_lies),
     ("a_full_disk_and_room_again", a_full_disk),
     ("a_node_killed_while_it_pulls", a_node_killed),
@@ -148,6 +148,7 @@ fn mirrors_that_lie(world: &World) {
         ("wrong", Fault::WrongBytes),
         ("early", Fault::EndsEarly),
         ("stalls", Fault::Stalls),
+        ("trickles", Fault::Trickles),
     ];
     let impostors = faults.map(|(name, fault)| (name, Impostor::start(&image.layout, fault)));
     let nodes = impostors.each_ref().map(|(name, impostor)| {
