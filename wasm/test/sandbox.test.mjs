@@ -175,6 +175,7 @@ test("dropped output is told where it is missing", async (context) => {
   const service = await play(context, {
     "POST /v1/sandboxes": starting(),
     [OUTPUT]: printing(expect),
+    "DELETE /v1/sandboxes/s1": ({ response }) => void response.writeHead(204).end(),
     "GET /v1/sandboxes/*": ({ words }) => info("running", { id: words[0] }),
     // What could not be kept at all has no number of its own, and is told in every answer.
     "GET /v1/sandboxes/full/processes/main/output": (call) => {
@@ -196,6 +197,9 @@ test("dropped output is told where it is missing", async (context) => {
   assert.equal(await sandbox.stdout.text(), "az");
   assert.deepEqual([sandbox.stdout.dropped, sandbox.stderr.dropped], [12345, 0]);
   assert.deepEqual(await sandbox.wait(), { exitCode: 137, endedBy: "out_of_memory" });
+  // The node has told the end; the service may still believe that it runs.
+  await sandbox.remove();
+  assert.equal(service.asked.at(-1), "DELETE /v1/sandboxes/s1?force=true");
 
   const full = await sandboxes.attach("full");
   const kinds = (await all(full.output)).map(({ type, seq }) => [type, seq]);

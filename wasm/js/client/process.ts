@@ -98,6 +98,11 @@ export class SandboxProcess {
     return good(end);
   }
 
+  /** Whether its end has been told here. @internal */
+  protected get hasEnded(): boolean {
+    return this.#end !== undefined;
+  }
+
   /** How the process ended, where the service did not say when asked for nothing else. @internal */
   protected async lookUp(options: CallOptions): Promise<ProcessEnd | ServiceError | undefined> {
     for await (const event of follow(this.#connection, this.#feed, this.#seen, options)) this.#ends(event);

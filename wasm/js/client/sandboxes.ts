@@ -99,8 +99,8 @@ export class Sandboxes {
   }
 
   /**
-   * Starts a sandbox and gives it as soon as a node is found for it. The image must have been built, or be
-   * one that can be pulled.
+   * Starts a sandbox and gives it as soon as a node is found for it. The image must have been built or
+   * imported.
    *
    * Files and directories that the image declares to be mounted, and those of `mounts`, are read now; what
    * the service lacks of them goes up, several at once. An edit of one changes no hash, and the next
@@ -254,7 +254,9 @@ export class Sandbox extends SandboxProcess {
 
   /** Forgets it with its output; while it runs only with `force`. */
   remove(options: RemoveOptions = {}): Promise<void> {
-    return this.#all.remove(this.id, options);
+    // The end comes here from the node itself, and the service may not know of it yet.
+    const force = options.force ?? (this.hasEnded || undefined);
+    return this.#all.remove(this.id, { ...options, force });
   }
 
   /** @internal */
