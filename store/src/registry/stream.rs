@@ -154,10 +154,18 @@ impl Client {
             }
             _ => return Err(self.refused_stream(&source.endpoint, response, &what).await),
         };
+        let left = blob.size.saturating_sub(from);
+        if response.content_length().is_some_and(|n| n > left + skip) {
+            return Err(RegistryError::TooLarge {
+                host: source.host(),
+                what,
+                limit: blob.size,
+            });
+        }
         Ok(BlobStream {
             response,
             skip,
-            left: blob.size.saturating_sub(from),
+            left,
             idle,
             host: source.host(),
             what,
