@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::ledger::{Ledger, LedgerError};
 use crate::nodes::Nodes;
 use crate::nodes::session::Session;
+use crate::prewarm::{Fetch, Prewarms};
 use crate::regions::Regions;
+use crate::sandboxes::Sandboxes;
 use crate::settings::Settings;
 use crate::warms::Warms;
 
@@ -21,6 +23,8 @@ pub(crate) struct Fleet {
     nodes: Arc<Nodes>,
     regions: Arc<Regions>,
     warms: Arc<Warms>,
+    sandboxes: Arc<Sandboxes>,
+    prewarms: Arc<Prewarms>,
     stop: CancellationToken,
 }
 
@@ -34,6 +38,7 @@ impl Fleet {
         ledger: &Arc<Ledger>,
         nodes: Arc<Nodes>,
         regions: Arc<Regions>,
+        fetch: Fetch,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, LedgerError> {
         let warms = Warms::load(
@@ -42,10 +47,25 @@ impl Fleet {
             regions.clone(),
             settings.warm.clone(),
         )?;
+        let sandboxes = Sandboxes::load(
+            ledger.clone(),
+            nodes.clone(),
+            regions.clone(),
+            settings.sandboxes.clone(),
+        )?;
+        let prewarms = Prewarms::load(
+            ledger.clone(),
+            nodes.clone(),
+            regions.clone(),
+            fetch,
+            &settings.prewarm,
+        )?;
         Ok(Arc::new(Self {
             nodes,
             regions,
             warms: Arc::new(warms),
+            sandboxes: Arc::new(sandboxes),
+            prewarms: Arc::new(prewarms),
             stop,
         }))
     }
@@ -54,11 +74,16 @@ impl Fleet {
     pub(crate) fn run(&self) {
         let (warms, stop) = (self.warms.clone(), self.stop.clone());
         tokio::spawn(async move { stop.run_until_cancelled(warms.run()).await });
+        let (sandboxes, stop) = (self.sandboxes.clone(), self.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(sandboxes.run()).await });
+        let (prewarms, stop) = (self.prewarms.clone(), self.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(prewarms.run()).await });
     }
 
-    /// Waits until no warm runs.
+    /// Waits until no warm runs and no sandbox lives.
     pub(crate) async fn idle(&self) {
         self.warms.idle().await;
+        self.sandboxes.idle().await;
     }
 
     pub(crate) fn nodes(&self) -> &Arc<Nodes> {
@@ -73,6 +98,14 @@ impl Fleet {
         &self.warms
     }
 
+    pub(crate) fn sandboxes(&self) -> &Arc<Sandboxes> {
+        &self.sandboxes
+    }
+
+    pub(crate) fn prewarms(&self) -> &Arc<Prewarms> {
+        &self.prewarms
+    }
+
     /// Cancelled when the service stops.
     pub(crate) fn stop(&self) -> &CancellationToken {
         &self.stop
@@ -80,9 +113,15 @@ impl Fleet {
 
     /// A node greets. `false` when it was removed.
     pub(crate) fn up(&self, session: &Arc<Session>, hello: &Report) -> bool {
+        // From the moment it is attached it can be given others.
+        let believed = self.sandboxes.living_on(session.node());
         if !self.nodes.attach(session, hello) {
             return false;
         }
+        if let Report::Hello { sandboxes, .. } = hello {
+            self.sandboxes.up(session.node(), sandboxes, believed);
+        }
+        self.prewarms.up(session.node());
         self.warms.up(session.node());
         true
     }
@@ -103,6 +142,7 @@ impl Fleet {
             Report::Pulling { .. } | Report::Warmed { .. } | Report::WarmFailed { .. } => {
                 self.warms.report(node, report);
             }
+            Report::Sandbox(sandbox) => self.sandboxes.report(node, sandbox),
             _ => {}
         }
     }
@@ -114,6 +154,7 @@ impl Fleet {
     pub(crate) async fn remove(&self, name: &str) -> Result<(), Problem> {
         self.nodes.remove(name).await?;
         self.warms.removed(name);
+        self.sandboxes.removed(name);
         Ok(())
     }
 }

@@ -14,13 +14,13 @@ mod http;
 mod ids;
 pub mod index;
 mod ledger;
-#[allow(dead_code, unused_imports)]
 mod nodes;
 pub mod places;
-#[allow(dead_code, unused_imports)]
+mod prewarm;
 mod regions;
 pub mod registry;
 pub mod resolve;
+mod sandboxes;
 mod server;
 mod service;
 pub mod settings;

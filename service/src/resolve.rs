@@ -189,8 +189,7 @@ pub async fn missing(blobs: &BlobStore, digests: Vec<Digest>) -> Result<Vec<Dige
 /// # Errors
 /// When the store fails, or a blob that stands for a directory is no tree.
 pub async fn needed(blobs: &BlobStore, spec: &Spec) -> Result<Vec<Digest>, ResolveError> {
-    let mut files = BTreeSet::new();
-    let mut trees = BTreeSet::new();
+    let (mut files, mut trees) = (BTreeSet::new(), BTreeSet::new());
     if let Base::Dockerfile(dockerfile) = &spec.base {
         let instructions = dockerfile.stages.iter().flat_map(|s| &s.instructions);
         trees.extend(instructions.filter_map(|i: &Instruction| i.context));
@@ -210,6 +209,19 @@ pub async fn needed(blobs: &BlobStore, spec: &Spec) -> Result<Vec<Digest>, Resol
             | StepKind::Run { .. } => {}
         }
     }
+    lacking(blobs, files, trees).await
+}
+
+/// Those blobs of files, trees and the files of those trees that are there, that the store lacks;
+/// sorted.
+///
+/// # Errors
+/// When the store fails, or a blob that stands for a directory is no tree.
+pub(crate) async fn lacking(
+    blobs: &BlobStore,
+    mut files: BTreeSet<Digest>,
+    trees: BTreeSet<Digest>,
+) -> Result<Vec<Digest>, ResolveError> {
     let lacking = blobs.run(move |store| -> Result<_, ResolveError> {
         let mut lacking = BTreeSet::new();
         for digest in trees {

@@ -21,6 +21,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::nodes::Nodes;
 use crate::nodes::keys::Keys;
 use crate::places::upstream_options;
+use crate::prewarm::Fetch;
 use crate::regions::Regions;
 use crate::registry::{self, External, Regional, RegionalError, Registry, RegistryLimits};
 use crate::resolve::PinBases;
@@ -177,6 +178,9 @@ impl Service {
         } = regional(&settings, &state, &blobs, &advertised)?;
         let (index, found) = Index::open(&state.path("chalk.redb"))?;
         let index = Arc::new(index);
+        let fetch = upstream_options(&settings.registry);
+        let fetch =
+            Fetch::new(regional.clone(), fetch, blobs.clone()).map_err(RegionalError::from)?;
         let regions = Regions::new(&settings, regional.clone(), public.clone(), blobs.clone())?;
         let ledger = state.path("nodes.redb");
         let ledger = tokio::task::spawn_blocking(move || Ledger::open(&ledger)).await;
@@ -217,6 +221,7 @@ impl Service {
             &ledger,
             nodes.into(),
             regions.into(),
+            fetch,
             stop.clone(),
         )?;
         fleet.run();
@@ -416,7 +421,7 @@ impl Running {
     }
 
     /// Ends the service when nobody needs it any more: takes back its announcement, waits until no
-    /// build waits or runs and no warm runs, and shuts down. For a service that a command started for itself and
+    /// build waits or runs, no warm runs and no sandbox lives, and shuts down. For a service that a command started for itself and
     /// that others found and use.
     pub async fn finish(self) {
         if let Err(error) = self.service.state.withdraw() {

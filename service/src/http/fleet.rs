@@ -1,11 +1,11 @@
 //! The calls that have to do with nodes.
 
 use axum::http::Method;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use chalk_core::wire::{self, agent as between};
 
 use super::openapi::Call;
-use super::{Route, agent, nodes, warms};
+use super::{Route, agent, nodes, sandboxes, warms};
 
 const LINES: &str = "application/x-ndjson";
 
@@ -27,6 +27,13 @@ pub(super) fn agent_routes() -> Vec<Route> {
             Call::new("Reports of a node go up and orders come down, one JSON document a line, over HTTP/2")
                 .takes_other(LINES)
                 .gives_other(LINES),
+        ),
+        Route::new(
+            Method::POST,
+            "/v1/agent/streams/{ticket}",
+            post(sandboxes::pass_on),
+            Call::new("Events of a process for a client that follows it, one JSON document a line")
+                .takes_other(LINES),
         ),
         Route::new(
             Method::GET,
@@ -117,6 +124,20 @@ pub(super) fn node_routes() -> Vec<Route> {
             delete(nodes::uninvite),
             Call::new("Let nobody join with a token any more").answers(204),
         ),
+        Route::new(
+            Method::GET,
+            "/v1/prewarm",
+            get(nodes::prewarm),
+            Call::new("List the images that every node keeps ready").gives::<wire::Prewarm>(),
+        ),
+        Route::new(
+            Method::PUT,
+            "/v1/prewarm",
+            put(nodes::set_prewarm),
+            Call::new("Set the images that every node keeps ready")
+                .takes::<wire::Prewarm>()
+                .gives::<wire::Prewarm>(),
+        ),
     ]
 }
 
@@ -167,6 +188,101 @@ pub(super) fn warm_routes() -> Vec<Route> {
             Call::new("Follow the events of a warm; `Last-Event-ID` counts before `after`")
                 .query(&[("after", "number of the last event that is not wanted")])
                 .gives_other("text/event-stream"),
+        ),
+    ]
+}
+
+/// Calls about sandboxes.
+pub(super) fn sandbox_routes() -> Vec<Route> {
+    vec![
+        Route::new(
+            Method::POST,
+            "/v1/sandboxes",
+            post(sandboxes::start),
+            Call::new("Start a sandbox on a node that has its image, or on another")
+                .takes::<wire::SandboxRequest>()
+                .gives::<wire::SandboxReply>(),
+        ),
+        Route::new(
+            Method::GET,
+            "/v1/sandboxes",
+            get(sandboxes::list),
+            Call::new("List sandboxes, newest first")
+                .query(&[
+                    ("all", "true: those that have ended, too"),
+                    ("node", "only those on this node"),
+                    ("image", "only those of this image"),
+                ])
+                .gives::<Vec<wire::Sandbox>>(),
+        ),
+        Route::new(
+            Method::GET,
+            "/v1/sandboxes/{id}",
+            get(sandboxes::get),
+            Call::new("Describe a sandbox, by a unique prefix of its identifier")
+                .gives::<wire::Sandbox>(),
+        ),
+        Route::new(
+            Method::DELETE,
+            "/v1/sandboxes/{id}",
+            delete(sandboxes::remove),
+            Call::new("Forget a sandbox and its output")
+                .query(&[("force", "true: end it first, if it lives")])
+                .answers(204),
+        ),
+        Route::new(
+            Method::POST,
+            "/v1/sandboxes/{id}/stop",
+            post(sandboxes::stop),
+            Call::new("End a sandbox, and wait for its end")
+                .takes::<wire::StopRequest>()
+                .gives::<wire::Sandbox>(),
+        ),
+        Route::new(
+            Method::POST,
+            "/v1/sandboxes/{id}/exec",
+            post(sandboxes::exec),
+            Call::new("Start a further command in a sandbox")
+                .takes::<wire::ExecRequest>()
+                .gives::<wire::SandboxProcess>(),
+        ),
+        Route::new(
+            Method::GET,
+            "/v1/sandboxes/{id}/processes/{process}/output",
+            get(sandboxes::output),
+            Call::new("Follow the output of a process; `Last-Event-ID` counts before `after`")
+                .query(&[
+                    ("after", "number of the last event that is not wanted"),
+                    ("follow", "`false` to end with what there is by now"),
+                ])
+                .gives_other("text/event-stream"),
+        ),
+        Route::new(
+            Method::POST,
+            "/v1/sandboxes/{id}/processes/{process}/input",
+            post(sandboxes::input),
+            Call::new(
+                "Write to the standard input of a process; answered when the bytes are taken",
+            )
+            .query(&[("close", "true: nothing follows")])
+            .takes_bytes()
+            .answers(204),
+        ),
+        Route::new(
+            Method::POST,
+            "/v1/sandboxes/{id}/processes/{process}/resize",
+            post(sandboxes::resize),
+            Call::new("Set the size of the terminal of a process")
+                .takes::<wire::TerminalSize>()
+                .answers(204),
+        ),
+        Route::new(
+            Method::POST,
+            "/v1/sandboxes/{id}/processes/{process}/signal",
+            post(sandboxes::signal),
+            Call::new("Send a signal to a process")
+                .takes::<wire::SignalRequest>()
+                .answers(204),
         ),
     ]
 }

@@ -11,6 +11,7 @@ pub(crate) mod nodes;
 mod openapi;
 mod page;
 mod problem;
+mod sandboxes;
 mod specs;
 mod sse;
 mod warms;
@@ -32,6 +33,7 @@ pub(crate) use guard::Guard;
 use openapi::Call;
 pub(crate) use page::{PackError, Page};
 use problem::ApiError;
+pub(crate) use sse::frame;
 
 use crate::service::Service;
 
@@ -72,6 +74,7 @@ pub(crate) fn routes() -> Vec<Route> {
     let mut routes = image_routes();
     routes.extend(fleet::node_routes());
     routes.extend(fleet::warm_routes());
+    routes.extend(fleet::sandbox_routes());
     routes.extend(fleet::agent_routes());
     routes
 }

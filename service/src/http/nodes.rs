@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use chalk_core::Digest;
 use chalk_core::wire::agent::Ask;
 use chalk_core::wire::{
-    CacheListing, GcReport, GcRequest, JoinToken, JoinTokenRequest, Node, Region, problem,
+    CacheListing, GcReport, GcRequest, JoinToken, JoinTokenRequest, Node, Prewarm, Region, problem,
 };
 use serde::de::DeserializeOwned;
 
@@ -164,4 +164,16 @@ pub(super) async fn invitations(State(service): Api) -> axum::Json<Vec<JoinToken
 pub(super) async fn uninvite(State(service): Api, Path(id): Path<String>) -> ApiResult<StatusCode> {
     service.fleet().nodes().uninvite(&id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn prewarm(State(service): Api) -> axum::Json<Prewarm> {
+    axum::Json(service.fleet().prewarms().get())
+}
+
+pub(super) async fn set_prewarm(
+    State(service): Api,
+    Json(list): Json<Prewarm>,
+) -> ApiResult<axum::Json<Prewarm>> {
+    let prewarms = service.fleet().prewarms();
+    Ok(axum::Json(prewarms.set(list.images).await?))
 }

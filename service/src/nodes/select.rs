@@ -91,7 +91,7 @@ impl Nodes {
     ///
     /// # Errors
     /// As [`select`](Self::select).
-    pub(super) fn takers(&self, wanted: Selection<'_>) -> Result<Vec<super::Connected>, Problem> {
+    pub(crate) fn takers(&self, wanted: Selection<'_>) -> Result<Vec<super::Connected>, Problem> {
         let state = self.state();
         for name in wanted.nodes {
             if !state.nodes.contains_key(name.as_str()) {

@@ -133,6 +133,11 @@ impl Session {
         }
     }
 
+    /// Done when the session has ended.
+    pub(crate) async fn ended(&self) {
+        self.end.cancelled().await;
+    }
+
     /// Ends the session now.
     pub(crate) fn end(&self) {
         self.end.cancel();

@@ -9,16 +9,15 @@ mod copy;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use chalk_core::Digest;
 use chalk_core::wire::agent::ImageRef;
 use chalk_core::wire::{Problem, Region, problem};
+use chalk_core::{Digest, Reference};
 use chalk_store::BlobStore;
 
 use crate::places::{IMAGES, pullable, upstream_options};
 use crate::registry::{External, Regional, RegionalError};
 use crate::settings::{self, Settings};
 use copy::Flights;
-pub(crate) use copy::{Copying, Done};
 
 /// An image in the home registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,11 +103,6 @@ impl Regions {
         })
     }
 
-    /// The region of the home registry.
-    pub(crate) fn home(&self) -> &str {
-        &self.home
-    }
-
     /// Whether images must be copied before nodes of that region can pull them.
     pub(crate) fn has_own(&self, region: &str) -> bool {
         self.own.contains_key(region)
@@ -143,6 +137,23 @@ impl Regions {
             node_login,
             peers,
         }
+    }
+
+    /// The repository that a reference means, without prefix, if it is one of our registries'.
+    pub(crate) fn repository(&self, reference: &Reference) -> Option<String> {
+        let home = self.public.split_once('/').unwrap_or((&self.public, ""));
+        let own = self
+            .own
+            .values()
+            .map(|own| (own.at.host(), own.at.prefix()));
+        own.chain([home]).find_map(|(host, prefix)| {
+            let inside = reference.repository();
+            match prefix {
+                _ if host != reference.registry() => None,
+                "" => Some(inside.to_owned()),
+                prefix => Some(inside.strip_prefix(prefix)?.strip_prefix('/')?.to_owned()),
+            }
+        })
     }
 
     /// All regions that have nodes or a registry, by name.

@@ -1,0 +1,263 @@
+//! Sandboxes: start, list, follow, and everything that is done with one that runs.
+
+use axum::body::Bytes;
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use chalk_core::Reference;
+use chalk_core::wire::{
+    BlobList, ExecRequest, Sandbox, SandboxProcess, SandboxReply, SandboxRequest, SignalRequest,
+    StopRequest, TerminalSize,
+};
+use futures_util::stream;
+use serde::Deserialize;
+
+use super::Api;
+use super::body::{Json, Path, Query, Stream, data};
+use super::problem::{ApiError, ApiResult};
+use super::sse;
+use crate::catalog::CatalogError;
+use crate::nodes::keys::Principal;
+use crate::places::{self, IMAGES};
+use crate::regions::ImageAt;
+use crate::sandboxes::{self, Wanted};
+use crate::service::Service;
+
+/// The image that a text means: a hash prefix or name, what one of our registries gives it by, or
+/// the reference of an imported base.
+async fn image(service: &Service, text: &str) -> ApiResult<ImageAt> {
+    let catalog = service.catalog();
+    let error = match catalog.resolve(text).await {
+        Ok(_) => return super::warms::image(service, text).await,
+        Err(error @ CatalogError::NotFound(_)) => error,
+        Err(error) => return Err(error.into()),
+    };
+    let Ok(reference) = text.parse::<Reference>() else {
+        return Err(error.into());
+    };
+    let name = match reference.digest() {
+        Some(digest) => digest.to_string(),
+        None => reference.tag().unwrap_or("latest").to_owned(),
+    };
+    let (imports, tag) = places::import(&reference);
+    let imported = match reference.digest() {
+        Some(_) => name.clone(),
+        None => tag,
+    };
+    let own = service
+        .fleet()
+        .regions()
+        .repository(&reference)
+        .map(|repository| (repository, name));
+    for (repository, name) in own.into_iter().chain([(imports, imported)]) {
+        let head = catalog.regional().head_manifest(&repository, &name).await?;
+        if let Some(head) = head {
+            let hash = format!("sha256:{name}").parse().ok();
+            return Ok(ImageAt {
+                digest: head.digest,
+                hash: hash.filter(|_| repository == IMAGES),
+                repository,
+                name: text.to_owned(),
+            });
+        }
+    }
+    Err(error.into())
+}
+
+pub(super) async fn start(
+    State(service): Api,
+    Json(request): Json<SandboxRequest>,
+) -> ApiResult<axum::Json<SandboxReply>> {
+    if service.stopping() {
+        return Err(ApiError::unavailable("the service stops", ""));
+    }
+    let image = image(&service, &request.image).await?;
+    let digests = sandboxes::missing(service.blobs(), &request).await?;
+    if !digests.is_empty() {
+        return Ok(axum::Json(SandboxReply::NeedsBlobs(BlobList { digests })));
+    }
+    let sandbox = service.fleet().sandboxes().start(request, image).await?;
+    Ok(axum::Json(SandboxReply::Accepted(Box::new(sandbox))))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    #[serde(default)]
+    all: bool,
+    node: Option<String>,
+    image: Option<String>,
+}
+
+pub(super) async fn list(
+    State(service): Api,
+    Query(query): Query<ListQuery>,
+) -> ApiResult<axum::Json<Vec<Sandbox>>> {
+    let mut hash = None;
+    if let Some(text) = &query.image {
+        hash = match service.catalog().resolve(text).await {
+            Ok(id) => Some(id.hash()),
+            Err(CatalogError::NotFound(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    let fits = |sandbox: &Sandbox| match (&query.image, hash) {
+        (None, _) => true,
+        (Some(_), Some(hash)) => sandbox.image_hash == Some(hash),
+        (Some(text), None) => sandbox.image == *text,
+    };
+    let sandboxes = service.fleet().sandboxes();
+    Ok(axum::Json(sandboxes.list(
+        query.all,
+        query.node.as_deref(),
+        fits,
+    )))
+}
+
+pub(super) async fn get(
+    State(service): Api,
+    Path(id): Path<String>,
+) -> ApiResult<axum::Json<Sandbox>> {
+    Ok(axum::Json(service.fleet().sandboxes().get(&id)?))
+}
+
+pub(super) async fn stop(
+    State(service): Api,
+    Path(id): Path<String>,
+    Json(request): Json<StopRequest>,
+) -> ApiResult<axum::Json<Sandbox>> {
+    let sandboxes = service.fleet().sandboxes();
+    Ok(axum::Json(
+        sandboxes.stop(&id, request.grace_seconds).await?,
+    ))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoveQuery {
+    #[serde(default)]
+    force: bool,
+}
+
+pub(super) async fn remove(
+    State(service): Api,
+    Path(id): Path<String>,
+    Query(query): Query<RemoveQuery>,
+) -> ApiResult<StatusCode> {
+    service.fleet().sandboxes().remove(&id, query.force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn exec(
+    State(service): Api,
+    Path(id): Path<String>,
+    Json(request): Json<ExecRequest>,
+) -> ApiResult<axum::Json<SandboxProcess>> {
+    let sandboxes = service.fleet().sandboxes();
+    Ok(axum::Json(sandboxes.exec(&id, request).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OutputQuery {
+    after: Option<u64>,
+    follow: Option<bool>,
+}
+
+pub(super) async fn output(
+    State(service): Api,
+    Path((id, process)): Path<(String, String)>,
+    Query(query): Query<OutputQuery>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let wanted = Wanted {
+        process,
+        after: sse::after(&headers, query.after)?,
+        follow: query.follow.unwrap_or(true),
+    };
+    let fleet = service.fleet();
+    let output = fleet.sandboxes().follow(&id, wanted).await?;
+    let events = stream::unfold(
+        (output, fleet.stop().clone()),
+        |(mut output, stop)| async move {
+            let next = tokio::select! {
+                next = tokio::time::timeout(sse::KEEP_ALIVE, output.next()) => next,
+                () = stop.cancelled() => return None,
+            };
+            let event = match next {
+                Err(_) => None,
+                Ok(event) => Some(event?),
+            };
+            Some((event, (output, stop)))
+        },
+    );
+    Ok(sse::answer(events))
+}
+
+/// Where a node sends output for a client.
+pub(super) async fn pass_on(
+    State(service): Api,
+    Extension(who): Extension<Principal>,
+    Path(ticket): Path<String>,
+    request: Request,
+) -> ApiResult<StatusCode> {
+    let node = super::agent::node(who)?;
+    let fleet = service.fleet();
+    let session = fleet.nodes().session(&node)?;
+    let streams = fleet.sandboxes().streams();
+    let passed = streams.pass_on(&ticket, &session, request.into_body());
+    tokio::select! {
+        passed = passed => passed?,
+        () = fleet.stop().cancelled() => {}
+    }
+    Ok(StatusCode::OK)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InputQuery {
+    #[serde(default)]
+    close: bool,
+}
+
+pub(super) async fn input(
+    State(service): Api,
+    Path((id, process)): Path<(String, String)>,
+    Query(query): Query<InputQuery>,
+    request: Request,
+) -> ApiResult<StatusCode> {
+    let limit = service.settings().limits.request.as_u64();
+    let mut stream = Stream::new(request.headers(), limit, "limits.request")?;
+    let mut body = data(request.into_body());
+    let sandboxes = service.fleet().sandboxes();
+    let mut held = Bytes::new();
+    // What has come is given on while the client sends more; the end goes with the last of it.
+    while let Some(chunk) = stream.next(&mut body).await? {
+        if !held.is_empty() {
+            sandboxes.input(&id, &process, &held, false).await?;
+        }
+        held = chunk;
+    }
+    sandboxes.input(&id, &process, &held, query.close).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn resize(
+    State(service): Api,
+    Path((id, process)): Path<(String, String)>,
+    Json(size): Json<TerminalSize>,
+) -> ApiResult<StatusCode> {
+    let sandboxes = service.fleet().sandboxes();
+    sandboxes.resize(&id, &process, size).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn signal(
+    State(service): Api,
+    Path((id, process)): Path<(String, String)>,
+    Json(request): Json<SignalRequest>,
+) -> ApiResult<StatusCode> {
+    let sandboxes = service.fleet().sandboxes();
+    sandboxes.signal(&id, &process, request.signal).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
