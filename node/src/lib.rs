@@ -8,8 +8,11 @@
 
 pub mod agent;
 pub mod cache;
+pub mod files;
 pub mod mirror;
+pub mod mounts;
 mod pull;
+pub mod sandboxes;
 mod settings;
 
 pub use settings::{CacheForm, Join, NodeSettings};

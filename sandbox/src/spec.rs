@@ -43,6 +43,8 @@ pub struct RunSpec {
     pub cwd: PathBuf,
     /// Who runs the process.
     pub user: User,
+    /// Groups of the process besides those of `user`.
+    pub groups: Vec<u32>,
     /// Host name inside, 1 to 64 bytes.
     pub hostname: String,
     /// Mounts over the root, in this order, after `/proc`, `/sys` and `/dev`.
@@ -85,6 +87,7 @@ impl RunSpec {
             env: vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())],
             cwd: PathBuf::from("/"),
             user: User::default(),
+            groups: Vec::new(),
             hostname: "sandbox".to_owned(),
             mounts: Vec::new(),
             network: Network::Host,

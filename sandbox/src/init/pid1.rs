@@ -62,7 +62,8 @@ fn run(
     let undo = spec.tidy.then(|| spec.root.clone());
     record(&mut records, &undo).map_err(Report::Setup)?;
     let (tree, attached) = set_up(&spec, filesystems, records).map_err(Report::Setup)?;
-    let user = resolve_user(&spec.user, tree.root())?;
+    let mut user = resolve_user(&spec.user, tree.root())?;
+    user.groups.extend(&spec.groups);
     let command = prepare_command(prepare, &spec, user, &attached, control, &mut descriptors)
         .map_err(Report::Setup)?;
     drop((tree, attached, descriptors));

@@ -1,0 +1,175 @@
+//! One process of a sandbox as clients reach it: output, input, terminal, signals.
+
+use std::io;
+use std::sync::OnceLock;
+
+use chalk_core::wire::{OutputEventKind, Problem, SandboxEnd, Stream, TerminalSize};
+use chalk_sandbox::{Exit, Handle, Input, OutputSink, Running, SandboxError, Status};
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::log::Log;
+use super::problems::{bad_request, internal, not_running, of_sandbox};
+
+/// A process, before, while and after it runs.
+#[derive(Debug)]
+pub(super) struct Process {
+    log: Log,
+    handle: OnceLock<Handle>,
+    /// `None` when it has none, or it was closed.
+    input: Mutex<Option<Input>>,
+    /// Whether `handle` and `input` are there, or never will be.
+    ready: watch::Sender<bool>,
+}
+
+impl Process {
+    /// A process that does not run yet.
+    pub(super) fn new(log: Log) -> Process {
+        Process {
+            log,
+            handle: OnceLock::new(),
+            input: Mutex::new(None),
+            ready: watch::Sender::new(false),
+        }
+    }
+
+    /// A process of an earlier life of the node.
+    pub(super) fn ended(log: Log) -> Process {
+        let process = Process::new(log);
+        process.ready.send_replace(true);
+        process
+    }
+
+    pub(super) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Makes a process that was started reachable.
+    pub(super) async fn connect(&self, running: &mut Running) {
+        let _ = self.handle.set(running.handle());
+        *self.input.lock().await = running.take_input();
+        self.ready.send_replace(true);
+    }
+
+    /// Takes its input away from clients, and leaves it open.
+    pub(super) async fn forget_input(&self) {
+        drop(self.input.lock().await.take());
+    }
+
+    /// Waits for its end; what it prints goes to the log, whose end is not written.
+    pub(super) async fn wait(
+        &self,
+        running: Running,
+        cancel: &CancellationToken,
+    ) -> Result<Exit, SandboxError> {
+        let mut sink = Sink(&self.log);
+        running.wait(&mut sink, cancel).await
+    }
+
+    /// Says how it ended.
+    pub(super) fn finish(&self, result: &Result<(i32, Option<SandboxEnd>), Problem>) {
+        self.log.end(match result {
+            Ok((code, ended_by)) => OutputEventKind::Exited {
+                code: *code,
+                ended_by: *ended_by,
+            },
+            Err(error) => OutputEventKind::Failed {
+                error: error.clone(),
+            },
+        });
+        self.ready.send_replace(true);
+    }
+
+    pub(super) async fn input(&self, data: &[u8], close: bool) -> Result<(), Problem> {
+        self.running().await?;
+        let mut input = self.input.lock().await;
+        let Some(open) = input.as_mut() else {
+            return Err(bad_request(
+                "standard input is not open",
+                "the process was started without one, or it was closed before",
+                "start it with an open standard input (-i)",
+            ));
+        };
+        let written = open.write(data).await;
+        if !close {
+            return written.map_err(|error| input_problem(&error));
+        }
+        let closed = match input.take() {
+            Some(input) => input.close().await,
+            None => Ok(()),
+        };
+        // To close what nobody reads any more is what was wanted.
+        match written.and(closed) {
+            Err(error) if data.is_empty() && error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.map_err(|error| input_problem(&error)),
+        }
+    }
+
+    pub(super) async fn resize(&self, size: TerminalSize) -> Result<(), Problem> {
+        let handle = self.running().await?;
+        let size = chalk_sandbox::TerminalSize {
+            rows: size.rows,
+            cols: size.cols,
+        };
+        handle.resize(size).await.map_err(|error| {
+            if error.kind() == io::ErrorKind::Unsupported {
+                bad_request("the process has no terminal", "", "start it with one (-t)")
+            } else {
+                input_problem(&error)
+            }
+        })
+    }
+
+    pub(super) async fn signal(&self, signal: i32) -> Result<(), Problem> {
+        self.running().await?.signal(signal);
+        Ok(())
+    }
+
+    /// Waits until it was started.
+    pub(super) async fn running(&self) -> Result<Handle, Problem> {
+        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+        match self.handle.get() {
+            Some(handle) if !self.log.has_ended() => Ok(handle.clone()),
+            _ => Err(not_running("the process does not run any more", "")),
+        }
+    }
+}
+
+/// How a process ended, in words of the service.
+pub(super) fn exit_code(exit: &Result<Exit, SandboxError>) -> Result<i32, Problem> {
+    match exit {
+        Ok(exit) => Ok(match exit.status {
+            // A stop is a kill in the end.
+            Status::Cancelled => 128 + 9,
+            status => status.shell_code(),
+        }),
+        Err(error) => match error.exit_code() {
+            Some(code) => {
+                let mut problem = of_sandbox(error);
+                problem.hint = format!("a shell would give {code} as the exit code");
+                Err(problem)
+            }
+            None => Err(of_sandbox(error)),
+        },
+    }
+}
+
+fn input_problem(error: &io::Error) -> Problem {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        not_running("the process does not read any more", "")
+    } else {
+        internal("the process cannot be reached", error)
+    }
+}
+
+struct Sink<'a>(&'a Log);
+
+impl OutputSink for Sink<'_> {
+    async fn write(&mut self, stream: chalk_sandbox::Stream, bytes: &[u8]) {
+        let stream = match stream {
+            chalk_sandbox::Stream::Stdout => Stream::Stdout,
+            chalk_sandbox::Stream::Stderr => Stream::Stderr,
+        };
+        self.0.write(stream, bytes);
+    }
+}

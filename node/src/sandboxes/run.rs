@@ -1,0 +1,244 @@
+//! One sandbox from start to end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chalk_core::wire::agent::ImageRef;
+use chalk_core::wire::{Problem, SandboxEnd, SandboxRequest, SandboxState};
+use chalk_sandbox::{Exit, SandboxError, Status};
+
+use super::log::Log;
+use super::plan::Plan;
+use super::problems::{bad_request, internal, not_running};
+use super::process::{Process, exit_code};
+use super::{Entry, MAIN, Shared, below, now, plan};
+
+/// Makes a sandbox known and starts it in the background.
+pub(super) fn start(shared: &Arc<Shared>, id: String, image: ImageRef, request: SandboxRequest) {
+    if below(&shared.settings.records, &id).is_none() {
+        tracing::error!(id, "no name for a sandbox");
+        return;
+    }
+    let output = shared.records.output(&id, MAIN);
+    let log = Log::create(output, shared.settings.log_limit);
+    let (log, trouble) = match log {
+        Ok(log) => (log, None),
+        Err(error) => (Log::nowhere(), Some(error)),
+    };
+    let entry = Arc::new(Entry::new(id.clone(), Process::new(log)));
+    {
+        let mut entries = shared.lock();
+        if entries.contains_key(&id) {
+            // The same order once more, after a connection was lost.
+            return;
+        }
+        entries.insert(id, Arc::clone(&entry));
+    }
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        shared.update(&entry, |_| ());
+        let result = match trouble {
+            Some(error) => Err(internal("the output of the sandbox cannot be kept", &error)),
+            None => run(&shared, &entry, &image, &request).await,
+        };
+        finish(&shared, &entry, result);
+    });
+}
+
+/// Ends a sandbox: its stop signal, and after `grace` the kill. Does not wait for the end.
+pub(super) fn stop(entry: &Arc<Entry>, grace: Duration, reason: SandboxEnd) {
+    let first = entry.stop().reason.replace(reason);
+    if let Some(first) = first {
+        // The first reason is why it ends; a second stop can only be quicker.
+        entry.stop().reason = Some(first);
+    }
+    let signal = entry.main().as_ref().map(|main| main.stop_signal);
+    let process = entry.processes().get(MAIN).cloned();
+    let (Some(signal), Some(process), false) = (signal, process, grace.is_zero()) else {
+        entry.cancel.cancel();
+        return;
+    };
+    let entry = Arc::clone(entry);
+    tokio::spawn(async move {
+        let gentle = async {
+            if process.signal(signal).await.is_err() {
+                return;
+            }
+            let mut report = entry.report.subscribe();
+            let _ = report.wait_for(|report| report.state.is_final()).await;
+        };
+        if tokio::time::timeout(grace, gentle).await.is_err() {
+            entry.cancel.cancel();
+        }
+    });
+}
+
+/// Code of the main process, what ended it from outside, and whether memory ran out.
+struct Ended {
+    code: i32,
+    ended_by: Option<SandboxEnd>,
+    warning: Option<String>,
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    entry: &Arc<Entry>,
+    image: &ImageRef,
+    request: &SandboxRequest,
+) -> Result<Ended, Problem> {
+    check(request)?;
+    let prepared = async {
+        // A place is at hand, mostly; an image may have to be fetched.
+        let (lease, slot) = tokio::join!(
+            shared.images.lease(image),
+            shared.slots.take(request.limits.disk)
+        );
+        let (lease, slot) = (lease?, slot?);
+        shared.update(entry, |report| report.warm = lease.warm);
+        let plan = plan::make(shared, &entry.id, request, &lease, &slot.home).await?;
+        Ok::<_, Problem>((lease, slot, plan))
+    };
+    let (lease, slot, plan) = tokio::select! {
+        prepared = prepared => prepared?,
+        () = entry.cancel.cancelled() => return stopped_early(entry),
+    };
+    let Plan {
+        spec,
+        process,
+        held,
+        limits,
+        warnings,
+    } = plan;
+    slot.home.limit(&limits)?;
+    let warned = !warnings.is_empty();
+    entry.report.send_modify(|report| {
+        report.args.clone_from(&process.args);
+        report.warnings = warnings;
+    });
+    *entry.main() = Some(process);
+    let main = entry
+        .processes()
+        .get(MAIN)
+        .cloned()
+        .ok_or_else(|| not_running("the sandbox is gone", ""))?;
+
+    let mut running = slot
+        .spare
+        .run(&spec)
+        .map_err(|error| super::problems::of_sandbox(&error))?;
+    main.connect(&mut running).await;
+    if !request.stdin {
+        // A terminal can be typed into even so; only who asked may.
+        main.forget_input().await;
+    }
+    let handle = running.handle();
+    let (shared_, entry_) = (Arc::clone(shared), Arc::clone(entry));
+    let started = tokio::spawn(async move {
+        if handle.started().await {
+            shared_.update(&entry_, |report| {
+                report.state = SandboxState::Running;
+                report.started = Some(now());
+            });
+        } else if warned {
+            shared_.update(&entry_, |_| ());
+        }
+    });
+    let exit = main.wait(running, &entry.cancel).await;
+    // Its report comes before that of the end.
+    let _ = started.await;
+    let oom_kills = slot.home.oom_kills();
+    // Layers stay mounted until nothing of the sandbox sees them.
+    drop((held, lease));
+    ended(entry, &exit, oom_kills)
+}
+
+fn check(request: &SandboxRequest) -> Result<(), Problem> {
+    if let Some(seconds) = request.limits.timeout_seconds
+        && Duration::try_from_secs_f64(seconds).is_err()
+    {
+        return Err(bad_request(
+            "the time limit is no number of seconds",
+            &format!("{seconds} stands there"),
+            "",
+        ));
+    }
+    if request
+        .limits
+        .disk
+        .is_some_and(|disk| disk < super::disk::MIN_SIZE)
+    {
+        return Err(bad_request(
+            "the limit of the disk is too small",
+            "at least 4 MiB are needed",
+            "",
+        ));
+    }
+    Ok(())
+}
+
+/// A stop that came before there was a process.
+fn stopped_early(entry: &Entry) -> Result<Ended, Problem> {
+    Ok(Ended {
+        code: 128 + 9,
+        ended_by: entry.stop().reason,
+        warning: None,
+    })
+}
+
+fn ended(
+    entry: &Entry,
+    exit: &Result<Exit, SandboxError>,
+    oom_kills: u64,
+) -> Result<Ended, Problem> {
+    // The helper itself never needs much; who is killed with it was out of memory.
+    let code = match exit {
+        Err(SandboxError::HelperDied { .. }) if oom_kills > 0 => 128 + 9,
+        exit => exit_code(exit)?,
+    };
+    let reason = entry.stop().reason;
+    let timed_out = matches!(exit, Ok(exit) if exit.status == Status::TimedOut);
+    let (ended_by, warning) = match (timed_out, reason, oom_kills) {
+        (true, ..) => (Some(SandboxEnd::TimedOut), None),
+        (_, Some(reason), _) => (Some(reason), None),
+        (_, None, 0) => (None, None),
+        _ if code == 0 => (
+            None,
+            Some(format!(
+                "{oom_kills} process(es) were killed because the memory limit was reached"
+            )),
+        ),
+        _ => (Some(SandboxEnd::OutOfMemory), None),
+    };
+    Ok(Ended {
+        code,
+        ended_by,
+        warning,
+    })
+}
+
+/// Makes the end known: last the output, so that who has seen its end finds the state final.
+fn finish(shared: &Shared, entry: &Entry, result: Result<Ended, Problem>) {
+    let told = match &result {
+        Ok(ended) => Ok((ended.code, ended.ended_by)),
+        Err(problem) => Err(problem.clone()),
+    };
+    shared.update(entry, |report| {
+        report.finished = Some(now());
+        match result {
+            Ok(ended) => {
+                report.state = SandboxState::Exited;
+                report.exit_code = Some(ended.code);
+                report.ended_by = ended.ended_by;
+                report.warnings.extend(ended.warning);
+            }
+            Err(problem) => {
+                report.state = SandboxState::Failed;
+                report.error = Some(problem);
+            }
+        }
+    });
+    // No further process outlives the main one; their own tasks say how they ended.
+    if let Some(main) = entry.processes().get(MAIN) {
+        main.finish(&told);
+    }
+}

@@ -1,0 +1,218 @@
+//! Places for sandboxes, made ahead of time: control group, disk, and a sandbox with nothing in it.
+//!
+//! What they take to make (joining a control group waits for all processors, a filesystem is
+//! formatted, a process executed) is then no part of a start, and what they take to remove no
+//! part of an end.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chalk_core::Digest;
+use chalk_core::wire::Problem;
+use chalk_sandbox::Spare;
+use chalk_sandbox::cgroup::{Group, Hierarchies, Limits};
+
+use super::disk::Disk;
+use super::problems::{internal, of_cgroup, of_mount, of_spawn};
+use crate::mounts::Mounts;
+
+/// How many are kept ready.
+const READY: usize = 2;
+
+/// A place for one sandbox.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) spare: Spare,
+    pub(super) home: Home,
+}
+
+/// What of a slot stays until the sandbox is gone; gives everything back when dropped.
+#[derive(Debug)]
+pub(super) struct Home {
+    /// `None` on a host without control groups.
+    group: Option<Group>,
+    disk: Option<Disk>,
+    slots: Arc<Slots>,
+}
+
+/// Makes places and keeps some ready.
+#[derive(Debug)]
+pub(super) struct Slots {
+    mounts: Mounts,
+    hierarchies: Option<Hierarchies>,
+    /// Group of all groups of this node.
+    parent: PathBuf,
+    dir: PathBuf,
+    default_size: u64,
+    next: AtomicU64,
+    ready: Mutex<VecDeque<Slot>>,
+    filling: AtomicBool,
+    closed: AtomicBool,
+}
+
+impl Slots {
+    /// Removes what an earlier life of the node left (`dir` and control groups), and begins to
+    /// make places.
+    pub(super) fn start(
+        mounts: Mounts,
+        dir: &Path,
+        default_size: u64,
+    ) -> Result<Arc<Slots>, Problem> {
+        let failed =
+            |error: &std::io::Error| internal("the directory of disks cannot be used", error);
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(&error));
+            }
+            _ => {}
+        }
+        std::fs::create_dir_all(dir).map_err(|error| failed(&error))?;
+        let dir = std::fs::canonicalize(dir).map_err(|error| failed(&error))?;
+        let hierarchies = Hierarchies::detect()
+            .inspect_err(|error| tracing::warn!(%error, "sandboxes can have no limits"))
+            .ok();
+        // Two nodes on one host have different state directories.
+        let name = &Digest::of(dir.as_os_str().as_encoded_bytes()).hex()[..12];
+        let parent = PathBuf::from("chalk").join(name);
+        if let Some(hierarchies) = &hierarchies {
+            let old = Group::named(hierarchies, &parent);
+            old.remove().map_err(|error| of_cgroup(&error))?;
+        }
+        let slots = Arc::new(Slots {
+            mounts,
+            hierarchies,
+            parent,
+            dir,
+            default_size,
+            next: AtomicU64::new(0),
+            ready: Mutex::default(),
+            filling: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        });
+        slots.fill();
+        Ok(slots)
+    }
+
+    /// A place with a disk of `size` bytes, the usual size when `None`.
+    pub(super) async fn take(self: &Arc<Self>, size: Option<u64>) -> Result<Slot, Problem> {
+        let size = size.unwrap_or(self.default_size);
+        let ready = if size == self.default_size {
+            self.lock().pop_front()
+        } else {
+            None
+        };
+        self.fill();
+        match ready {
+            Some(slot) => Ok(slot),
+            None => self.make(size).await,
+        }
+    }
+
+    /// Keeps no more places ready, and gives up those that are.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let ready = std::mem::take(&mut *self.lock());
+        drop(ready);
+    }
+
+    /// Makes places in the background until enough are ready.
+    fn fill(self: &Arc<Self>) {
+        if self.filling.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let slots = Arc::clone(self);
+        tokio::spawn(async move {
+            while slots.lock().len() < READY && !slots.closed.load(Ordering::SeqCst) {
+                match slots.make(slots.default_size).await {
+                    Ok(slot) => slots.lock().push_back(slot),
+                    Err(problem) => {
+                        tracing::warn!(?problem, "no place for a sandbox can be made ahead");
+                        break;
+                    }
+                }
+            }
+            slots.filling.store(false, Ordering::SeqCst);
+            if slots.closed.load(Ordering::SeqCst) {
+                slots.close();
+            }
+        });
+    }
+
+    async fn make(self: &Arc<Self>, size: u64) -> Result<Slot, Problem> {
+        let name = self.next.fetch_add(1, Ordering::Relaxed).to_string();
+        // Dropping it, should something fail, takes back what was made.
+        let mut home = Home {
+            group: None,
+            disk: None,
+            slots: Arc::clone(self),
+        };
+        if let Some(hierarchies) = &self.hierarchies {
+            let group = Group::create(hierarchies, self.parent.join(&name));
+            home.group = Some(group.map_err(|error| of_cgroup(&error))?);
+        }
+        let dir = self.dir.clone();
+        let disk = self
+            .mounts
+            .within(move || Disk::make(&dir, &name, size))
+            .await
+            .map_err(|error| of_mount(&error))?;
+        home.disk = Some(disk.map_err(|error| internal("no writable layer can be made", &error))?);
+        let spare = self.mounts.spare(home.cgroups()).await;
+        Ok(Slot {
+            spare: spare.map_err(|error| of_spawn(&error))?,
+            home,
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Slot>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Home {
+    /// The directories of its control groups.
+    pub(super) fn cgroups(&self) -> Vec<PathBuf> {
+        self.group
+            .as_ref()
+            .map(Group::directories)
+            .unwrap_or_default()
+    }
+
+    /// The writable layer.
+    pub(super) fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    /// Sets limits.
+    pub(super) fn limit(&self, limits: &Limits) -> Result<(), Problem> {
+        match &self.group {
+            Some(group) => group.limit(limits).map_err(|error| of_cgroup(&error)),
+            None if *limits == Limits::default() => Ok(()),
+            None => Err(of_cgroup(&chalk_sandbox::cgroup::CgroupError::NotMounted)),
+        }
+    }
+
+    /// How many processes were killed for want of memory.
+    pub(super) fn oom_kills(&self) -> u64 {
+        let stats = self.group.as_ref().and_then(|group| group.stats().ok());
+        stats.map_or(0, |stats| stats.oom_kills)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let (group, disk) = (self.group.take(), self.disk.take());
+        self.slots.mounts.within_later(move || {
+            if let Some(group) = group
+                && let Err(error) = group.remove()
+            {
+                tracing::warn!(%error, "cannot remove a control group");
+            }
+            if let Some(disk) = disk {
+                disk.remove();
+            }
+        });
+    }
+}
