@@ -80,6 +80,13 @@ impl Fleet {
         tokio::spawn(async move { stop.run_until_cancelled(prewarms.run()).await });
     }
 
+    /// Has everything that is known written down.
+    pub(crate) async fn flush(&self) {
+        if let Err(error) = self.warms.flush().await {
+            tracing::error!(%error, "the state of warms was not kept");
+        }
+    }
+
     /// Waits until no warm runs and no sandbox lives.
     pub(crate) async fn idle(&self) {
         self.warms.idle().await;

@@ -451,6 +451,7 @@ impl Running {
             tracing::error!(%error, "the server ended badly");
         }
         deadline.abort();
+        self.service.fleet.flush().await;
         tracing::info!("service stopped");
     }
 }

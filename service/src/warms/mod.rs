@@ -17,6 +17,9 @@ use chalk_core::Digest;
 use chalk_core::wire::agent::Report;
 use chalk_core::wire::{Problem, Warm, WarmEvent, WarmEventKind, WarmRequest, WarmStatus, problem};
 
+use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
+
 use crate::ids::Ids;
 use crate::ledger::{Changes, Ledger, LedgerError, Table};
 use crate::nodes::{Nodes, Selection, not_kept};
@@ -36,7 +39,9 @@ const TARGETS: usize = 100_000;
 const EVENT_GAP: u64 = 1_000_000;
 /// How often is looked whether all warms have ended.
 const IDLE_POLL: Duration = Duration::from_millis(20);
-/// Least time between two writes of progress to the disk.
+/// For how long changes are gathered before they are written down.
+const SAVE: Duration = Duration::from_millis(25);
+/// Time between two looks at what time brings.
 const TICK: Duration = Duration::from_millis(500);
 /// Time between two events of one copy.
 const COPY_PROGRESS: Duration = Duration::from_millis(250);
@@ -52,6 +57,8 @@ pub(crate) struct Warms {
     state: Mutex<State>,
     /// Warms that are only in the ledger, with the number of their targets.
     past: Mutex<BTreeMap<String, usize>>,
+    /// Something is to be written down.
+    changed: Notify,
 }
 
 /// Events of a warm.
@@ -125,6 +132,7 @@ impl Warms {
             ids: Ids::default(),
             state: Mutex::new(state),
             past: Mutex::new(past),
+            changed: Notify::new(),
         })
     }
 
@@ -149,6 +157,7 @@ impl Warms {
         if ended {
             self.save();
         }
+        self.changed.notify_one();
         result
     }
 
@@ -429,12 +438,27 @@ impl Warms {
     /// What time brings, until the task is dropped. Begins what an earlier service left.
     pub(crate) async fn run(self: Arc<Self>) {
         let pause = TICK.min(self.nodes.lost_after() / 4);
-        let pause = pause.max(Duration::from_millis(20));
+        let mut ticks = tokio::time::interval(pause.max(Duration::from_millis(20)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.with(State::tick);
-            self.save();
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                _ = ticks.tick() => self.with(State::tick),
+                () = self.changed.notified() => {
+                    // What changes together is written together.
+                    tokio::time::sleep(SAVE).await;
+                    self.save();
+                }
+            }
         }
+    }
+
+    /// Has everything written down.
+    ///
+    /// # Errors
+    /// When the ledger fails.
+    pub(crate) async fn flush(&self) -> Result<(), LedgerError> {
+        let changes = self.state().changes();
+        self.ledger.commit(changes).await
     }
 
     /// Waits until no warm runs.

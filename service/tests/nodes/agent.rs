@@ -161,10 +161,8 @@ impl Agent {
 
     /// Whether an order is there, or comes within a while.
     pub(crate) async fn is_told(&mut self) -> bool {
-        if self.seen.is_empty()
-            && let Ok(Some(order)) =
-                tokio::time::timeout(Duration::from_millis(100), self.orders.recv()).await
-        {
+        let pause = Duration::from_millis(100);
+        while let Ok(Some(order)) = tokio::time::timeout(pause, self.orders.recv()).await {
             self.seen.push_back(order);
         }
         self.seen
@@ -185,6 +183,15 @@ impl Agent {
     pub(crate) async fn warm(&mut self) -> (String, ImageRef, Option<String>) {
         self.wait(|order| match order {
             Order::Warm { id, image, pin } => Some((id, image, pin)),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The next word about draining.
+    pub(crate) async fn drain(&mut self) -> bool {
+        self.wait(|order| match order {
+            Order::Drain { draining } => Some(draining),
             _ => None,
         })
         .await
