@@ -11,8 +11,10 @@ pub mod cache;
 pub mod files;
 pub mod mirror;
 pub mod mounts;
+mod node;
 mod pull;
 pub mod sandboxes;
 mod settings;
 
+pub use node::{Node, NodeError, Parts, RunningNode, Surroundings};
 pub use settings::{CacheForm, Join, NodeSettings};
