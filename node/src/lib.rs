@@ -13,6 +13,7 @@ pub mod mirror;
 pub mod mounts;
 mod node;
 mod pull;
+mod real;
 pub mod sandboxes;
 mod settings;
 

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{
-    AccessWatch, Agent, AgentEnd, AgentError, AgentState, CredentialsError, Images, Sandboxes,
+    AccessWatch, Agent, AgentEnd, AgentError, AgentState, CredentialsError, Images, Line, Sandboxes,
 };
 use crate::settings::NodeSettings;
 
@@ -85,6 +85,8 @@ pub struct Surroundings {
     pub settings: NodeSettings,
     /// The service, and what it takes from this node.
     pub access: AccessWatch,
+    /// The way to the service while a session is open.
+    pub line: Line,
 }
 
 /// A node.
@@ -112,6 +114,15 @@ impl std::fmt::Debug for RunningNode {
 }
 
 impl Node {
+    /// Starts a node with a cache and sandboxes of its own, on the tokio runtime of the caller.
+    ///
+    /// # Errors
+    /// As [`start_with`](Self::start_with), and when cache, sandboxes or the address for other
+    /// nodes cannot be used.
+    pub async fn start(settings: NodeSettings) -> Result<RunningNode, NodeError> {
+        Self::start_with(settings, crate::real::parts).await
+    }
+
     /// Starts a node with what `parts` makes, on the tokio runtime of the caller. A service that
     /// cannot be reached does not keep it from starting: it joins when it can.
     ///
@@ -133,9 +144,11 @@ impl Node {
         };
         settings.dir = dir;
         let (access, watched) = watch::channel(None);
+        let line = Line::default();
         let parts = parts(Surroundings {
             settings: settings.clone(),
             access: watched,
+            line: line.clone(),
         });
         let Parts {
             images,
@@ -143,7 +156,14 @@ impl Node {
             mirror,
             keep,
         } = parts.await?;
-        let agent = Agent::new(settings.clone(), mirror, images, sandboxes.clone(), access);
+        let agent = Agent::new(
+            settings.clone(),
+            mirror,
+            images,
+            sandboxes.clone(),
+            access,
+            line,
+        );
         let state = agent.state();
         let stop = CancellationToken::new();
         tracing::info!(
@@ -231,14 +251,14 @@ impl RunningNode {
 
 fn check(settings: &NodeSettings) -> Result<(), NodeError> {
     let wrong = |what: String| Err(NodeError::Settings(what));
+    let edge =
+        |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let word = |text: &str| {
-        (1..=63).contains(&text.len())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-            && text.as_bytes()[0].is_ascii_alphanumeric()
+        let bytes = text.as_bytes();
+        let inside = |b: &u8| edge(Some(b)) || matches!(b, b'-' | b'_' | b'.');
+        bytes.len() <= 63 && bytes.iter().all(inside) && edge(bytes.first()) && edge(bytes.last())
     };
-    let rule = "letters, digits, `-`, `_` and `.`, at most 63, a letter or digit first";
+    let rule = "at most 63 of a-z, 0-9, `-`, `_` and `.`, a letter or digit first and last";
     if !word(&settings.name) {
         return wrong(format!(
             "`{}` cannot be the name of a node: {rule}",
@@ -326,6 +346,8 @@ mod tests {
         check_one("gpu-7.rack_2", Some("eu-1"), "https://h.example", true);
         check_one("", None, url, false);
         check_one("-n", None, url, false);
+        check_one("n-", None, url, false);
+        check_one("N1", None, url, false);
         check_one("a/b", None, url, false);
         check_one("n1", Some("e u"), url, false);
         check_one("n1", None, "127.0.0.1:1", false);

@@ -1,8 +1,16 @@
 //! The words of the command.
 
+mod node;
+mod sandbox;
+mod warm;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use node::{Agent, Cache, Node, NodeCommand, Prewarm, Token};
+pub(crate) use sandbox::{Exec, Network, Process, Run, Sandbox};
+pub(crate) use warm::Warm;
 
 /// Build and cache container images for compute workloads.
 #[derive(Debug, Parser)]
@@ -23,12 +31,13 @@ pub(crate) struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the build failed
+  1    the build or warm failed, or the sandbox could not go on
   2    bad usage or bad spec
-  3    service or registry not reachable, or it refused
+  3    service, registry or node not reachable, or it refused
   4    not found or ambiguous
-  5    partly done
+  5    partly done: some nodes of a warm
   130  interrupted
+A sandbox passes its own code on.
 
 Settings come from flags, then CHALK_* variables, then --config FILE, then defaults;
 `chalk config show` prints each with where it came from.";
@@ -58,12 +67,17 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Print the address of the running service's page, with its token
     Web,
-    /// Images
+    /// Images, nodes and sandboxes
     #[command(subcommand)]
     Compute(Compute),
+    /// Run a node; with a verb short for `chalk compute node`
+    Node(NodeCommand),
     /// Short for `chalk compute image`
     #[command(subcommand)]
     Image(Image),
+    /// Short for `chalk compute sandbox`
+    #[command(subcommand)]
+    Sandbox(Sandbox),
     /// Settings
     #[command(subcommand)]
     Config(Config),
@@ -82,13 +96,22 @@ pub(crate) struct Serve {
     /// Rebuild the database from the registry before serving
     #[arg(long)]
     pub(crate) reindex: bool,
+    /// Run a node in this process, too
+    #[arg(long)]
+    pub(crate) node: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Compute {
-    /// Declare, build and look at images
+    /// Declare, build, warm and look at images
     #[command(subcommand)]
     Image(Image),
+    /// Look after nodes, their caches, and what they keep ready
+    #[command(subcommand)]
+    Node(Node),
+    /// Run commands on images
+    #[command(subcommand)]
+    Sandbox(Sandbox),
 }
 
 #[derive(Debug, Subcommand)]
@@ -152,6 +175,19 @@ pub(crate) enum Image {
     Cancel {
         /// Build id
         build: String,
+    },
+    /// Bring images into the caches of nodes ahead of any sandbox
+    Warm(Warm),
+    /// List warms, newest first, or show one
+    Warms {
+        /// Id of a warm
+        warm: Option<String>,
+        /// At most this many
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+        /// Only warms of this image
+        #[arg(long)]
+        image: Option<String>,
     },
     /// Give an image a name
     Tag {

@@ -1,11 +1,15 @@
 //! The service's HTTP API as the command uses it.
 
+mod events;
+
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_core::wire::{self, Problem, exit};
-use futures_util::StreamExt as _;
+use futures_util::TryStreamExt as _;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -62,6 +66,7 @@ impl Client {
             exit::UNREACHABLE,
             format!("cannot reach the service at {}", self.url),
         )
+        .transient()
         .why(causes(error))
         .hint("start one with `chalk serve`, or leave --server out to work in this process")
     }
@@ -93,6 +98,48 @@ impl Client {
 
     pub(crate) async fn put<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.json(self.request(Method::PUT, path)).await
+    }
+
+    pub(crate) async fn put_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        self.json(self.request(Method::PUT, path).json(body)).await
+    }
+
+    /// A call that has no body and is answered by one.
+    pub(crate) async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, Failure> {
+        self.json(self.request(method, path)).await
+    }
+
+    /// A call that is answered by nothing.
+    pub(crate) async fn tell(&self, path: &str, body: &impl Serialize) -> Result<(), Failure> {
+        self.send(self.request(Method::POST, path).json(body))
+            .await
+            .map(drop)
+    }
+
+    /// Bytes that are taken when this is done. What could not be sent at all is sent again for a
+    /// while; what may have arrived never is.
+    pub(crate) async fn bytes(&self, path: &str, bytes: bytes::Bytes) -> Result<(), Failure> {
+        let mut wait = Duration::from_millis(100);
+        loop {
+            let request = self.request(Method::POST, path).body(bytes.clone());
+            match request.send().await {
+                Ok(response) if response.status().is_success() => return Ok(()),
+                Ok(response) => return Err(problem_of(response).await.into()),
+                Err(error) if error.is_connect() && wait < Duration::from_secs(10) => {
+                    tokio::time::sleep(wait).await;
+                    wait *= 2;
+                }
+                Err(error) => return Err(self.unreachable(&error)),
+            }
+        }
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
@@ -129,69 +176,25 @@ impl Client {
         self.send(self.request(Method::GET, path)).await
     }
 
-    /// Follows a build from the event after `after` on, over broken connections, until it is
-    /// finished. Every event is handed over once, in order.
+    /// Follows a build over broken connections until it is finished. Every event is handed over
+    /// once, in order.
     pub(crate) async fn follow(
         &self,
         build: &str,
         mut sink: impl FnMut(wire::Event),
     ) -> Result<wire::Build, Failure> {
-        let mut after = 0;
-        let mut failures = 0_u32;
+        let mut events = self.events::<wire::Event>(format!("/v1/builds/{build}/events"), 0);
         loop {
-            match self.follow_once(build, &mut after, &mut sink).await {
-                Ok(Some(finished)) => return Ok(finished),
-                Ok(None) => failures = 0,
-                Err(failure) if failures < 6 && failure.code == exit::UNREACHABLE => {
-                    failures += 1;
-                    if failures == 6 {
-                        return Err(failure);
-                    }
-                }
-                Err(failure) => return Err(failure),
-            }
-            tokio::time::sleep(Duration::from_millis(100 << failures.min(5))).await;
-        }
-    }
-
-    async fn follow_once(
-        &self,
-        build: &str,
-        after: &mut u64,
-        sink: &mut impl FnMut(wire::Event),
-    ) -> Result<Option<wire::Build>, Failure> {
-        let request = self
-            .request(Method::GET, &format!("/v1/builds/{build}/events"))
-            .header("Last-Event-ID", *after)
-            .header(reqwest::header::ACCEPT, "text/event-stream");
-        let response = self.send(request).await?;
-        let mut stream = response.bytes_stream();
-        let mut parser = crate::sse::Parser::default();
-        while let Some(chunk) = stream.next().await {
-            let Ok(chunk) = chunk else { return Ok(None) };
-            for data in parser.push(&chunk) {
-                let event: wire::Event = serde_json::from_str(&data).map_err(|e| {
-                    Failure::new(
-                        exit::UNREACHABLE,
-                        "the service sent an event that is not one",
-                    )
-                    .why(e)
-                })?;
-                if event.seq <= *after {
-                    continue;
-                }
-                *after = event.seq;
-                let finished = match &event.kind {
-                    wire::EventKind::Finished { build } => Some((**build).clone()),
-                    _ => None,
-                };
-                sink(event);
-                if finished.is_some() {
-                    return Ok(finished);
-                }
+            let event = events.next().await?;
+            let finished = match &event.kind {
+                wire::EventKind::Finished { build } => Some((**build).clone()),
+                _ => None,
+            };
+            sink(event);
+            if let Some(finished) = finished {
+                return Ok(finished);
             }
         }
-        Ok(None)
     }
 }
 
@@ -204,11 +207,17 @@ pub(crate) fn address(url: &str) -> Result<String, Failure> {
     Err(Failure::usage(what).hint("give http://HOST:PORT or https://HOST:PORT"))
 }
 
-/// Body that streams a file.
-pub(crate) async fn file_body(path: &Path) -> Result<(u64, reqwest::Body), std::io::Error> {
+/// Body that streams a file; `sent` is raised by what was handed over.
+pub(crate) async fn file_body(
+    path: &Path,
+    sent: Arc<AtomicU64>,
+) -> Result<(u64, reqwest::Body), std::io::Error> {
     let file = tokio::fs::File::open(path).await?;
     let size = file.metadata().await?.len();
     let stream = tokio_util::io::ReaderStream::with_capacity(file, 1 << 18);
+    let stream = stream.inspect_ok(move |chunk| {
+        sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+    });
     Ok((size, reqwest::Body::wrap_stream(stream)))
 }
 

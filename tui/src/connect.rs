@@ -1,20 +1,29 @@
 //! Which service the command talks to: the one that is named, the one that runs on the state
-//! directory, or one that it starts in its own process. All three are spoken to over HTTP.
+//! directory, or one that it starts in its own process. All three are spoken to over HTTP. Where a
+//! node is needed and a service on this host has none, the command is one for a while.
 
 use std::time::Duration;
 
-use chalk_core::wire::exit;
+use chalk_core::wire::{Node, NodeState, exit};
+use chalk_node::RunningNode;
 use chalk_service::state::StateError;
 use chalk_service::{Running, Service, StartError};
 
 use crate::client::{self, Client};
 use crate::error::Failure;
+use crate::own_node;
 use crate::settings::Loaded;
+
+/// Longest that a node inside this process may take to be connected.
+const NODE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The service of this command.
 pub(crate) struct Server {
     client: Client,
     own: Option<Running>,
+    node: Option<RunningNode>,
+    /// Whether it was named, so that its nodes are none of this command's business.
+    named: bool,
 }
 
 impl Server {
@@ -25,6 +34,81 @@ impl Server {
     /// Whether the service lives in this process and ends with it.
     pub(crate) fn is_own(&self) -> bool {
         self.own.is_some()
+    }
+
+    /// Whether a node lives in this process and ends with it.
+    pub(crate) fn has_own_node(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// As [`connect`](Self::connect); a service on this host that has no connected node gets one in
+    /// this process.
+    pub(crate) async fn connect_with_node(loaded: &Loaded) -> Result<Self, Failure> {
+        let mut server = Self::connect(loaded).await?;
+        match server.start_node(loaded).await {
+            Ok(()) => Ok(server),
+            Err(failure) => {
+                server.close().await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn start_node(&mut self, loaded: &Loaded) -> Result<(), Failure> {
+        if self.named || self.has_nodes().await? {
+            return Ok(());
+        }
+        let client = &self.client;
+        let settings = own_node::local(&loaded.settings, client.url(), client.token());
+        let mut node = match own_node::start(settings).await {
+            Ok(node) => node,
+            // Another command is such a node, and about to connect or to end.
+            Err(chalk_node::NodeError::Locked(_)) => return self.other_node().await,
+            Err(error) => return Err(own_node::failure(&error)),
+        };
+        let connected = tokio::select! {
+            connected = tokio::time::timeout(NODE_PATIENCE, node.connected()) => connected,
+            _ = tokio::signal::ctrl_c() => {
+                node.shutdown().await;
+                return Err(Failure::interrupted());
+            }
+        };
+        match connected {
+            Ok(true) => {
+                self.node = Some(node);
+                Ok(())
+            }
+            Ok(false) => Err(match node.ended().await {
+                Err(error) => own_node::failure(&error),
+                Ok(_) => Failure::new(exit::UNREACHABLE, "the node in this process ended"),
+            }),
+            Err(_) => {
+                let state = format!("{:?}", *node.state().borrow());
+                node.shutdown().await;
+                let what = "the node in this process does not get a connection";
+                Err(Failure::new(exit::UNREACHABLE, what).why(state))
+            }
+        }
+    }
+
+    async fn has_nodes(&self) -> Result<bool, Failure> {
+        let nodes: Vec<Node> = self.client.get("/v1/nodes").await?;
+        Ok(nodes.iter().any(|node| node.state != NodeState::Lost))
+    }
+
+    /// Waits for the node of another command.
+    async fn other_node(&self) -> Result<(), Failure> {
+        for _ in 0..100 {
+            if self.has_nodes().await? {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err(Failure::new(
+            exit::UNREACHABLE,
+            "another process has the directory of the node, but is not connected",
+        )
+        .hint("run `chalk serve --node`, or `chalk node` beside the service"))
     }
 
     /// Connects, starting a service in this process where none is named and none runs.
@@ -40,6 +124,8 @@ impl Server {
                     return Ok(Self {
                         client,
                         own: Some(running),
+                        node: None,
+                        named: false,
                     });
                 }
                 Err(StartError::State(StateError::Locked { .. })) if attempt < 99 => {
@@ -65,6 +151,8 @@ impl Server {
             return Ok(Some(Self {
                 client: Client::new(url, &token)?,
                 own: None,
+                node: None,
+                named: true,
             }));
         }
         let found = chalk_service::state::discover(&loaded.settings.state.dir).map_err(|e| {
@@ -74,13 +162,23 @@ impl Server {
             Some(found) => Ok(Some(Self {
                 client: Client::new(&found.url, &found.token)?,
                 own: None,
+                node: None,
+                named: false,
             })),
             None => Ok(None),
         }
     }
 
-    /// Ends a service of our own in good order; builds that others started here are waited for.
+    /// Ends a service and a node of our own in good order; builds and sandboxes that others started
+    /// here are waited for.
     pub(crate) async fn close(self) {
+        if let Some(node) = self.node {
+            tokio::select! {
+                () = node.idle() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            node.shutdown().await;
+        }
         if let Some(running) = self.own {
             running.finish().await;
         }

@@ -17,6 +17,10 @@ pub(crate) struct Failure {
     pub(crate) hint: String,
     /// Whether standard output has the JSON form already.
     pub(crate) reported: bool,
+    /// Whether the same call may go better in a while.
+    pub(crate) transient: bool,
+    /// Whether there is nothing to say: the exit code is all.
+    pub(crate) silent: bool,
 }
 
 impl Failure {
@@ -27,7 +31,23 @@ impl Failure {
             why: String::new(),
             hint: String::new(),
             reported: false,
+            transient: false,
+            silent: false,
         }
+    }
+
+    /// The exit code of a sandbox, passed on without a word.
+    pub(crate) fn code(code: u8) -> Self {
+        Self {
+            silent: true,
+            ..Self::new(code, String::new())
+        }
+    }
+
+    /// The same failure, as one that may pass.
+    pub(crate) fn transient(mut self) -> Self {
+        self.transient = true;
+        self
     }
 
     /// Bad usage or bad input, exit code 2.
@@ -65,23 +85,39 @@ impl Failure {
     }
 }
 
+/// The exit code that belongs to the kind of a problem.
+pub(crate) fn code_of(kind: &str) -> u8 {
+    match kind {
+        problem::BAD_REQUEST
+        | problem::BASE_PLATFORM
+        | problem::DIGEST_MISMATCH
+        | problem::SANDBOX_REFUSED
+        | problem::TOO_LARGE => exit::USAGE,
+        problem::NOT_FOUND | problem::AMBIGUOUS | problem::BASE_NOT_FOUND | problem::NO_NODE => {
+            exit::NOT_FOUND
+        }
+        problem::STEP_FAILED
+        | problem::CANCELLED
+        | problem::CACHE_TOO_SMALL
+        | problem::DISK_FULL
+        | problem::DAMAGED
+        | problem::TIMED_OUT
+        | problem::NOT_RUNNING => exit::FAILED,
+        _ => exit::UNREACHABLE,
+    }
+}
+
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        let code = match problem.kind.as_str() {
-            problem::BAD_REQUEST
-            | problem::BASE_PLATFORM
-            | problem::DIGEST_MISMATCH
-            | problem::TOO_LARGE => exit::USAGE,
-            problem::NOT_FOUND | problem::AMBIGUOUS | problem::BASE_NOT_FOUND => exit::NOT_FOUND,
-            problem::STEP_FAILED | problem::CANCELLED => exit::FAILED,
-            _ => exit::UNREACHABLE,
-        };
+        let transient = matches!(
+            problem.kind.as_str(),
+            problem::UNAVAILABLE | problem::NODE_LOST | problem::REGISTRY_UNREACHABLE
+        );
         Self {
-            code,
-            what: problem.title,
             why: problem.detail,
             hint: problem.hint,
-            reported: false,
+            transient,
+            ..Self::new(code_of(&problem.kind), problem.title)
         }
     }
 }

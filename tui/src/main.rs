@@ -8,7 +8,9 @@ mod connect;
 mod declaration;
 mod error;
 mod output;
+mod own_node;
 mod progress;
+mod quantity;
 mod settings;
 mod sse;
 
@@ -18,7 +20,7 @@ use std::process::ExitCode;
 use chalk_core::wire::exit;
 use clap::{CommandFactory as _, Parser as _};
 
-use cli::{Cli, Command, Compute, Image};
+use cli::{Cli, Command, Compute, Image, NodeCommand};
 use connect::Server;
 use error::Failure;
 use settings::Loaded;
@@ -41,6 +43,9 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::from(exit::OK),
         Err(failure) => {
+            if failure.silent {
+                return ExitCode::from(failure.code);
+            }
             if json && !failure.reported {
                 let _ = output::json(&failure.json());
             }
@@ -55,7 +60,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         clap_complete::generate(shell, &mut Cli::command(), "chalk", &mut std::io::stdout());
         return Ok(());
     }
-    let loaded = Loaded::load(&cli.global)?;
+    let flags = match &cli.command {
+        Command::Node(node) => node.agent.settings(),
+        _ => Vec::new(),
+    };
+    let loaded = Loaded::load(&cli.global, &flags)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -67,13 +76,28 @@ fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
+    let json = cli.global.json;
     match cli.command {
         Command::Serve(serve) => commands::serve::serve(loaded, &serve).await,
-        Command::Web => commands::web::web(loaded, cli.global.json).await,
-        Command::Config(cli::Config::Show) => commands::config::show(loaded, cli.global.json),
+        Command::Web => commands::web::web(loaded, json).await,
+        Command::Config(cli::Config::Show) => commands::config::show(loaded, json),
         Command::Compute(Compute::Image(command)) | Command::Image(command) => {
             quiet_logs();
-            image(command, loaded, cli.global.json).await
+            image(command, loaded, json).await
+        }
+        Command::Node(NodeCommand { verb: None, agent }) => {
+            commands::agent::agent(loaded, &agent).await
+        }
+        Command::Compute(Compute::Node(verb))
+        | Command::Node(NodeCommand {
+            verb: Some(verb), ..
+        }) => {
+            quiet_logs();
+            commands::nodes::nodes(verb, loaded, json).await
+        }
+        Command::Compute(Compute::Sandbox(verb)) | Command::Sandbox(verb) => {
+            quiet_logs();
+            commands::sandbox::sandbox(verb, loaded, json).await
         }
         Command::Completions { .. } => Ok(()),
     }
@@ -87,6 +111,7 @@ async fn image(command: Image, loaded: &Loaded, json: bool) -> Result<(), Failur
         Image::Dockerfile { file } => commands::declare::dockerfile(loaded, &file).await,
         Image::Spec { file } => commands::declare::spec(loaded, &file).await,
         Image::Build(build) => commands::build::build(loaded, &build, json).await,
+        Image::Warm(warm) => commands::warm::warm(loaded, &warm, json).await,
         command => {
             let server = Server::connect(loaded).await?;
             let result = with_server(command, &server, json).await;
@@ -112,6 +137,9 @@ async fn with_server(command: Image, server: &Server, json: bool) -> Result<(), 
             commands::images::builds(server, limit, name.as_deref(), json).await
         }
         Image::Cancel { build } => commands::images::cancel(server, &build, json).await,
+        Image::Warms { warm, limit, image } => {
+            commands::warms::warms(server, warm.as_deref(), limit, image.as_deref(), json).await
+        }
         Image::Tag { image, name } => commands::images::tag(server, &image, &name, json).await,
         Image::Rm { images } => commands::images::rm(server, &images, json).await,
         Image::Import {
@@ -123,6 +151,7 @@ async fn with_server(command: Image, server: &Server, json: bool) -> Result<(), 
         | Image::Diff { .. }
         | Image::Dockerfile { .. }
         | Image::Spec { .. }
+        | Image::Warm(_)
         | Image::Build(_) => Ok(()),
     }
 }

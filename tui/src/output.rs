@@ -18,6 +18,11 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Says something on standard error that is no part of the result.
+pub(crate) fn aside(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Prints one JSON document on one line.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value)

@@ -23,11 +23,14 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Reads all sources.
+    /// Reads all sources. `flags` are settings that have flags of their own: path, value and flag.
     ///
     /// # Errors
     /// With exit code 2 on the first setting that is wrong, with its place.
-    pub(crate) fn load(global: &Global) -> Result<Self, Failure> {
+    pub(crate) fn load(
+        global: &Global,
+        flags: &[(&'static str, String, &'static str)],
+    ) -> Result<Self, Failure> {
         let wrong = |e| Failure::usage("bad setting").why(e);
         let mut draft = Draft::new();
         let mut server = None;
@@ -61,6 +64,11 @@ impl Loaded {
         for pair in &global.set {
             draft
                 .set_pair(pair, Origin::Flag("--set".to_owned()))
+                .map_err(wrong)?;
+        }
+        for (path, value, flag) in flags {
+            draft
+                .set(path, value, Origin::Flag((*flag).to_owned()))
                 .map_err(wrong)?;
         }
         if let Some(state) = &global.state {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chalk_core::Digest;
 use chalk_core::wire::agent::{Register, Registered};
 use chalk_core::wire::{Problem, problem};
 use futures_util::Stream;
@@ -137,6 +138,15 @@ impl Connection {
             .header("content-type", "application/x-ndjson")
             .body(reqwest::Body::wrap_stream(lines));
         self.sound(request.send().await).await.map(drop)
+    }
+
+    /// A blob, as it comes.
+    pub(super) async fn blob(&self, token: &str, digest: Digest) -> Result<Response, CallError> {
+        let request = self
+            .http
+            .get(format!("{}/v1/blobs/{digest}", self.url))
+            .bearer_auth(token);
+        self.sound(request.send().await).await
     }
 
     async fn sound(&self, sent: Result<Response, reqwest::Error>) -> Result<Response, CallError> {

@@ -8,7 +8,7 @@ const LIMIT: usize = 64 << 20;
 
 /// What a line says.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Line {
+pub enum Received {
     /// An order.
     Order(Box<Order>),
     /// A question of a kind that is not known here; wants an answer all the same.
@@ -42,7 +42,7 @@ impl Lines {
     ///
     /// # Errors
     /// On the first line that is no JSON document, and on one that is too long.
-    pub fn push(&mut self, chunk: &[u8]) -> Result<Vec<Line>, LineError> {
+    pub fn push(&mut self, chunk: &[u8]) -> Result<Vec<Received>, LineError> {
         let mut lines = Vec::new();
         let mut rest = chunk;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -66,9 +66,9 @@ impl Lines {
     }
 }
 
-fn read(line: &[u8]) -> Result<Line, LineError> {
+fn read(line: &[u8]) -> Result<Received, LineError> {
     let known = match serde_json::from_slice::<Order>(line) {
-        Ok(order) => return Ok(Line::Order(Box::new(order))),
+        Ok(order) => return Ok(Received::Order(Box::new(order))),
         Err(error) => error,
     };
     // Newer services may order what is not known here: that is no reason to hang up.
@@ -78,8 +78,8 @@ fn read(line: &[u8]) -> Result<Line, LineError> {
     let request = value.get("request").and_then(Value::as_u64);
     tracing::warn!(order = word, error = %known, "an order that is not understood");
     Ok(match (word, request) {
-        (Some("ask"), Some(request)) => Line::UnknownAsk { request },
-        _ => Line::Unknown,
+        (Some("ask"), Some(request)) => Received::UnknownAsk { request },
+        _ => Received::Unknown,
     })
 }
 
@@ -101,14 +101,14 @@ mod tests {
             "{\"order\"",
         );
         let expect = [
-            Line::Order(Box::new(Order::CancelWarm { id: "é".into() })),
-            Line::UnknownAsk { request: 7 },
-            Line::Unknown,
-            Line::Order(Box::new(Order::Removed)),
+            Received::Order(Box::new(Order::CancelWarm { id: "é".into() })),
+            Received::UnknownAsk { request: 7 },
+            Received::Unknown,
+            Received::Order(Box::new(Order::Removed)),
         ];
         for size in 1..=text.len() {
             let mut lines = Lines::default();
-            let got: Vec<Line> = text
+            let got: Vec<Received> = text
                 .as_bytes()
                 .chunks(size)
                 .flat_map(|chunk| lines.push(chunk).unwrap())

@@ -9,6 +9,7 @@ mod asks;
 mod backoff;
 mod call;
 mod credentials;
+mod line;
 mod lines;
 mod parts;
 mod prewarm;
@@ -18,8 +19,8 @@ mod simulated;
 mod streams;
 mod warms;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chalk_core::wire::agent::Register;
@@ -28,13 +29,15 @@ use tokio_util::sync::CancellationToken;
 
 use backoff::Backoff;
 use call::Connection;
+use line::OpenLine;
 use prewarm::Prewarm;
 use session::SessionError;
 use warms::Warms;
 
 pub use call::CallError;
 pub use credentials::{Credentials, CredentialsError};
-pub use lines::{Line, LineError, Lines};
+pub use line::Line;
+pub use lines::{LineError, Lines, Received};
 pub use parts::{
     Access, AccessWatch, CacheDelta, Images, Output, PullFailure, PullOrder, PullProgress,
     Sandboxes,
@@ -111,16 +114,7 @@ pub struct Agent {
     draining: AtomicBool,
     access: watch::Sender<Option<Access>>,
     state: watch::Sender<AgentState>,
-    line: Mutex<Option<OpenLine>>,
-}
-
-/// What calls beside the open session need.
-#[derive(Clone)]
-struct OpenLine {
-    connection: Connection,
-    token: String,
-    /// Ends with the session.
-    over: CancellationToken,
+    line: Line,
 }
 
 impl std::fmt::Debug for Agent {
@@ -134,13 +128,15 @@ impl std::fmt::Debug for Agent {
 
 impl Agent {
     /// An agent for that cache and those sandboxes. `mirror` is the base URL under which the node
-    /// serves blobs to others, if it does; `access` is told where the service is and what it takes.
+    /// serves blobs to others, if it does; `access` is told where the service is and what it takes,
+    /// and `line` leads there while a session is open.
     pub fn new(
         settings: NodeSettings,
         mirror: Option<String>,
         images: Arc<dyn Images>,
         sandboxes: Arc<dyn Sandboxes>,
         access: watch::Sender<Option<Access>>,
+        line: Line,
     ) -> Arc<Self> {
         let epoch: [u8; 12] = rand::random();
         Arc::new(Self {
@@ -153,7 +149,7 @@ impl Agent {
             draining: AtomicBool::new(false),
             access,
             state: watch::Sender::new(AgentState::Joining),
-            line: Mutex::default(),
+            line,
             settings,
         })
     }
@@ -302,11 +298,11 @@ impl Agent {
             peer_token: peer_token.unwrap_or_default(),
         }));
         let over = CancellationToken::new();
-        *self.line() = Some(OpenLine {
+        self.line.set(Some(OpenLine {
             connection: connection.clone(),
             token: credentials.token.clone(),
             over: over.clone(),
-        });
+        }));
         let _at_the_end = over.clone().drop_guard();
         let result = session::hold(self, connection, &credentials.token, stop, || {
             tracing::info!(node = credentials.name, "connected");
@@ -316,7 +312,7 @@ impl Agent {
             welcomed();
         });
         let result = result.await;
-        *self.line() = None;
+        self.line.set(None);
         result
     }
 
@@ -354,10 +350,6 @@ impl Agent {
     fn drain(&self, draining: bool) {
         tracing::info!(draining, "told to drain");
         self.draining.store(draining, Ordering::Relaxed);
-    }
-
-    fn line(&self) -> MutexGuard<'_, Option<OpenLine>> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Agent;
 use super::asks;
 use super::call::{CallError, Connection};
-use super::lines::{Line, LineError, Lines};
+use super::lines::{LineError, Lines, Received};
 
 /// Lines that wait to be sent; whoever has more to say waits.
 const WAITING: usize = 64;
@@ -151,9 +151,9 @@ async fn read(
         };
         for line in lines.push(&chunk)? {
             let order = match line {
-                Line::Order(order) => *order,
-                Line::Unknown => continue,
-                Line::UnknownAsk { request } => {
+                Received::Order(order) => *order,
+                Received::Unknown => continue,
+                Received::UnknownAsk { request } => {
                     let answer = Report::Answer {
                         request,
                         value: None,

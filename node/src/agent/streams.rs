@@ -12,7 +12,7 @@ use super::parts::Output;
 /// Sends `output` to whoever has `ticket`, in the background, no faster than it is taken: the body
 /// of the request is polled only as HTTP/2's windows allow.
 pub(super) fn send(agent: &Arc<Agent>, ticket: String, output: Output) {
-    let Some(open) = agent.line().clone() else {
+    let Some(open) = agent.line.open() else {
         // The session that asked is over, and with it the ticket.
         return;
     };

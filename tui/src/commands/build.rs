@@ -4,20 +4,17 @@ use std::collections::BTreeMap;
 
 use chalk_core::wire::{BuildReply, BuildRequest, BuildStatus, exit};
 use chalk_core::{Digest, wire};
-use futures_util::StreamExt as _;
 use serde_json::json;
 
+use super::upload::{self, Sent};
 use crate::cli;
-use crate::client::{Client, file_body};
+use crate::client::Client;
 use crate::connect::Server;
-use crate::declaration::{self, Declared, Upload, UploadFrom};
+use crate::declaration::{self, Declared, Upload};
 use crate::error::Failure;
 use crate::output;
 use crate::progress::Progress;
 use crate::settings::Loaded;
-
-/// Blobs that are uploaded at once.
-const UPLOADS: usize = 4;
 
 pub(crate) async fn build(loaded: &Loaded, args: &cli::Build, json: bool) -> Result<(), Failure> {
     let secrets = secrets(&args.secrets)?;
@@ -111,56 +108,10 @@ async fn submit(
         let BuildReply::NeedsBlobs(missing) = &reply else {
             break;
         };
-        upload(client, &missing.digests, uploads).await?;
+        upload::upload(client, &missing.digests, uploads, &Sent::default()).await?;
         reply = client.post("/v1/builds", request).await?;
     }
     Ok(reply)
-}
-
-async fn upload(
-    client: &Client,
-    missing: &[Digest],
-    uploads: &BTreeMap<Digest, Upload>,
-) -> Result<(), Failure> {
-    let mut sending = futures_util::stream::iter(missing.iter().map(|digest| async move {
-        let Some(upload) = uploads.get(digest) else {
-            return Err(Failure::usage(format!(
-                "the service needs {digest}, which is not declared here"
-            ))
-            .why("a spec without its files can be built only where its files are known")
-            .hint(
-                "build from the declaration (image.toml or Dockerfile) that the spec was made from",
-            ));
-        };
-        match &upload.from {
-            UploadFrom::Bytes(bytes) => {
-                let body = reqwest::Body::from(bytes.clone());
-                client.put_blob(*digest, bytes.len() as u64, body).await
-            }
-            UploadFrom::File(path) => {
-                let (size, body) = file_body(path).await.map_err(|e| {
-                    Failure::usage(format!("cannot read {}", path.display())).why(e)
-                })?;
-                client
-                    .put_blob(*digest, size, body)
-                    .await
-                    .map_err(|failure| {
-                        if failure.code == exit::USAGE {
-                            return failure.hint(format!(
-                                "{} may have changed while it was read; try again",
-                                path.display()
-                            ));
-                        }
-                        failure
-                    })
-            }
-        }
-    }))
-    .buffer_unordered(UPLOADS);
-    while let Some(sent) = sending.next().await {
-        sent?;
-    }
-    Ok(())
 }
 
 /// Leaves a build: it ends, unless other clients wait for it too.

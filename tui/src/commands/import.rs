@@ -66,7 +66,10 @@ async fn body(path: &Path) -> Result<reqwest::Body, Failure> {
     if tokio::fs::metadata(path).await.map_err(cannot)?.is_dir() {
         return layout_body(path).await;
     }
-    file_body(path).await.map(|(_, body)| body).map_err(cannot)
+    file_body(path, std::sync::Arc::default())
+        .await
+        .map(|(_, body)| body)
+        .map_err(cannot)
 }
 
 /// An OCI layout directory goes over the wire as the OCI archive that it is equal to.

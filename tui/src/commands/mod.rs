@@ -1,11 +1,20 @@
 //! What each word of the command does.
 
+pub(crate) mod agent;
 pub(crate) mod build;
+mod caches;
 pub(crate) mod compare;
 pub(crate) mod config;
 pub(crate) mod declare;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod logs;
+pub(crate) mod nodes;
+mod prewarm;
+pub(crate) mod sandbox;
 pub(crate) mod serve;
+mod subject;
+mod upload;
+pub(crate) mod warm;
+pub(crate) mod warms;
 pub(crate) mod web;

@@ -11,9 +11,11 @@ use crate::cli;
 use crate::connect::start_failure;
 use crate::error::Failure;
 use crate::output;
+use crate::own_node;
 use crate::settings::Loaded;
 
-pub(crate) async fn serve(loaded: &Loaded, serve: &cli::Serve) -> Result<(), Failure> {
+/// Shows the log on standard error.
+pub(super) fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CHALK_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
@@ -25,7 +27,10 @@ pub(crate) async fn serve(loaded: &Loaded, serve: &cli::Serve) -> Result<(), Fai
     } else {
         logs.with_ansi(false).try_init()
     };
+}
 
+pub(crate) async fn serve(loaded: &Loaded, serve: &cli::Serve) -> Result<(), Failure> {
+    log_to_stderr();
     let mut settings = loaded.settings.clone();
     if let Some(listen) = &serve.listen {
         settings.serve.listen = listen
@@ -39,9 +44,21 @@ pub(crate) async fn serve(loaded: &Loaded, serve: &cli::Serve) -> Result<(), Fai
         handler(SignalKind::terminate())?,
         handler(SignalKind::interrupt())?,
     );
+    let with_node = serve.node || settings.serve.node;
     let running = Service::start(settings)
         .await
         .map_err(|e| start_failure(&e))?;
+    let mut node = None;
+    if with_node {
+        let local = own_node::local(&loaded.settings, &running.url, &running.token);
+        match own_node::start(local).await {
+            Ok(started) => node = Some(started),
+            Err(error) => {
+                running.shutdown().await;
+                return Err(own_node::failure(&error));
+            }
+        }
+    }
     output::line(&format!("chalk is serving on {}", running.url))?;
     output::line(&format!(
         "  state     {}",
@@ -58,13 +75,23 @@ pub(crate) async fn serve(loaded: &Loaded, serve: &cli::Serve) -> Result<(), Fai
         format!("{}/ (`chalk web` prints it with the token)", running.url)
     };
     output::line(&format!("  page      {page}"))?;
+    if let Some(node) = &node {
+        output::line(&format!("  node      {}", node.name()))?;
+    }
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     // The second signal of a hurried user ends the process at once; state survives that.
+    let end = async {
+        // The node first: what becomes of its sandboxes is still to be told.
+        if let Some(node) = node {
+            node.shutdown().await;
+        }
+        running.shutdown().await;
+    };
     tokio::select! {
-        () = running.shutdown() => Ok(()),
+        () = end => Ok(()),
         _ = interrupt.recv() => Err(Failure::interrupted()),
         _ = terminate.recv() => Err(Failure::interrupted()),
     }

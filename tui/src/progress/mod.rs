@@ -2,7 +2,12 @@
 
 mod model;
 mod plain;
+mod region;
 mod tty;
+mod warm;
+
+pub(crate) use region::StatusLine;
+pub(crate) use warm::WarmProgress;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -33,26 +38,48 @@ enum FrontEnd {
     Quiet,
 }
 
+/// How progress is shown, where a terminal was looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Tty,
+    Plain,
+    Rawjson,
+    Quiet,
+}
+
+/// The style that `mode` means here.
+///
+/// # Errors
+/// When `tty` is asked for and standard error is no terminal.
+fn style(mode: cli::Progress) -> Result<Style, Failure> {
+    let terminal = io::stderr().is_terminal();
+    let capable = terminal && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
+    Ok(match mode {
+        cli::Progress::Tty if !terminal => {
+            return Err(
+                Failure::usage("--progress tty needs a terminal on standard error")
+                    .hint("use --progress plain, or leave it out"),
+            );
+        }
+        cli::Progress::Tty => Style::Tty,
+        cli::Progress::Auto if capable => Style::Tty,
+        cli::Progress::Auto | cli::Progress::Plain => Style::Plain,
+        cli::Progress::Rawjson => Style::Rawjson,
+        cli::Progress::Quiet => Style::Quiet,
+    })
+}
+
 impl Progress {
     /// Starts the front end that `mode` names.
     ///
     /// # Errors
     /// When `tty` is asked for and standard error is no terminal.
     pub(crate) fn start(mode: cli::Progress) -> Result<Self, Failure> {
-        let terminal = io::stderr().is_terminal();
-        let capable = terminal && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
-        let mut front_end = match mode {
-            cli::Progress::Tty if !terminal => {
-                return Err(
-                    Failure::usage("--progress tty needs a terminal on standard error")
-                        .hint("use --progress plain, or leave it out"),
-                );
-            }
-            cli::Progress::Tty => FrontEnd::Tty(tty::Tty::new()),
-            cli::Progress::Auto if capable => FrontEnd::Tty(tty::Tty::new()),
-            cli::Progress::Auto | cli::Progress::Plain => FrontEnd::Plain(plain::Plain::default()),
-            cli::Progress::Rawjson => FrontEnd::Rawjson,
-            cli::Progress::Quiet => FrontEnd::Quiet,
+        let mut front_end = match style(mode)? {
+            Style::Tty => FrontEnd::Tty(tty::Tty::new()),
+            Style::Plain => FrontEnd::Plain(plain::Plain::default()),
+            Style::Rawjson => FrontEnd::Rawjson,
+            Style::Quiet => FrontEnd::Quiet,
         };
         let (events, inbox) = mpsc::channel::<Event>();
         let thread = std::thread::spawn(move || {

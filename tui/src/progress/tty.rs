@@ -1,14 +1,12 @@
 //! Progress as a live region at the bottom of a terminal.
 
-use std::io::{self, Write as _};
 use std::time::Instant;
 
 use chalk_core::wire::{BuildStatus, EventKind, StepState};
 use crossterm::style::{Attribute, Color, ContentStyle, Stylize as _};
-use crossterm::{QueueableCommand as _, cursor, terminal};
-use unicode_width::UnicodeWidthChar as _;
 
 use super::model::{Model, Step};
+use super::region::{Line, Region, shorten};
 use super::{bytes, seconds};
 
 /// Lines of output shown under a running step.
@@ -17,22 +15,14 @@ const LOG_LINES: usize = 6;
 #[derive(Debug)]
 pub(crate) struct Tty {
     began: Instant,
-    /// Lines that the last frame took.
-    height: u16,
-    color: bool,
-}
-
-struct Line {
-    text: String,
-    style: ContentStyle,
+    region: Region,
 }
 
 impl Tty {
     pub(crate) fn new() -> Self {
         Self {
             began: Instant::now(),
-            height: 0,
-            color: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+            region: Region::new(),
         }
     }
 
@@ -44,24 +34,20 @@ impl Tty {
 
     /// Draws the region anew over the last one.
     pub(crate) fn draw(&mut self, model: &Model) {
-        let (columns, rows) = terminal::size().unwrap_or((80, 24));
         let mut lines = self.lines(model);
-        let room = usize::from(rows.saturating_sub(1)).max(1);
+        let room = self.region.room();
         if lines.len() > room {
             // The heading and what runs now matter most; finished steps scroll away first.
             let cut = lines.len() - room;
             lines.drain(1..=cut);
         }
-        let _ = self.write(&lines, columns);
+        self.region.draw(&lines);
     }
 
     /// Draws the end and leaves it on the screen.
     pub(crate) fn end(&mut self, model: &Model) {
-        let _ = self.write(&[], 80);
-        let (columns, _) = terminal::size().unwrap_or((80, 24));
         let lines = self.lines(model);
-        let _ = self.write(&lines, columns);
-        self.height = 0;
+        self.region.leave(&lines);
     }
 
     fn lines(&mut self, model: &Model) -> Vec<Line> {
@@ -160,60 +146,5 @@ impl Tty {
                 style,
             });
         }
-    }
-
-    fn write(&mut self, lines: &[Line], columns: u16) -> io::Result<()> {
-        let mut out = io::stderr().lock();
-        let mut frame = Vec::new();
-        frame.queue(terminal::BeginSynchronizedUpdate)?;
-        if self.height > 0 {
-            frame.queue(cursor::MoveUp(self.height))?;
-        }
-        frame.queue(cursor::MoveToColumn(0))?;
-        frame.queue(terminal::Clear(terminal::ClearType::FromCursorDown))?;
-        for line in lines {
-            let text = shorten(&line.text, usize::from(columns.max(2)) - 1);
-            if self.color {
-                write!(frame, "{}", line.style.apply(text))?;
-            } else {
-                write!(frame, "{text}")?;
-            }
-            write!(frame, "\r\n")?;
-        }
-        frame.queue(terminal::EndSynchronizedUpdate)?;
-        self.height = u16::try_from(lines.len()).unwrap_or(u16::MAX);
-        out.write_all(&frame)?;
-        out.flush()
-    }
-}
-
-/// The first `columns` columns of a text, with an ellipsis when something is cut.
-fn shorten(text: &str, columns: usize) -> String {
-    let width = |c: char| c.width().unwrap_or(0);
-    if text.chars().map(width).sum::<usize>() <= columns {
-        return text.to_owned();
-    }
-    let mut out = String::new();
-    let mut used = 0;
-    for c in text.chars() {
-        used += width(c);
-        if used + 1 > columns {
-            break;
-        }
-        out.push(c);
-    }
-    out.push('…');
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shorten;
-
-    #[test]
-    fn wide_characters_count_twice() {
-        assert_eq!(shorten("abc", 3), "abc");
-        assert_eq!(shorten("abcd", 3), "ab…");
-        assert_eq!(shorten("漢字漢字", 5), "漢字…");
     }
 }

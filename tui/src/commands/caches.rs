@@ -1,0 +1,176 @@
+//! `node cache ls|rm|gc`: what the caches of nodes hold, and why.
+
+use chalk_core::wire::{
+    CacheItem, CacheItemKind, CacheListing, GcReport, GcRequest, NodeState, exit,
+};
+use reqwest::Method;
+
+use super::nodes;
+use crate::cli::Cache;
+use crate::client::segment;
+use crate::connect::Server;
+use crate::error::Failure;
+use crate::output;
+use crate::progress::{bytes, harmless};
+use crate::quantity;
+
+pub(super) async fn caches(verb: Cache, server: &Server, json: bool) -> Result<(), Failure> {
+    let client = server.client();
+    match verb {
+        Cache::Ls { node, all } => {
+            let mut listings: Vec<CacheListing> = Vec::new();
+            for node in chosen(server, node).await? {
+                let path = format!("/v1/nodes/{}/cache", segment(&node));
+                listings.push(client.get(&path).await?);
+            }
+            if json {
+                return output::json(&listings);
+            }
+            if all {
+                return items(&listings);
+            }
+            images(&listings)
+        }
+        Cache::Rm { node, image } => {
+            let path = format!("/v1/nodes/{}/cache/{}", segment(&node), segment(&image));
+            let report: GcReport = client.call(Method::DELETE, &path).await?;
+            if json {
+                return output::json(&report);
+            }
+            tell(&report)
+        }
+        Cache::Gc {
+            node,
+            dry_run,
+            target,
+        } => {
+            let target = target.map(|text| quantity::size("--target", &text));
+            let request = GcRequest {
+                dry_run,
+                target_bytes: target.transpose()?,
+            };
+            let mut reports: Vec<GcReport> = Vec::new();
+            for node in chosen(server, node).await? {
+                let path = format!("/v1/nodes/{}/cache/gc", segment(&node));
+                reports.push(client.post(&path, &request).await?);
+            }
+            if json {
+                return output::json(&reports);
+            }
+            reports.iter().try_for_each(tell)
+        }
+    }
+}
+
+/// The node that was named, else every connected one.
+async fn chosen(server: &Server, node: Option<String>) -> Result<Vec<String>, Failure> {
+    if let Some(node) = node {
+        return Ok(vec![node]);
+    }
+    let mut nodes = nodes::list(server).await?;
+    nodes.retain(|node| node.state != NodeState::Lost);
+    if nodes.is_empty() {
+        return Err(Failure::new(exit::NOT_FOUND, "no node is connected")
+            .hint("start one with `chalk node`; `chalk compute node ls` lists them"));
+    }
+    Ok(nodes.into_iter().map(|node| node.name).collect())
+}
+
+fn images(listings: &[CacheListing]) -> Result<(), Failure> {
+    let rows: Vec<Vec<String>> = listings
+        .iter()
+        .flat_map(|listing| listing.images.iter().map(|image| (&listing.node, image)))
+        .map(|(node, image)| {
+            let kept = match (image.in_use, image.pins.is_empty()) {
+                (0, true) => "-".to_owned(),
+                (0, false) => format!("pinned: {}", harmless(&image.pins.join(", "))),
+                (n, true) => format!("in use by {n}"),
+                (n, false) => format!(
+                    "in use by {n}, pinned: {}",
+                    harmless(&image.pins.join(", "))
+                ),
+            };
+            vec![
+                node.clone(),
+                output::short(image.image_hash.unwrap_or(image.digest)),
+                harmless(&image.image),
+                bytes(image.bytes),
+                image.layers.to_string(),
+                quantity::ago(&image.last_used),
+                kept,
+            ]
+        })
+        .collect();
+    output::table(
+        &["NODE", "HASH", "IMAGE", "SIZE", "LAYERS", "USED", "KEPT"],
+        &rows,
+    )?;
+    for listing in listings {
+        let usage = &listing.usage;
+        output::line(&format!(
+            "{}: {} of {} used, {} pinned or in use",
+            listing.node,
+            bytes(usage.used),
+            bytes(usage.size_limit),
+            bytes(usage.held)
+        ))?;
+    }
+    Ok(())
+}
+
+fn items(listings: &[CacheListing]) -> Result<(), Failure> {
+    let rows: Vec<Vec<String>> = listings
+        .iter()
+        .flat_map(|listing| listing.items.iter().map(|item| (&listing.node, item)))
+        .map(|(node, item)| {
+            let mut row = vec![node.clone()];
+            row.extend(cells(item));
+            row.insert(
+                4,
+                if item.evictable { "may go" } else { "stays" }.to_owned(),
+            );
+            row
+        })
+        .collect();
+    output::table(&["NODE", "KIND", "DIGEST", "SIZE", "", "WHY"], &rows)
+}
+
+fn cells(item: &CacheItem) -> Vec<String> {
+    let kind = match item.kind {
+        CacheItemKind::Layer => "layer",
+        CacheItemKind::Blob => "blob",
+        CacheItemKind::File => "file",
+    };
+    vec![
+        kind.to_owned(),
+        output::short(item.digest),
+        bytes(item.bytes),
+        harmless(&item.why),
+    ]
+}
+
+fn tell(report: &GcReport) -> Result<(), Failure> {
+    let [goes, went] = if report.dry_run {
+        ["would go", "would free"]
+    } else {
+        ["gone", "freed"]
+    };
+    let row = |word: &str, item: &CacheItem| {
+        let mut row = vec![word.to_owned()];
+        row.extend(cells(item));
+        row
+    };
+    let gone = report.freed.iter().map(|item| row(goes, item));
+    let kept = report.kept.iter().map(|item| row("stays", item));
+    let rows: Vec<_> = gone.chain(kept).collect();
+    if !rows.is_empty() {
+        output::table(&["", "KIND", "DIGEST", "SIZE", "WHY"], &rows)?;
+    }
+    output::line(&format!(
+        "{}: {went} {}, {} of {} used",
+        report.node,
+        bytes(report.freed_bytes),
+        bytes(report.usage.used),
+        bytes(report.usage.size_limit)
+    ))
+}
