@@ -46,6 +46,9 @@ pub enum MountError {
         /// Why not.
         source: io::Error,
     },
+    /// No sandbox could be started from there.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The thread is gone: the node is ending.
     #[error("the node is ending")]
     Ended,
@@ -114,8 +117,10 @@ impl Mounts {
     /// Tokio runtime.
     ///
     /// # Errors
-    /// [`MountError::Namespace`], and [`MountError::Mount`] when `dir` cannot be used.
+    /// [`MountError::Namespace`], [`MountError::Sandbox`], and [`MountError::Mount`] when `dir`
+    /// cannot be used.
     pub fn start(dir: &Path) -> Result<Mounts, MountError> {
+        chalk_sandbox::prepare()?;
         let failed = |source| MountError::Mount {
             path: dir.to_owned(),
             source,

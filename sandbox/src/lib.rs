@@ -83,7 +83,7 @@ pub use init::init_if_requested;
 pub use input::Input;
 pub use output::{OutputSink, Stream};
 pub use run::{Handle, Running, run};
-pub use spare::Spare;
+pub use spare::{Spare, prepare};
 pub use spec::{
     Capabilities, Contents, DEFAULT_PATH, Device, MAX_CONTENTS, MAX_LOWER_DIRECTORIES, Mount,
     Network, Root, RunSpec, Seccomp, Stdin, User,

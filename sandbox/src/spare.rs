@@ -72,6 +72,15 @@ impl Spare {
     }
 }
 
+/// Does once for the process what has to happen in the mount namespace that it was started in:
+/// threads that leave that namespace can start sandboxes only afterwards.
+///
+/// # Errors
+/// [`SandboxError::NotPrivileged`], [`SandboxError::KernelTooOld`], [`SandboxError::Helper`].
+pub fn prepare() -> Result<(), SandboxError> {
+    own_executable().map(drop)
+}
+
 /// Starts a helper process that waits for its order.
 pub(crate) fn spawn() -> Result<(Child, Control), SandboxError> {
     if !crate::init::can_be_requested() {

@@ -395,6 +395,3 @@ fn below(parent: &Path, name: &str) -> Option<PathBuf> {
         _ => None,
     }
 }
-
-#[cfg(test)]
-mod tests;
