@@ -88,9 +88,13 @@ test("a warm gives receipts, and costs nothing again", options, async () => {
   assert.equal(warm.status, "ready", inspect(warm, { depth: 9 }));
   const { state, verified, error, region } = warm.nodes[0];
   assert.deepEqual([warm.nodes.length, state, verified, error, region], [1, "ready", true, undefined, node.region]);
-  events.forEach(({ seq }, index) => assert.equal(seq, index + 1));
+  events.forEach(({ seq }, index) => assert.ok(index === 0 || seq > events[index - 1].seq, inspect(events)));
   assert.equal(events.at(-1).type, "finished");
-  assert.deepEqual(await all(client.warms.events(warm.id)), events);
+  // Whoever comes late is told the newest of each target.
+  const late = await all(client.warms.events(warm.id));
+  assert.deepEqual(late, events.slice(-late.length));
+  assert.deepEqual(late.map(({ type }) => type), ["target", "finished"]);
+  assert.deepEqual(await all(client.warms.events(warm.id, { after: late.at(-1).seq })), []);
 
   const again = await client.warm({ images: warm.images[0], nodes: [node.name], pin: true });
   assert.deepEqual([again.status, again.nodes[0].bytes_fetched], ["ready", 0], inspect(again, { depth: 9 }));
@@ -117,7 +121,9 @@ test("config, environment, exit codes and both streams", options, async () => {
   assert.equal(late.endedBy, "timed_out");
   const { sandboxes } = service.client();
   await assert.rejects(sandboxes.run("nosuch/image:v0"), (error) => error.code !== "internal");
-  await assert.rejects((await sandboxes.run(app, { args: ["/no/such/program"] })).wait(), coded("sandbox-refused"));
+  const none = await sandboxes.run(app, { args: ["/no/such/program"] });
+  await assert.rejects(none.wait(), (error) => error.status === 400 && /no such file/.test(error.message));
+  assert.equal((await none.inspect()).state, "failed");
 });
 
 test("mounted files keep bits and links, and an edit is seen by the next sandbox", options, async (context) => {
@@ -202,7 +208,7 @@ test("a lot of output over connections that keep breaking", options, async (cont
   const proxy = createServer((near) => {
     const { hostname, port } = new URL(service.url);
     const far = connect(Number(port), hostname);
-    let left = 5_000 * (cuts + 1);
+    let left = 3_000 * (cuts + 1);
     const cut = () => [near, far].forEach((socket) => socket.destroy());
     for (const socket of [near, far]) socket.on("error", cut).on("close", cut);
     near.pipe(far);
