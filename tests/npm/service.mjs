@@ -37,7 +37,7 @@ export class Service {
   /** Starts the process, again on the same address after it ended. */
   async launch() {
     const listen = this.url ? new URL(this.url).host : "127.0.0.1:0";
-    const words = ["--state", this.state, "serve", "--listen", listen];
+    const words = ["--state", this.state, "serve", "--listen", listen, "--node"];
     const log = openSync(this.#log, "a");
     const stdio = ["ignore", log, log];
     this.#process = start(variable("CHALK_TEST_BIN"), words, { stdio, env: environment() });
