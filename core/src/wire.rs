@@ -155,6 +155,10 @@ pub mod problem {
     pub const NOT_RUNNING: &str = "urn:chalk:not-running";
     /// The sandbox cannot be started as asked: command, user, limit or device (400). Exit code 2.
     pub const SANDBOX_REFUSED: &str = "urn:chalk:sandbox-refused";
+    /// The sandbox has no such command (400). Exit code 127, as in a shell.
+    pub const COMMAND_NOT_FOUND: &str = "urn:chalk:command-not-found";
+    /// The command cannot be executed by its user (400). Exit code 126, as in a shell.
+    pub const COMMAND_NOT_EXECUTABLE: &str = "urn:chalk:command-not-executable";
     /// A fault of the service (500). Exit code 3.
     pub const INTERNAL: &str = "urn:chalk:internal";
 }
@@ -173,6 +177,10 @@ pub mod exit {
     pub const NOT_FOUND: u8 = 4;
     /// Partly done.
     pub const PARTLY: u8 = 5;
+    /// The command of a sandbox cannot be executed, as in a shell.
+    pub const NOT_EXECUTABLE: u8 = 126;
+    /// A sandbox has no such command, as in a shell.
+    pub const NO_COMMAND: u8 = 127;
     /// Interrupted.
     pub const INTERRUPTED: u8 = 130;
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::OnceLock;
 
-use chalk_core::wire::{OutputEventKind, Problem, SandboxEnd, Stream, TerminalSize};
+use chalk_core::wire::{OutputEventKind, Problem, SandboxEnd, Stream, TerminalSize, problem};
 use chalk_sandbox::{Exit, Handle, Input, OutputSink, Running, SandboxError, Status};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
@@ -145,9 +145,13 @@ pub(super) fn exit_code(exit: &Result<Exit, SandboxError>) -> Result<i32, Proble
         }),
         Err(error) => match error.exit_code() {
             Some(code) => {
-                let mut problem = of_sandbox(error);
-                problem.hint = format!("a shell would give {code} as the exit code");
-                Err(problem)
+                let mut refusal = of_sandbox(error);
+                refusal.kind = match code {
+                    127 => problem::COMMAND_NOT_FOUND,
+                    _ => problem::COMMAND_NOT_EXECUTABLE,
+                }
+                .to_owned();
+                Err(refusal)
             }
             None => Err(of_sandbox(error)),
         },
