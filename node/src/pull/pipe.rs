@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,10 @@ use crate::cache::{Cache, CacheError, LayerForm, LayerNote, NewLayer, Result};
 
 /// Room is taken for a growing layer in steps of this many bytes.
 const STEP: u64 = 16 << 20;
+
+/// What was written is sent to the disk in steps of this many bytes, so that little is left to wait
+/// for at the end.
+const WRITEBACK: u64 = 8 << 20;
 
 /// What is handed to the thread.
 pub(super) enum Part {
@@ -81,6 +86,7 @@ fn prepare(cache: &Cache, order: Order, parts: mpsc::Receiver<Part>) -> Result<P
         spool: order.spool,
         grant: Grant::new(cache, order.digest, order.reserved),
         image: image.as_ref(),
+        flushed: 0,
         failure: None,
     };
     let mut source = VerifyingReader::new(intake, order.digest);
@@ -166,6 +172,8 @@ struct Intake<'a> {
     grant: Grant,
     /// The image that grows.
     image: Option<&'a File>,
+    /// Bytes of it that were sent to the disk.
+    flushed: u64,
     /// Why reading failed.
     failure: Option<CacheError>,
 }
@@ -175,6 +183,27 @@ impl Intake<'_> {
         let words = failure.to_string();
         self.failure = Some(failure);
         io::Error::other(words)
+    }
+}
+
+impl Intake<'_> {
+    fn watch_growth(&mut self) -> io::Result<()> {
+        let Some(image) = self.image else {
+            return Ok(());
+        };
+        let bytes = image.metadata()?.blocks() * 512;
+        if bytes >= self.flushed + WRITEBACK {
+            self.flushed = bytes;
+            // SAFETY: the descriptor is open; the call reads no memory of ours. It only starts what
+            // the sync at the end would start, so its failure is no matter.
+            unsafe {
+                libc::sync_file_range(image.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
+            }
+        }
+        match self.grant.grow(bytes) {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(self.fail(failure)),
+        }
     }
 }
 
@@ -195,12 +224,7 @@ impl Read for Intake<'_> {
                 None => return Err(self.fail(CacheError::Cancelled)),
             }
         }
-        let taken = self.image.and_then(|image| image.metadata().ok());
-        if let Some(meta) = taken
-            && let Err(failure) = self.grant.grow(meta.blocks() * 512)
-        {
-            return Err(self.fail(failure));
-        }
+        self.watch_growth()?;
         let n = buffer.len().min(self.current.len());
         self.current.copy_to_slice(&mut buffer[..n]);
         Ok(n)

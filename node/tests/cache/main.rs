@@ -9,6 +9,7 @@
 mod crashes;
 mod eviction;
 mod faults;
+mod measure;
 mod peers;
 mod pulls;
 mod registry;

@@ -9,6 +9,8 @@
 //!
 //! The format is the kernel's plain one (`Documentation/filesystems/erofs.rst`), with no feature
 //! that Linux 5.4 lacks. Mounting from the file, without a loop device, needs Linux 6.12.
+//! The image must lie on a file system that reads through the page cache (ext4, xfs, btrfs; not
+//! tmpfs).
 //!
 //! - **Blocks have 4096 bytes**: every architecture with pages of that size or more reads them
 //!   (smaller blocks need Linux 6.4), contents start where the page cache and direct reading of
@@ -22,6 +24,20 @@
 //!   layer does not describe has mode 0755 and the epoch as its time.
 //! - Memory: the stream's buffers, 1 MiB of output, and the layer's names, which
 //!   [`Options::memory`] bounds.
+
+//!
+//! Measured on a root of Debian with Python (tar of 248 MB, 13,227 inodes; 2 cores, ext4, Linux
+//! 6.18; medians of three, beside [`layer::unpack`](crate::layer::unpack) of the same layer in the
+//! same run):
+//!
+//! | | image | directory |
+//! |---|---|---|
+//! | written | 0.41 s | 0.74 s |
+//! | written and on the disk | 0.50 s | 0.95 s |
+//! | size on the disk | 237 MB (259 MB without ends behind inodes) | 265 MB |
+//! | `mount(2)` | 0.1 ms; 0.7 to 1.2 ms after dropping caches | |
+//! | every file read with `cat`, after dropping caches | 0.48 s | 1.28 s |
+//! | the same again | 0.25 s | 0.35 s |
 
 mod entries;
 mod finish;
