@@ -211,13 +211,16 @@ impl Disk {
         set_time(&self.image(digest), used)
     }
 
+    /// Not synced: a record that comes back after a crash of the machine misses its layers, or has
+    /// them all.
     pub(crate) fn remove_image(&self, digest: &Digest) -> Result<()> {
-        remove_file(&self.image(digest))?;
-        sync(&self.root.join("images"))
+        remove_file(&self.image(digest))
     }
 
-    pub(crate) fn remove_blob(&self, digest: &Digest) -> Result<()> {
-        remove_file(&self.blob(digest))
+    /// Takes a blob's name away; gives what is left to be removed.
+    pub(crate) fn retire_blob(&self, digest: &Digest) -> Option<PathBuf> {
+        let old = self.root.join("blobs").join(temporary(OLD));
+        fs::rename(self.blob(digest), &old).ok().map(|()| old)
     }
 
     fn find_layers(&self) -> Result<Vec<LayerNote>> {

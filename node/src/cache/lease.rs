@@ -8,7 +8,6 @@ use chalk_core::Digest;
 use oci_spec::image::ImageConfiguration;
 
 use super::disk::{ImageRecord, LayerForm};
-use super::error::{CacheError, Result};
 use super::{Cache, State};
 
 /// A layer of a leased image.
@@ -27,7 +26,7 @@ pub struct LeasedLayer {
 pub struct Lease {
     cache: Cache,
     record: Arc<ImageRecord>,
-    config: ImageConfiguration,
+    config: Arc<ImageConfiguration>,
     layers: Vec<LeasedLayer>,
 }
 
@@ -66,37 +65,27 @@ impl Drop for Lease {
 
 impl Cache {
     /// Holds an image; `None` when the cache does not have it.
-    ///
-    /// # Errors
-    /// [`CacheError::Image`] for a config that cannot be read.
-    pub fn lease(&self, digest: &Digest) -> Result<Option<Lease>> {
+    pub fn lease(&self, digest: &Digest) -> Option<Lease> {
         let mut state = self.inner.lock();
         let lease = self.lease_in(&mut state, digest);
-        match &lease {
-            Ok(Some(_)) => state.hits += 1,
-            _ => state.misses += 1,
+        match lease {
+            Some(_) => state.hits += 1,
+            None => state.misses += 1,
         }
         drop(state);
-        if matches!(lease, Ok(Some(_))) {
+        if lease.is_some() {
             self.touch(digest);
         }
         lease
     }
 
-    pub(crate) fn lease_in(&self, state: &mut State, digest: &Digest) -> Result<Option<Lease>> {
-        let Some(image) = state.images.get(digest) else {
-            return Ok(None);
-        };
+    pub(crate) fn lease_in(&self, state: &mut State, digest: &Digest) -> Option<Lease> {
+        let image = state.images.get(digest)?;
         let record = Arc::clone(&image.record);
-        let config = serde_json::from_str(&record.config).map_err(|e| CacheError::Image {
-            image: *digest,
-            detail: format!("its config cannot be read: {e}"),
-        })?;
+        let config = Arc::clone(&image.config);
         let mut layers: Vec<LeasedLayer> = Vec::new();
         for layer in record.layers.iter().rev() {
-            let Some(found) = state.layers.get(&layer.digest) else {
-                return Ok(None);
-            };
+            let found = state.layers.get(&layer.digest)?;
             // A layer that comes twice counts where it is on top; below, it only repeats.
             if layers.iter().all(|l| l.digest != layer.digest) {
                 layers.push(LeasedLayer {
@@ -114,12 +103,12 @@ impl Cache {
             image.leases += 1;
             image.used = SystemTime::now();
         }
-        Ok(Some(Lease {
+        Some(Lease {
             cache: self.clone(),
             record,
             config,
             layers,
-        }))
+        })
     }
 
     /// Notes the use of an image on the disk, so that a restart remembers it. A loss is no harm.

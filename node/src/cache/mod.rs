@@ -144,6 +144,9 @@ pub(crate) struct Inner {
     pub(crate) form: LayerForm,
     /// Bytes that layers and files may take.
     limit: u64,
+    /// Held while records of images and names on the disk change; taken before `state`, which is
+    /// never held while the disk syncs: a lease waits for no disk.
+    names: Mutex<()>,
     state: Mutex<State>,
     revision: watch::Sender<u64>,
     /// Wakes those who wait for a layer to be on its way.
@@ -182,11 +185,9 @@ impl Cache {
                 continue;
             }
             let digest = record.digest;
-            let image = Image {
-                record: Arc::new(record),
-                leases: 0,
-                used,
-                changed: 1,
+            let Some(image) = Image::new(Arc::new(record), used) else {
+                disk.remove_image(&digest)?;
+                continue;
             };
             state.images.insert(digest, image);
         }
@@ -203,6 +204,7 @@ impl Cache {
             inner: Arc::new(Inner {
                 form,
                 limit,
+                names: Mutex::default(),
                 state: Mutex::new(state),
                 revision: watch::Sender::new(1),
                 flying: watch::Sender::new(0),
@@ -272,17 +274,23 @@ impl Cache {
         change: impl FnOnce(&mut Vec<String>) + Send + 'static,
     ) -> Result<()> {
         self.blocking(move |inner| {
-            let mut state = inner.lock();
-            let image = state.images.get_mut(&digest);
-            let image = image.ok_or(CacheError::NotFound(digest))?;
-            let mut record = (*image.record).clone();
+            let _names = inner.names();
+            let (mut record, used) = {
+                let state = inner.lock();
+                let image = state.images.get(&digest);
+                let image = image.ok_or(CacheError::NotFound(digest))?;
+                ((*image.record).clone(), image.used)
+            };
+            let before = record.pins.clone();
             change(&mut record.pins);
-            if record.pins == image.record.pins {
+            if record.pins == before {
                 return Ok(());
             }
-            // Under the lock: an eviction must not come between the file and what we know.
-            inner.disk.put_image(&record, image.used)?;
-            image.record = Arc::new(record);
+            inner.disk.put_image(&record, used)?;
+            let mut state = inner.lock();
+            if let Some(image) = state.images.get_mut(&digest) {
+                image.record = Arc::new(record);
+            }
             state.changed(&digest);
             inner.tell(&state);
             Ok(())
@@ -312,6 +320,11 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets nobody else change names on the disk.
+    pub(crate) fn names(&self) -> MutexGuard<'_, ()> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells listeners of the state's revision.
     pub(crate) fn tell(&self, state: &State) {
         self.revision.send_if_modified(|revision| {
@@ -328,6 +341,7 @@ impl Inner {
     /// Evicts until `bytes` more fit, and grants them: they count as taken until
     /// [`release`](Self::release) or the layer's commit. Blocks on the disk.
     pub(crate) fn free_for(&self, bytes: u64, what: &str) -> Result<()> {
+        let names = self.names();
         let mut state = self.lock();
         let (files, files_held) = match self.files.get() {
             Some(files) => (files.used(), files.held()),
@@ -354,6 +368,7 @@ impl Inner {
         }
         state.reserved += bytes;
         drop(state);
+        drop(names);
         self.remove_retired(&retired);
         if short > 0
             && let Some(files) = self.files.get()
@@ -415,13 +430,14 @@ impl Inner {
 
     /// Removes kept blobs, longest unused first, until at most `most` bytes of them are left.
     pub(crate) fn drop_blobs(&self, most: u64) {
+        let mut retired = Vec::new();
         let mut state = self.lock();
         for digest in state.surplus_blobs(most) {
             state.blobs.remove(&digest);
-            if let Err(error) = self.disk.remove_blob(&digest) {
-                tracing::warn!(%error, "blob stays for now");
-            }
+            retired.extend(self.disk.retire_blob(&digest));
         }
+        drop(state);
+        self.remove_retired(&retired);
     }
 }
 

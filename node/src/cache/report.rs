@@ -76,6 +76,7 @@ impl Cache {
     /// [`CacheError::Io`].
     pub async fn remove(&self, digest: Digest) -> Result<GcReport> {
         self.blocking(move |inner| {
+            let names = inner.names();
             let mut state = inner.lock();
             let image = state.images.get(&digest);
             let image = image.ok_or(CacheError::NotFound(digest))?;
@@ -93,6 +94,7 @@ impl Cache {
             let retired = inner.evict(&mut state, &victims)?;
             let report = inner.report(&state, false, freed, Vec::new());
             drop(state);
+            drop(names);
             inner.remove_retired(&retired);
             Ok(report)
         })
@@ -106,6 +108,7 @@ impl Cache {
     /// [`CacheError::Io`].
     pub async fn collect(&self, gc: GcRequest) -> Result<GcReport> {
         self.blocking(move |inner| {
+            let names = inner.names();
             let mut state = inner.lock();
             let blobs: Vec<Digest> = state.blobs.keys().copied().collect();
             let used = state.layer_bytes() + inner.files_used();
@@ -145,12 +148,13 @@ impl Cache {
                 }
                 return Ok(inner.report(&state, true, freed, kept));
             }
+            let mut retired = inner.evict(&mut state, &victims)?;
             for digest in &blobs {
                 state.blobs.remove(digest);
-                inner.disk.remove_blob(digest)?;
+                retired.extend(inner.disk.retire_blob(digest));
             }
-            let retired = inner.evict(&mut state, &victims)?;
             drop(state);
+            drop(names);
             inner.remove_retired(&retired);
             if let Some(files) = inner.files.get() {
                 freed.extend(files.free(enough.saturating_sub(victims.bytes)));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use chalk_core::Digest;
+use oci_spec::image::ImageConfiguration;
 
 use super::disk::{ImageRecord, LayerNote};
 use crate::pull::Flight;
@@ -39,6 +40,8 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) record: Arc<ImageRecord>,
+    /// The record's config, read.
+    pub(crate) config: Arc<ImageConfiguration>,
     /// Sandboxes that use it.
     pub(crate) leases: usize,
     pub(crate) used: SystemTime,
@@ -69,6 +72,18 @@ pub(crate) struct Victims {
 }
 
 impl Image {
+    /// An image that nobody uses; `None` where its config cannot be read.
+    pub(crate) fn new(record: Arc<ImageRecord>, used: SystemTime) -> Option<Self> {
+        let config = serde_json::from_str(&record.config).ok()?;
+        Some(Self {
+            record,
+            config: Arc::new(config),
+            leases: 0,
+            used,
+            changed: 1,
+        })
+    }
+
     /// Whether an eviction must leave it.
     pub(crate) fn is_held(&self) -> bool {
         self.leases > 0 || !self.record.pins.is_empty()

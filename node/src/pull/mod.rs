@@ -85,7 +85,7 @@ impl Cache {
     ) -> Result<(Lease, Receipt)> {
         let digest = source.digest;
         let lease = move |cache: &Self, state: &mut State| {
-            let lease = cache.lease_in(state, &digest)?;
+            let lease = cache.lease_in(state, &digest);
             lease.ok_or(CacheError::NotFound(digest))
         };
         let (receipt, lease) = self.bring(source, None, progress, lease).await?;
@@ -217,23 +217,21 @@ impl Cache {
     ) -> Result<T> {
         let digest = record.digest;
         let used = SystemTime::now();
-        let mut state = self.inner.lock();
-        let mut leases = 0;
-        if let Some(old) = state.images.get(&digest) {
-            leases = old.leases;
+        let _names = self.inner.names();
+        if let Some(old) = self.inner.lock().images.get(&digest) {
             record.pins.extend(old.record.pins.iter().cloned());
             record.pins.sort();
             record.pins.dedup();
             record.image_hash = record.image_hash.or(old.record.image_hash);
         }
-        // Under the lock: an eviction must not come between the file and what we know.
         self.inner.disk.put_image(&record, used)?;
-        let image = Image {
-            record: Arc::new(record),
-            leases,
-            used,
-            changed: 0,
-        };
+        let image = Image::new(Arc::new(record), used);
+        let mut image = image.ok_or_else(|| CacheError::Image {
+            image: digest,
+            detail: "its config cannot be read".to_owned(),
+        })?;
+        let mut state = self.inner.lock();
+        image.leases = state.images.get(&digest).map_or(0, |old| old.leases);
         state.images.insert(digest, image);
         state.changed(&digest);
         self.inner.tell(&state);

@@ -85,7 +85,7 @@ fn on_disk(layer: &LeasedLayer) -> Vec<u8> {
 
 /// Checks that each layer of a leased image is what its blob makes, byte for byte.
 fn assert_whole(cache: &Cache, image: &Image) {
-    let lease = cache.lease(&image.digest).unwrap().unwrap();
+    let lease = cache.lease(&image.digest).unwrap();
     let digests: Vec<Digest> = lease.layers().iter().map(|layer| layer.digest).collect();
     let expect: Vec<Digest> = image.layers.iter().map(|layer| layer.digest).collect();
     assert_eq!(digests, expect);

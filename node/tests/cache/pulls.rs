@@ -37,7 +37,7 @@ async fn layers_come_whole_whatever_their_compression() {
     assert_eq!(receipt.digests_verified, 8);
     assert_eq!(progress.borrow().done, progress.borrow().total);
     assert_whole(&cache, &image);
-    let lease = cache.lease(&image.digest).unwrap().unwrap();
+    let lease = cache.lease(&image.digest).unwrap();
     let env = lease
         .config()
         .config()

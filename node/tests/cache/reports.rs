@@ -36,7 +36,7 @@ async fn everything_has_a_reason() {
     }
     cache.pin(images[1].digest, "base").await.unwrap();
     cache.pin(images[1].digest, "base").await.unwrap();
-    let lease = cache.lease(&images[0].digest).unwrap().unwrap();
+    let lease = cache.lease(&images[0].digest).unwrap();
     let listing = cache.listing();
     let why = |image: usize, layer: usize| {
         let digest = images[image].layers[layer].digest;
