@@ -37,7 +37,7 @@ async fn child() {
         return;
     };
     let image = image();
-    let cache = Cache::open(crashing(Path::new(&dir))).unwrap();
+    let cache = crate::open(crashing(Path::new(&dir)));
     let stand_in = Registry::start(&[]).await;
     let mut source = source(&stand_in, &image);
     source.repository = registry.parse().unwrap();
@@ -88,7 +88,7 @@ async fn kills_lose_no_finished_layer_and_leave_no_half_one() {
             before.len() >= finished,
             "a finished layer was lost by the kill"
         );
-        let cache = Cache::open(crashing(temp.path())).unwrap();
+        let cache = crate::open(crashing(temp.path()));
         assert_eq!(layer_names(temp.path()), before, "round {rounds}");
         finished = before.len();
         for name in &before {
@@ -119,7 +119,7 @@ async fn kills_lose_no_finished_layer_and_leave_no_half_one() {
     );
     assert!(rounds > 1, "was never killed in the middle");
     // What came before the kills is not fetched again.
-    let cache = Cache::open(crashing(temp.path())).unwrap();
+    let cache = crate::open(crashing(temp.path()));
     let layers: u64 = image.layers.iter().map(|l| l.blob.len() as u64).sum();
     let receipt = cache
         .ensure(&source(&registry, &image), None, &silent())
@@ -154,7 +154,7 @@ async fn rubbish_and_damage_are_swept_at_start() {
         .join(format!("images/{}.json", other.digest.hex()));
     let text = std::fs::read_to_string(&record).unwrap();
     std::fs::write(&record, text.replace("amd64", "arm64")).unwrap();
-    let cache = Cache::open(settings(temp.path())).unwrap();
+    let cache = crate::open(settings(temp.path()));
     assert!(cache.has(&image.digest) && !cache.has(&other.digest));
     assert_whole(&cache, &image);
     // The layer of the damaged record is whole and stays, to be used or evicted.
@@ -173,6 +173,6 @@ async fn rubbish_and_damage_are_swept_at_start() {
     // An image whose layer is gone is no image.
     drop(cache);
     std::fs::remove_dir_all(layers.join(image.layers[0].digest.hex())).unwrap();
-    let cache = Cache::open(settings(temp.path())).unwrap();
+    let cache = crate::open(settings(temp.path()));
     assert!(!cache.has(&image.digest) && cache.has(&other.digest));
 }

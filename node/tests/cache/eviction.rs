@@ -44,7 +44,7 @@ async fn the_longest_unused_goes_first_and_shared_layers_stay() {
         image("c", &[4, 5]),
     ];
     let registry = Registry::start(&images.each_ref()).await;
-    let cache = Cache::open(limited(temp.path(), 13)).unwrap();
+    let cache = crate::open(limited(temp.path(), 13));
     pull(&cache, &registry, &images[0]).await.unwrap();
     pull(&cache, &registry, &images[1]).await.unwrap();
     // Shared layers count once.
@@ -64,7 +64,7 @@ async fn the_longest_unused_goes_first_and_shared_layers_stay() {
 
     // The order of last use outlives a restart.
     drop(cache);
-    let cache = Cache::open(limited(temp.path(), 13)).unwrap();
+    let cache = crate::open(limited(temp.path(), 13));
     assert_eq!(names(&cache), ["a", "d", "c"]);
 }
 
@@ -77,7 +77,7 @@ async fn what_is_held_is_never_taken() {
         image("new", &[4, 5]),
     ];
     let registry = Registry::start(&images.each_ref()).await;
-    let cache = Cache::open(limited(temp.path(), 8)).unwrap();
+    let cache = crate::open(limited(temp.path(), 8));
     pull(&cache, &registry, &images[0]).await.unwrap();
     let lease = cache.lease(&images[0].digest).unwrap();
     let pinned = source(&registry, &images[1]);
@@ -125,7 +125,7 @@ async fn an_image_larger_than_the_cache_is_refused_even_when_its_size_shows_late
     let late = Image::new("late", &[late]);
     let kept = image("kept", &[1]);
     let registry = Registry::start(&[&late, &kept]).await;
-    let cache = Cache::open(limited(temp.path(), 8)).unwrap();
+    let cache = crate::open(limited(temp.path(), 8));
     cache
         .ensure(&source(&registry, &kept), Some("pin"), &silent())
         .await
@@ -144,7 +144,7 @@ async fn leases_and_evictions_race() {
     let images: Vec<Image> = (0..4).map(|n| image(&format!("i{n}"), &[n, 90])).collect();
     let all: Vec<&Image> = images.iter().collect();
     let registry = Registry::start(&all).await;
-    let cache = Cache::open(limited(temp.path(), 8)).unwrap();
+    let cache = crate::open(limited(temp.path(), 8));
     let mut tasks = Vec::new();
     for worker in 0..4 {
         let (cache, registry, images) = (cache.clone(), registry.clone(), images.clone());

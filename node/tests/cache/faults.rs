@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chalk_node::cache::{Cache, CacheError};
+use chalk_node::cache::CacheError;
 use chalk_store::registry::RegistryError;
 
 use crate::registry::{Fault, Image, Layer, Packing, Registry};
@@ -19,7 +19,7 @@ async fn through(seed: u64, faults: &[Fault]) -> (Result<(), CacheError>, Vec<Op
     let registry = Registry::start(&[&image]).await;
     let layer = image.layers[0].digest;
     registry.fail(layer, faults);
-    let cache = Cache::open(settings(temp.path())).unwrap();
+    let cache = crate::open(settings(temp.path()));
     let done = cache
         .ensure(&source(&registry, &image), None, &silent())
         .await;
@@ -119,7 +119,7 @@ async fn a_registry_that_is_gone_in_the_middle_and_comes_back() {
     let mut settings = settings(temp.path());
     settings.attempts = 30;
     settings.first_delay = Duration::from_millis(5);
-    let cache = Cache::open(settings).unwrap();
+    let cache = crate::open(settings);
     let progress = silent();
     let mut seen = progress.subscribe();
     let pull = {
@@ -144,7 +144,7 @@ async fn a_registry_that_stays_away_is_said() {
     let registry = Registry::start(&[&image]).await;
     let faults = [Fault::Status(503); 20];
     registry.fail(image.layers[0].digest, &faults);
-    let cache = Cache::open(settings(temp.path())).unwrap();
+    let cache = crate::open(settings(temp.path()));
     let error = cache
         .ensure(&source(&registry, &image), None, &silent())
         .await
@@ -212,7 +212,7 @@ fn a_full_disk_is_said_and_leaves_nothing() {
         let image = Image::new("large", &[Layer::noise(11, 5_000_000, Packing::Plain)]);
         let small = one_layer(12);
         let registry = Registry::start(&[&image, &small]).await;
-        let cache = Cache::open(settings(&dir.join("cache"))).unwrap();
+        let cache = crate::open(settings(&dir.join("cache")));
         let large = source(&registry, &image);
         let error = cache.ensure(&large, None, &silent()).await.unwrap_err();
         assert!(matches!(error, CacheError::DiskFull { .. }), "{error}");

@@ -22,7 +22,7 @@ use std::time::Duration;
 use chalk_core::Digest;
 use chalk_node::CacheForm;
 use chalk_node::agent::PullProgress;
-use chalk_node::cache::{Cache, CacheSettings, ImageSource, LeasedLayer};
+use chalk_node::cache::{Cache, CacheError, CacheSettings, ImageSource, LeasedLayer};
 use chalk_store::registry::{Client, CredentialSource, Options, Retry};
 use tokio::sync::watch;
 
@@ -37,6 +37,17 @@ fn settings(dir: &Path) -> CacheSettings {
         peer_idle: Duration::from_millis(400),
         peer_patience: Duration::from_secs(5),
         ..CacheSettings::new(dir)
+    }
+}
+
+/// Opens a cache, waiting for pulls of its last life that are still being given up.
+#[allow(clippy::needless_pass_by_value, reason = "called as `Cache::open` is")]
+fn open(settings: CacheSettings) -> Cache {
+    loop {
+        match Cache::open(settings.clone()) {
+            Err(CacheError::Locked(_)) => std::thread::sleep(Duration::from_millis(5)),
+            opened => return opened.unwrap(),
+        }
     }
 }
 
@@ -112,7 +123,7 @@ async fn pulled(
 ) -> (Arc<Registry>, Cache, ImageSource) {
     let _ = temp;
     let registry = Registry::start(&[image]).await;
-    let cache = Cache::open(settings).unwrap();
+    let cache = open(settings);
     let source = source(&registry, image);
     cache.ensure(&source, None, &silent()).await.unwrap();
     (registry, cache, source)

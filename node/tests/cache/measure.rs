@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use chalk_node::CacheForm;
-use chalk_node::cache::{Cache, CacheSettings};
+use chalk_node::cache::CacheSettings;
 
 use crate::registry::{Image, Layer, Packing, Registry};
 use crate::{settings, silent, source};
@@ -30,7 +30,7 @@ async fn pull() {
                         mirror_bytes,
                         ..settings(temp.path())
                     };
-                    let cache = Cache::open(settings).unwrap();
+                    let cache = crate::open(settings);
                     let begin = Instant::now();
                     let source = source(&registry, &image);
                     cache.ensure(&source, None, &silent()).await.unwrap();

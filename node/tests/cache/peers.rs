@@ -53,7 +53,7 @@ async fn a_chain_fills_while_it_is_filled() {
     let mut before: Vec<String> = Vec::new();
     let mut pulls = Vec::new();
     for n in 0..4 {
-        let cache = Cache::open(mirroring(&temp.path().join(n.to_string()))).unwrap();
+        let cache = crate::open(mirroring(&temp.path().join(n.to_string())));
         let (url, access) = serve(&cache).await;
         let source = with_peers(source(&registry, &image), &before);
         let progress = silent();
@@ -95,7 +95,7 @@ async fn passed_over(faults: &[Fault]) -> (Vec<Option<String>>, Vec<Option<Strin
     let peer = Registry::start(&[&image]).await;
     peer.fail(layer, faults);
     let temp = tempfile::tempdir().unwrap();
-    let cache = Cache::open(mirroring(temp.path())).unwrap();
+    let cache = crate::open(mirroring(temp.path()));
     let source = with_peers(source(&registry, &image), &[peer.url()]);
     cache.ensure(&source, None, &silent()).await.unwrap();
     assert_whole(&cache, &image);
@@ -149,7 +149,7 @@ async fn peers_that_are_not_there_cost_little() {
     let image = two_layers();
     let registry = Registry::start(&[&image]).await;
     let temp = tempfile::tempdir().unwrap();
-    let cache = Cache::open(mirroring(temp.path())).unwrap();
+    let cache = crate::open(mirroring(temp.path()));
     // Nobody listens; and one that takes connections but never answers.
     let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let peers = [
@@ -170,7 +170,7 @@ async fn the_mirror_serves_blobs_and_nothing_else() {
     let image = two_layers();
     let registry = Registry::start(&[&image]).await;
     let temp = tempfile::tempdir().unwrap();
-    let cache = Cache::open(mirroring(temp.path())).unwrap();
+    let cache = crate::open(mirroring(temp.path()));
     cache
         .ensure(&source(&registry, &image), None, &silent())
         .await
@@ -259,7 +259,7 @@ async fn kept_blobs_have_a_budget_of_their_own() {
         mirror_bytes: 5 << 19,
         ..settings(temp.path())
     };
-    let cache = Cache::open(small.clone()).unwrap();
+    let cache = crate::open(small.clone());
     let blobs = || {
         std::fs::read_dir(temp.path().join("blobs"))
             .unwrap()
@@ -275,7 +275,7 @@ async fn kept_blobs_have_a_budget_of_their_own() {
     assert_eq!(cache.usage().images, 4);
     drop(cache);
     // They outlive a restart of the node, and shrink to a smaller budget.
-    let cache = Cache::open(small.clone()).unwrap();
+    let cache = crate::open(small.clone());
     assert_eq!(blobs(), 2);
     drop(cache);
     let cache = Cache::open(CacheSettings {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chalk_node::CacheForm;
-use chalk_node::cache::{Cache, CacheError, CacheSettings, LayerForm};
+use chalk_node::cache::{CacheError, CacheSettings, LayerForm};
 use chalk_store::layer::{LayerError, Limits};
 
 use crate::registry::{Image, Layer, Packing, Registry, tar};
@@ -25,7 +25,7 @@ async fn layers_come_whole_whatever_their_compression() {
     let temp = tempfile::tempdir().unwrap();
     let image = three_layers();
     let registry = Registry::start(&[&image]).await;
-    let cache = Cache::open(settings(temp.path())).unwrap();
+    let cache = crate::open(settings(temp.path()));
     let progress = silent();
     let source = source(&registry, &image);
     let receipt = cache
@@ -60,7 +60,7 @@ async fn layers_come_whole_whatever_their_compression() {
         (0, image.size())
     );
     drop((lease, cache));
-    let cache = Cache::open(settings(temp.path())).unwrap();
+    let cache = crate::open(settings(temp.path()));
     registry.up.send_replace(false);
     let again = cache
         .ensure(&source, Some("other"), &progress)
@@ -83,7 +83,7 @@ async fn directories_stand_in_where_there_is_no_erofs() {
         form: CacheForm::Directory,
         ..settings(temp.path())
     };
-    let cache = Cache::open(settings).unwrap();
+    let cache = crate::open(settings);
     let source = source(&registry, &image);
     let (lease, _) = cache.acquire(&source, &silent()).await.unwrap();
     for (i, layer) in lease.layers().iter().enumerate() {
@@ -104,7 +104,7 @@ async fn two_at_once_share_the_work() {
     let second = Image::new("second", &[shared.clone(), own(9)]);
     let registry = Registry::start(&[&first, &second]).await;
     registry.slow_to(20_000);
-    let cache = Cache::open(settings(temp.path())).unwrap();
+    let cache = crate::open(settings(temp.path()));
     let fetched = AtomicU64::new(0);
     let pull = async |image: &Image| {
         let receipt = cache
@@ -141,7 +141,7 @@ async fn one_that_gives_up_does_not_end_the_other() {
     let image = Image::new("slow", &[Layer::noise(4, 1_500_000, Packing::Plain)]);
     let registry = Registry::start(&[&image]).await;
     registry.slow_to(5_000);
-    let cache = Cache::open(settings(temp.path())).unwrap();
+    let cache = crate::open(settings(temp.path()));
     let source = source(&registry, &image);
     let progress = silent();
     let mut seen = progress.subscribe();
@@ -200,7 +200,7 @@ async fn images_that_do_not_fit_themselves_are_refused() {
     };
     let registry = Registry::start(&[&good, &lying, &short, &unsound, &escaping]).await;
     let temp = tempfile::tempdir().unwrap();
-    let cache = Cache::open(settings(temp.path())).unwrap();
+    let cache = crate::open(settings(temp.path()));
     for (image, words) in [
         (&lying, "config says"),
         (&short, "names 1 layers, but its config 0"),
@@ -249,7 +249,7 @@ async fn bombs_and_crowds_are_bounded() {
         memory: 18 << 20,
         ..settings(temp.path())
     };
-    let cache = Cache::open(few).unwrap();
+    let cache = crate::open(few);
     for (image, words) in [(&bomb, "unpacked bytes"), (&crowd, "memory for its names")] {
         let error = cache
             .ensure(&source(&registry, image), None, &silent())
@@ -268,7 +268,7 @@ async fn bombs_and_crowds_are_bounded() {
         memory: 64 << 20,
         ..settings(temp.path())
     };
-    let cache = Cache::open(names).unwrap();
+    let cache = crate::open(names);
     cache
         .ensure(&source(&registry, &crowd), None, &silent())
         .await

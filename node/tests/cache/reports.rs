@@ -1,7 +1,7 @@
 //! What the cache says of itself.
 
 use chalk_core::wire::{CacheItemKind, GcRequest};
-use chalk_node::cache::{Cache, CacheSettings};
+use chalk_node::cache::CacheSettings;
 
 use crate::registry::{Image, Layer, Packing, Registry};
 use crate::{settings, silent, source};
@@ -27,7 +27,7 @@ async fn everything_has_a_reason() {
         mirror_bytes: 1 << 30,
         ..settings(temp.path())
     };
-    let cache = Cache::open(mirroring).unwrap();
+    let cache = crate::open(mirroring);
     for image in &images {
         cache
             .ensure(&source(&registry, image), None, &silent())
@@ -103,7 +103,7 @@ async fn changes_come_as_deltas() {
     let temp = tempfile::tempdir().unwrap();
     let images = [image("a", &[1]), image("b", &[2])];
     let registry = Registry::start(&images.each_ref()).await;
-    let cache = Cache::open(settings(temp.path())).unwrap();
+    let cache = crate::open(settings(temp.path()));
     let mut revision = cache.revision();
     let first = cache.since(None);
     assert!(first.whole && first.put.is_empty() && first.revision == *revision.borrow_and_update());
