@@ -1,17 +1,15 @@
 //! Following the output of a process.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::body::Bytes;
 use chalk_core::wire::agent::Ask;
 use chalk_core::wire::{OutputEvent, OutputEventKind, Problem, Sandbox, SandboxState, problem};
 use tokio::sync::mpsc;
 
-use super::streams::AHEAD;
+use super::streams::{AHEAD, Counted};
 use super::{ASK, Sandboxes};
 use crate::http::frame;
-use crate::nodes::session::Session;
 
 /// Clients that may follow output of one node at once.
 const FOLLOWERS: usize = 200;
@@ -77,15 +75,6 @@ impl Drop for Followed {
     }
 }
 
-/// Counts a client among those that follow output of a node.
-struct Counted(Arc<Session>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.followers.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Sandboxes {
     /// Output of a process.
     ///
@@ -138,8 +127,8 @@ impl Sandboxes {
             return Ok(());
         }
         let session = self.nodes.session(&sandbox.node)?;
-        let counted = Counted(session.clone());
-        if session.followers.fetch_add(1, Ordering::Relaxed) >= FOLLOWERS {
+        let (counted, others) = Counted::new(&session);
+        if others >= FOLLOWERS {
             return Err(Problem {
                 kind: problem::UNAVAILABLE.to_owned(),
                 title: "too many follow".to_owned(),
@@ -151,12 +140,7 @@ impl Sandboxes {
                 hint: "try again later".to_owned(),
             });
         }
-        let watched = client.clone();
-        tokio::spawn(async move {
-            watched.closed().await;
-            drop(counted);
-        });
-        let ticket = self.streams.issue(session.node(), client);
+        let ticket = self.streams.issue(counted, client);
         let ask = Ask::Follow {
             ticket: ticket.clone(),
             sandbox: sandbox.id,

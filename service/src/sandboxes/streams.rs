@@ -5,6 +5,7 @@
 //! read, so that the node stops sending.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +37,25 @@ struct Numbered {
 struct Waiting {
     node: Arc<str>,
     client: mpsc::Sender<Bytes>,
+    counted: Counted,
+}
+
+/// Counts a client among those that follow output of a node.
+#[derive(Debug)]
+pub(super) struct Counted(Arc<Session>);
+
+impl Counted {
+    /// One more; gives how many there were, too.
+    pub(super) fn new(session: &Arc<Session>) -> (Self, usize) {
+        let before = session.followers.fetch_add(1, Ordering::Relaxed);
+        (Self(session.clone()), before)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.followers.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Clients that wait for their streams, by ticket.
@@ -48,12 +68,18 @@ impl Streams {
     }
 
     /// A ticket by which a node can reach a client.
-    pub(super) fn issue(self: &Arc<Self>, node: &Arc<str>, client: mpsc::Sender<Bytes>) -> String {
+    pub(super) fn issue(self: &Arc<Self>, counted: Counted, client: mpsc::Sender<Bytes>) -> String {
         let random: [u8; 16] = rand::rng().random();
         let ticket = hex::encode(random);
-        let node = node.clone();
-        self.waiting()
-            .insert(ticket.clone(), Waiting { node, client });
+        let node = counted.0.node().clone();
+        self.waiting().insert(
+            ticket.clone(),
+            Waiting {
+                node,
+                client,
+                counted,
+            },
+        );
         let (this, issued) = (Arc::downgrade(self), ticket.clone());
         tokio::spawn(async move {
             tokio::time::sleep(OPEN).await;
@@ -86,7 +112,12 @@ impl Streams {
                 _ => None,
             }
         };
-        let Some(Waiting { client, .. }) = client else {
+        let Some(Waiting {
+            client,
+            counted: _counted,
+            ..
+        }) = client
+        else {
             return Err(Problem {
                 kind: problem::NOT_FOUND.to_owned(),
                 title: "nobody waits for that stream".to_owned(),

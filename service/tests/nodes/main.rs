@@ -5,6 +5,8 @@
 
 mod agent;
 mod joins;
+mod prewarm;
+mod sandboxes;
 mod service;
 mod sessions;
 mod warms;

@@ -1,6 +1,6 @@
 //! A service with images that nobody built, and a client for it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -64,7 +64,6 @@ pub(crate) struct Image {
     pub(crate) spec: Spec,
     pub(crate) hash: Digest,
     pub(crate) digest: Digest,
-    pub(crate) size: u64,
 }
 
 /// A running service and a client for it.
@@ -186,13 +185,8 @@ impl Api {
             command: command.to_owned(),
         }));
         let hash = spec.image_hash().unwrap();
-        let (digest, size) = self.publish(IMAGES, &hash.hex(), command.as_bytes()).await;
-        Image {
-            spec,
-            hash,
-            digest,
-            size,
-        }
+        let (digest, _) = self.publish(IMAGES, &hash.hex(), command.as_bytes()).await;
+        Image { spec, hash, digest }
     }
 
     /// Publishes a manifest with one layer; gives its digest and the size of the layer.
@@ -282,9 +276,4 @@ pub(crate) fn events<T: DeserializeOwned>(text: &str) -> Vec<(u64, T)> {
         events.push((seq, serde_json::from_str(field("data:").unwrap()).unwrap()));
     }
     events
-}
-
-/// The state directory of a service that is to start again.
-pub(crate) fn again(dir: &tempfile::TempDir) -> PathBuf {
-    dir.path().to_owned()
 }
