@@ -59,7 +59,10 @@ pub enum MountError {
 #[derive(Clone, Debug)]
 pub struct Mounts {
     thread: Thread,
+    /// For what takes its time.
     slow: Thread,
+    /// For what nobody waits for.
+    late: Thread,
     dir: Arc<PathBuf>,
     in_use: Arc<Mutex<Table>>,
 }
@@ -135,13 +138,20 @@ impl Mounts {
         let in_use = Arc::new(Mutex::new(Table::default()));
         let (sender, receiver) = mpsc::channel();
         let (slow_sender, slow_receiver) = mpsc::channel();
+        let (late_sender, late_receiver) = mpsc::channel();
         let (ready_sender, ready) = mpsc::sync_channel(1);
         let (runtime, table) = (Handle::current(), Arc::downgrade(&in_use));
         let body = move || {
-            // The second thread is born in the namespace of the first.
+            // The other threads are born in the namespace of the first.
             let ready = enter_own_namespace().and_then(|()| {
-                let spawn = std::thread::Builder::new().name("slow mounts".into());
-                spawn.spawn(move || work(&slow_receiver, || ())).map(drop)
+                for (name, jobs) in [
+                    ("slow mounts", slow_receiver),
+                    ("late mounts", late_receiver),
+                ] {
+                    let spawn = std::thread::Builder::new().name(name.into());
+                    spawn.spawn(move || work(&jobs, || ()))?;
+                }
+                Ok(())
             });
             let failed = ready.is_err();
             let _ = ready_sender.send(ready);
@@ -165,6 +175,7 @@ impl Mounts {
         Ok(Mounts {
             thread: Thread(sender),
             slow: Thread(slow_sender),
+            late: Thread(late_sender),
             dir: Arc::new(dir),
             in_use,
         })
@@ -217,7 +228,7 @@ impl Mounts {
 
     /// Does something in the namespace of the mount thread, sometime.
     pub fn within_later(&self, job: impl FnOnce() + Send + 'static) {
-        let _ = self.slow.0.send(Box::new(job));
+        let _ = self.late.0.send(Box::new(job));
     }
 }
 
