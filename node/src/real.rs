@@ -45,6 +45,7 @@ pub(crate) async fn parts(around: Surroundings) -> Result<Parts, NodeError> {
             path: files_dir,
             source,
         })?;
+        cache.attach_files(Arc::new(files.clone()));
         Ok((cache, files))
     })
     .await?;

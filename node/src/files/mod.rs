@@ -16,8 +16,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chalk_core::Digest;
 use chalk_core::tree::{Tree, TreeNode};
-use chalk_core::wire::{Problem, problem};
+use chalk_core::wire::{CacheItem, Problem, problem};
 use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
+
+use crate::cache::FileCache;
 
 mod fetch;
 mod table;
@@ -159,6 +161,24 @@ impl Files {
             key,
             table: Arc::clone(&self.0.table),
         }
+    }
+}
+
+impl FileCache for Files {
+    fn used(&self) -> u64 {
+        self.usage()
+    }
+
+    fn held(&self) -> u64 {
+        self.0.table.held()
+    }
+
+    fn items(&self) -> Vec<CacheItem> {
+        self.0.table.items()
+    }
+
+    fn free(&self, bytes: u64) -> Vec<CacheItem> {
+        self.0.table.free(bytes)
     }
 }
 

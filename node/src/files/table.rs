@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chalk_core::Digest;
+use chalk_core::wire::{CacheItem, CacheItemKind};
 
 /// Ending of the names of executable files.
 const EXECUTABLE: &str = ".x";
@@ -20,6 +21,26 @@ pub(super) enum Key {
     Blob { digest: Digest, executable: bool },
     /// A directory.
     Tree { digest: Digest },
+}
+
+impl Key {
+    fn item(&self, entry: &Entry) -> CacheItem {
+        let (digest, what) = match self {
+            Self::Blob { digest, .. } => (*digest, "mounted file"),
+            Self::Tree { digest } => (*digest, "mounted directory"),
+        };
+        let why = match entry.holders {
+            0 => format!("{what}, not in use"),
+            n => format!("{what}, in use {n} times"),
+        };
+        CacheItem {
+            kind: CacheItemKind::File,
+            digest,
+            bytes: entry.size,
+            why,
+            evictable: entry.holders == 0,
+        }
+    }
 }
 
 /// The table of a directory of files.
@@ -127,7 +148,7 @@ impl Table {
                 state.entries.remove(key);
             }
         }
-        self.evict(&mut state);
+        self.evict(&mut state, self.budget);
     }
 
     /// Takes up an entry that is on the disk; `blobs` are what a tree links to.
@@ -146,16 +167,41 @@ impl Table {
         entry.used = now;
         entry.blobs = blobs;
         state.usage += size;
-        self.evict(&mut state);
+        self.evict(&mut state, self.budget);
     }
 
     pub(super) fn usage(&self) -> u64 {
         self.state().usage
     }
 
-    /// Removes what is not held, least recently used first, until the rest fits.
-    fn evict(&self, state: &mut State) {
-        while state.usage > self.budget {
+    /// Bytes of what is held.
+    pub(super) fn held(&self) -> u64 {
+        let state = self.state();
+        let held = state.entries.values().filter(|entry| entry.holders > 0);
+        held.map(|entry| entry.size).sum()
+    }
+
+    /// Each file and directory that is there.
+    pub(super) fn items(&self) -> Vec<CacheItem> {
+        let state = self.state();
+        let made = state.entries.iter().filter(|(_, entry)| entry.made);
+        let mut items: Vec<CacheItem> = made.map(|(key, entry)| key.item(entry)).collect();
+        items.sort_unstable_by_key(|item| item.digest);
+        items
+    }
+
+    /// Removes what is not held, least recently used first, until `bytes` are free.
+    pub(super) fn free(&self, bytes: u64) -> Vec<CacheItem> {
+        let mut state = self.state();
+        let most = state.usage.saturating_sub(bytes);
+        self.evict(&mut state, most)
+    }
+
+    /// Removes what is not held, least recently used first, until the rest takes at most `most`
+    /// bytes; says what went.
+    fn evict(&self, state: &mut State, most: u64) -> Vec<CacheItem> {
+        let mut gone = Vec::new();
+        while state.usage > most {
             let oldest = state
                 .entries
                 .iter()
@@ -163,11 +209,12 @@ impl Table {
                 .min_by_key(|(_, entry)| entry.used)
                 .map(|(key, _)| key.clone());
             let Some(key) = oldest else {
-                return;
+                break;
             };
             let Some(entry) = state.entries.remove(&key) else {
-                return;
+                break;
             };
+            gone.push(key.item(&entry));
             for blob in &entry.blobs {
                 if let Some(blob) = state.entries.get_mut(blob) {
                     blob.holders = blob.holders.saturating_sub(1);
@@ -186,6 +233,7 @@ impl Table {
                 tracing::warn!(?key, %error, "a mounted file cannot be removed");
             }
         }
+        gone
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

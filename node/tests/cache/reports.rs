@@ -1,7 +1,9 @@
 //! What the cache says of itself.
 
-use chalk_core::wire::{CacheItemKind, GcRequest};
-use chalk_node::cache::CacheSettings;
+use std::sync::{Arc, Mutex};
+
+use chalk_core::wire::{CacheItem, CacheItemKind, GcRequest};
+use chalk_node::cache::{CacheSettings, FileCache};
 
 use crate::registry::{Image, Layer, Packing, Registry};
 use crate::{settings, silent, source};
@@ -134,4 +136,89 @@ async fn changes_come_as_deltas() {
     // A revision of another life.
     let foreign = cache.since(Some(u64::MAX));
     assert!(foreign.whole && foreign.put.len() == 1 && foreign.gone.is_empty());
+}
+
+/// Mounted files of `bytes` each, all of which may go.
+struct Mounted(Mutex<Vec<u64>>);
+
+impl FileCache for Mounted {
+    fn used(&self) -> u64 {
+        self.0.lock().unwrap().iter().sum()
+    }
+
+    fn held(&self) -> u64 {
+        0
+    }
+
+    fn items(&self) -> Vec<CacheItem> {
+        let sizes = self.0.lock().unwrap().clone();
+        let item = |(i, bytes): (usize, &u64)| CacheItem {
+            kind: CacheItemKind::File,
+            digest: chalk_core::Digest::of(&i.to_le_bytes()),
+            bytes: *bytes,
+            why: "mounted file".into(),
+            evictable: true,
+        };
+        sizes.iter().enumerate().map(item).collect()
+    }
+
+    fn free(&self, bytes: u64) -> Vec<CacheItem> {
+        let all = self.items();
+        let mut freed = 0;
+        let mut gone = Vec::new();
+        while freed < bytes {
+            let Some(size) = self.0.lock().unwrap().pop() else {
+                break;
+            };
+            freed += size;
+            gone.push(all[all.len() - 1 - gone.len()].clone());
+        }
+        gone
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounted_files_share_the_room() {
+    let temp = tempfile::tempdir().unwrap();
+    let images = [image("a", &[1]), image("b", &[2])];
+    let registry = Registry::start(&images.each_ref()).await;
+    let small = CacheSettings {
+        size_limit: 350_000,
+        ..settings(temp.path())
+    };
+    let cache = crate::open(small);
+    let files = Arc::new(Mounted(Mutex::new(vec![100_000, 100_000])));
+    cache.attach_files(files.clone());
+    assert_eq!(cache.usage().used, 200_000);
+    let pinned = async |image: &Image| {
+        let source = source(&registry, image);
+        cache.ensure(&source, Some("pin"), &silent()).await.unwrap();
+    };
+    pinned(&images[0]).await;
+    assert_eq!(files.used(), 200_000);
+    // Pinned images stay; files make room.
+    pinned(&images[1]).await;
+    assert_eq!(files.used(), 100_000);
+    assert!(cache.usage().used <= 350_000);
+    let kinds = |items: &[CacheItem]| items.iter().map(|item| item.kind).collect::<Vec<_>>();
+    let listed = kinds(&cache.listing().items);
+    assert_eq!(
+        listed,
+        [
+            CacheItemKind::Layer,
+            CacheItemKind::Layer,
+            CacheItemKind::File
+        ]
+    );
+    let gc = |dry_run| GcRequest {
+        dry_run,
+        target_bytes: None,
+    };
+    let dry = cache.collect(gc(true)).await.unwrap();
+    assert_eq!(
+        (kinds(&dry.freed), files.used()),
+        (vec![CacheItemKind::File], 100_000)
+    );
+    let wet = cache.collect(gc(false)).await.unwrap();
+    assert_eq!((wet.freed_bytes, files.used()), (dry.freed_bytes, 0));
 }
