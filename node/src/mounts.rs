@@ -358,3 +358,74 @@ fn sweep(table: &Mutex<Table>, idle: Duration) {
 fn lock(table: &Mutex<Table>) -> std::sync::MutexGuard<'_, Table> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An EROFS image without anything in it.
+    fn image(path: &Path) {
+        let file = fs::File::create_new(path).expect("created");
+        let options = chalk_store::erofs::Options::default();
+        chalk_store::erofs::write(io::empty(), "image", &file, &options).expect("written");
+    }
+
+    #[tokio::test]
+    async fn an_image_is_mounted_once_and_seen_in_the_namespace_alone() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("image");
+        image(&path);
+        let mounts = Mounts::start(&directory.path().join("mounts")).expect("started");
+        let first = match mounts.mount(&path).await {
+            Ok(first) => first,
+            // A kernel that mounts no EROFS image from a file has none to share.
+            Err(error) => {
+                assert!(matches!(error, MountError::Mount { .. }), "{error}");
+                return;
+            }
+        };
+        let second = mounts.mount(&path).await.expect("mounted");
+        assert_eq!(first.path(), second.path());
+        let seen = |at: &Path| {
+            let at = at.to_owned();
+            move || {
+                let text = fs::read_to_string("/proc/thread-self/mountinfo").expect("readable");
+                text.contains(&at.display().to_string())
+            }
+        };
+        let at = first.path().to_owned();
+        assert!(mounts.within(seen(&at)).await.expect("done"));
+        assert!(!seen(&at)());
+
+        let sweep_now = async || {
+            let table = Arc::clone(&mounts.in_use);
+            mounts
+                .within(move || sweep(&table, Duration::ZERO))
+                .await
+                .expect("done");
+        };
+        drop(first);
+        sweep_now().await;
+        assert!(mounts.within(seen(&at)).await.expect("done"));
+        drop(second);
+        sweep_now().await;
+        assert!(!mounts.within(seen(&at)).await.expect("done"));
+        assert!(!at.exists());
+    }
+
+    #[tokio::test]
+    async fn directories_need_no_mount_and_other_files_are_none() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mounts = Mounts::start(&directory.path().join("mounts")).expect("started");
+        let mounted = mounts.mount(directory.path()).await.expect("as it is");
+        assert_eq!(mounted.path(), directory.path());
+        let path = directory.path().join("file");
+        fs::write(&path, "no image").expect("written");
+        let error = mounts.mount(&path).await.expect_err("no image");
+        assert!(error.to_string().contains("file"), "{error}");
+        let missing = directory.path().join("missing");
+        mounts.mount(&missing).await.expect_err("not there");
+        let left = fs::read_dir(directory.path().join("mounts")).expect("readable");
+        assert_eq!(left.count(), 0);
+    }
+}
