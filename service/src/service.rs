@@ -163,6 +163,7 @@ impl Service {
         let page = Arc::new(page(settings.web.dir.clone()).await?);
         let state = StateDir::open(&settings.state.dir)?;
         let token = state.token()?;
+        raise_file_limit(settings.limits.connections);
         let address = settings.serve.listen;
         let unable = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(unable)?;
@@ -304,6 +305,26 @@ impl Service {
             registry: self.catalog.public().to_owned(),
             started: self.started.to_string(),
         }
+    }
+}
+
+/// Lets the process have as many files open as connections need, where the system allows it: each
+/// node holds one.
+fn raise_file_limit(connections: usize) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
+    let wanted = u64::try_from(connections)
+        .unwrap_or(u64::MAX)
+        .saturating_mul(2)
+        + 1024;
+    let mut limit = getrlimit(Resource::Nofile);
+    let Some(current) = limit.current.filter(|current| *current < wanted) else {
+        return;
+    };
+    let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    limit.current = Some(raised);
+    if raised <= current || setrlimit(Resource::Nofile, limit).is_err() {
+        tracing::warn!(current, wanted, "few files can be open at once");
     }
 }
 

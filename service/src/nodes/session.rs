@@ -29,7 +29,7 @@ const QUEUE: usize = 4096;
 /// Longest line of a node: the list of a big cache.
 const LINE_LIMIT: usize = 16 << 20;
 /// How long a node may take for its first line.
-const HELLO: Duration = Duration::from_secs(10);
+const HELLO: Duration = Duration::from_secs(30);
 /// How long a session that is to end goes on, so that the last orders get through.
 const LAST_ORDERS: Duration = Duration::from_millis(500);
 /// Words of the reports that are known.

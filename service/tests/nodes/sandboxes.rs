@@ -243,7 +243,7 @@ async fn records_follow_the_node() {
     settings.nodes.lost_after = Duration::from_millis(1500);
     let api = Api::start(settings.clone()).await;
     let image = api.image("x").await;
-    let mut node = Agent::new(&api, "n").await;
+    let node = Agent::new(&api, "n").await;
     let beats = node.beats();
     let until_state = async |api: &Api, id: &str, state: SandboxState| {
         until(async || {

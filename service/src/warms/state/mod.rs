@@ -1,0 +1,403 @@
+//! Warms that run, and the orders that their nodes have.
+//!
+//! A *pull* is one image on one node: all warms that want it share it. Everything here happens
+//! under one lock and without waiting; it is driven by requests, by what nodes report, and by a
+//! clock.
+
+mod comings;
+mod ends;
+mod reports;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chalk_core::Digest;
+use chalk_core::wire::agent::Order;
+use chalk_core::wire::{Problem, Warm, WarmEventKind, WarmStatus};
+use tokio::time::Instant;
+
+use super::log::{About, Log};
+use super::record::{Header, Stored, key, status};
+use super::waves::{Limits, Parent, Wave};
+use crate::http::nodes::WARM_PIN;
+use crate::ledger::{Changes, Table};
+use crate::nodes::Nodes;
+use crate::regions::{ImageAt, Regions};
+
+/// Time between two progress events of one target.
+const PROGRESS: Duration = Duration::from_millis(250);
+/// Nodes with the whole image that an order names besides the one to pull from.
+const FURTHER_PEERS: usize = 3;
+
+/// A warm that runs, or that may go on.
+#[derive(Debug)]
+pub(in crate::warms) struct Live {
+    pub(in crate::warms) header: Header,
+    pub(in crate::warms) targets: Vec<Stored>,
+    pub(in crate::warms) log: Arc<Log>,
+    /// When it would have begun, had it run without a break.
+    began: Instant,
+    /// When progress of a target was last told.
+    told: BTreeMap<usize, Instant>,
+    open: usize,
+    dirty: BTreeSet<usize>,
+}
+
+/// Where a pull stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Waits for its turn.
+    Waiting,
+    /// Its node has the order.
+    Ordered,
+    /// Its node is not connected.
+    Away,
+}
+
+/// An image on its way to a node.
+#[derive(Debug)]
+struct Pull {
+    node: String,
+    region: String,
+    image: ImageAt,
+    pin: bool,
+    /// Warms that want it, with the place in their lists.
+    targets: Vec<(String, usize)>,
+    stage: Stage,
+}
+
+/// An image and a region.
+type WaveKey = (String, Digest);
+
+/// A wave, and whether the image is in the region's registry.
+#[derive(Debug, Default)]
+struct Group {
+    wave: Wave,
+    /// The image is being copied.
+    copying: bool,
+}
+
+/// All that runs.
+#[derive(Debug)]
+pub(in crate::warms) struct State {
+    nodes: Arc<Nodes>,
+    regions: Arc<Regions>,
+    limits: Limits,
+    pub(in crate::warms) live: BTreeMap<String, Live>,
+    pulls: BTreeMap<String, Pull>,
+    by_place: BTreeMap<(String, Digest, bool), String>,
+    by_node: BTreeMap<String, BTreeSet<String>>,
+    groups: BTreeMap<WaveKey, Group>,
+    /// Targets that failed because their node was lost, by node.
+    lost: BTreeMap<String, BTreeSet<(String, usize)>>,
+    /// Images to copy: taken by whoever holds the lock, when it is free again.
+    pub(in crate::warms) to_copy: Vec<(String, ImageAt)>,
+    /// Warms that ended since somebody looked.
+    pub(in crate::warms) ended: Vec<String>,
+}
+
+impl State {
+    pub(in crate::warms) fn new(nodes: Arc<Nodes>, regions: Arc<Regions>, limits: Limits) -> Self {
+        Self {
+            nodes,
+            regions,
+            limits,
+            live: BTreeMap::new(),
+            pulls: BTreeMap::new(),
+            by_place: BTreeMap::new(),
+            by_node: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            to_copy: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    /// Takes in a warm, new or of an earlier service, and begins what is to be done.
+    pub(in crate::warms) fn begin(&mut self, header: Header, targets: Vec<Stored>) {
+        let spent = Duration::try_from_secs_f64(header.spent).unwrap_or_default();
+        let began = Instant::now().checked_sub(spent);
+        let id = header.id.clone();
+        let live = Live {
+            log: Arc::new(Log::new(header.last_event)),
+            began: began.unwrap_or_else(Instant::now),
+            told: BTreeMap::new(),
+            open: targets.iter().filter(|stored| !stored.is_over()).count(),
+            dirty: BTreeSet::new(),
+            header,
+            targets,
+        };
+        let mut open = Vec::new();
+        for (at, stored) in live.targets.iter().enumerate() {
+            tell_target(&live, at);
+            if !stored.is_over() {
+                open.push(at);
+            } else if stored.is_lost() {
+                let lost = self.lost.entry(stored.target.node.clone()).or_default();
+                lost.insert((id.clone(), at));
+            }
+        }
+        if live.header.status != WarmStatus::Running {
+            let warm = Box::new(live.header.shown(&live.targets));
+            live.log.add(About::End, WarmEventKind::Finished { warm });
+        }
+        self.live.insert(id.clone(), live);
+        let mut touched = BTreeSet::new();
+        for at in open {
+            touched.extend(self.enter(&id, at));
+        }
+        for group in touched {
+            self.pump(&group);
+        }
+        self.settle(&id);
+    }
+
+    /// Makes a target wait for its image, or joins it to a pull of another warm.
+    fn enter(&mut self, warm: &str, at: usize) -> Option<WaveKey> {
+        let live = self.live.get_mut(warm)?;
+        let (stored, pin) = (live.targets.get_mut(at)?, live.header.pin);
+        let image = live.header.images.get(stored.image)?.at();
+        let (node, region) = (stored.target.node.clone(), stored.target.region.clone());
+        let place = (node.clone(), image.digest, pin);
+        if let Some(id) = self.by_place.get(&place) {
+            stored.pull = Some(id.clone());
+            live.dirty.insert(at);
+            let pull = self.pulls.get_mut(id)?;
+            pull.targets.push((warm.to_owned(), at));
+            return None;
+        }
+        // A node that has the order of an earlier service knows it by its identifier.
+        let id = stored.pull.take().filter(|id| !self.pulls.contains_key(id));
+        let id = id.unwrap_or_else(|| format!("{warm}.{at}"));
+        stored.pull = Some(id.clone());
+        live.dirty.insert(at);
+        let group = (region.clone(), image.digest);
+        let pull = Pull {
+            node: node.clone(),
+            region,
+            image,
+            pin,
+            targets: vec![(warm.to_owned(), at)],
+            stage: Stage::Away,
+        };
+        self.by_place.insert(place, id.clone());
+        self.by_node.entry(node).or_default().insert(id.clone());
+        self.pulls.insert(id.clone(), pull);
+        self.line_up(&id, false);
+        Some(group)
+    }
+
+    /// Lets a pull wait for its turn, or go at once where its node has the image.
+    fn line_up(&mut self, id: &str, first: bool) {
+        let Some(pull) = self.pulls.get_mut(id) else {
+            return;
+        };
+        let key = (pull.region.clone(), pull.image.digest);
+        if !self.groups.contains_key(&key) {
+            let copying = self.regions.has_own(&key.0);
+            if copying {
+                self.to_copy.push((key.0.clone(), pull.image.clone()));
+            }
+            let mut wave = Wave::default();
+            for node in self.nodes.warm(&key.1) {
+                if node.region == key.0 && node.mirror.is_some() {
+                    wave.serves(&node.name);
+                }
+            }
+            self.groups.insert(key.clone(), Group { wave, copying });
+        }
+        let Some(group) = self.groups.get_mut(&key) else {
+            return;
+        };
+        let Some(node) = self.nodes.connected(&pull.node) else {
+            pull.stage = Stage::Away;
+            return;
+        };
+        let serves = node.mirror.is_some();
+        if self.nodes.has(&pull.node, &pull.image.digest) {
+            pull.stage = Stage::Ordered;
+            group.wave.passes(id, &pull.node, serves);
+            self.send(id, &Parent::None);
+        } else {
+            pull.stage = Stage::Waiting;
+            group.wave.wait(id, &pull.node, serves, first);
+        }
+    }
+
+    /// Gives out the orders of a wave that can go out.
+    fn pump(&mut self, key: &WaveKey) {
+        loop {
+            let Some(group) = self.groups.get_mut(key) else {
+                return;
+            };
+            if group.copying {
+                return;
+            }
+            let Some((id, parent)) = group.wave.next(self.limits) else {
+                return;
+            };
+            if let Some(pull) = self.pulls.get_mut(&id) {
+                pull.stage = Stage::Ordered;
+            }
+            self.send(&id, &parent);
+        }
+    }
+
+    /// Sends the order of a pull to its node. One that does not get through is sent again when the
+    /// node connects.
+    fn send(&mut self, id: &str, parent: &Parent) {
+        let Some(pull) = self.pulls.get(id) else {
+            return;
+        };
+        let Ok(session) = self.nodes.session(&pull.node) else {
+            return;
+        };
+        let key = (pull.region.clone(), pull.image.digest);
+        let group = self.groups.get(&key);
+        let mut names: Vec<&str> = Vec::new();
+        if let Parent::Node(parent) = parent {
+            names.push(parent);
+            let whole = group.into_iter().flat_map(|g| g.wave.whole(&pull.node));
+            names.extend(whole.filter(|name| name != parent).take(FURTHER_PEERS));
+        }
+        let mirror = |name: &&str| self.nodes.connected(name)?.mirror;
+        let peers = names.iter().filter_map(mirror).collect();
+        let regions = &self.regions;
+        let image = regions.image_ref(&pull.region, session.host(), &pull.image, peers);
+        session.send(&Order::Warm {
+            id: id.to_owned(),
+            image,
+            pin: pull.pin.then(|| WARM_PIN.to_owned()),
+        });
+    }
+
+    /// Ends a pull without success.
+    fn fail(&mut self, id: &str, error: &Problem) {
+        let node = self.pulls.get(id).map(|pull| pull.node.clone());
+        let Some((key, targets)) = self.take(id) else {
+            return;
+        };
+        if let (Some(group), Some(node)) = (self.groups.get_mut(&key), &node) {
+            group.wave.gone(id, node);
+        }
+        for (warm, at) in targets {
+            self.change(&warm, at, |stored| stored.fail(error));
+        }
+        self.pump(&key);
+        self.drop_empty(&key);
+    }
+
+    /// Takes a pull out of the lists, but not out of its wave.
+    fn take(&mut self, id: &str) -> Option<(WaveKey, Vec<(String, usize)>)> {
+        let pull = self.pulls.remove(id)?;
+        let place = (pull.node.clone(), pull.image.digest, pull.pin);
+        self.by_place.remove(&place);
+        if let Some(mine) = self.by_node.get_mut(&pull.node) {
+            mine.remove(id);
+            if mine.is_empty() {
+                self.by_node.remove(&pull.node);
+            }
+        }
+        Some(((pull.region, pull.image.digest), pull.targets))
+    }
+
+    /// Forgets a wave that is over.
+    fn drop_empty(&mut self, key: &WaveKey) {
+        let empty = self
+            .groups
+            .get(key)
+            .is_some_and(|g| g.wave.is_empty() && !g.copying);
+        // Pulls of nodes that are away are in no line, but their copy need not be made twice.
+        let wanted = |pull: &Pull| (&pull.region, &pull.image.digest) == (&key.0, &key.1);
+        if empty && !self.pulls.values().any(wanted) {
+            self.groups.remove(key);
+        }
+    }
+
+    /// Changes a target and tells of it.
+    fn change(&mut self, warm: &str, at: usize, change: impl FnOnce(&mut Stored)) {
+        let Some(live) = self.live.get_mut(warm) else {
+            return;
+        };
+        let Some(stored) = live.targets.get_mut(at) else {
+            return;
+        };
+        let was_over = stored.is_over();
+        change(stored);
+        match (was_over, stored.is_over()) {
+            (false, true) => live.open -= 1,
+            (true, false) => live.open += 1,
+            _ => {}
+        }
+        if stored.is_lost() {
+            let lost = self.lost.entry(stored.target.node.clone()).or_default();
+            lost.insert((warm.to_owned(), at));
+        }
+        live.dirty.insert(at);
+        live.told.remove(&at);
+        tell_target(live, at);
+        self.settle(warm);
+    }
+
+    /// Ends a warm whose targets are all over.
+    fn settle(&mut self, warm: &str) {
+        let Some(live) = self.live.get_mut(warm) else {
+            return;
+        };
+        if live.open > 0 || live.header.status != WarmStatus::Running {
+            return;
+        }
+        live.header.status = status(&live.targets);
+        live.header.finished = Some(jiff::Timestamp::now().to_string());
+        live.header.awaits = live.targets.iter().any(Stored::is_lost);
+        self.finish(warm);
+    }
+
+    /// Tells of the end of a warm, and has it written down.
+    fn finish(&mut self, warm: &str) {
+        if let Some(live) = self.live.get_mut(warm) {
+            let shown = Box::new(live.header.shown(&live.targets));
+            live.log
+                .add(About::End, WarmEventKind::Finished { warm: shown });
+            self.ended.push(warm.to_owned());
+        }
+    }
+
+    pub(in crate::warms) fn shown(&self, warm: &str) -> Option<Warm> {
+        let live = self.live.get(warm)?;
+        Some(live.header.shown(&live.targets))
+    }
+
+    /// Changes since the last call, for the ledger.
+    pub(in crate::warms) fn changes(&mut self) -> Changes {
+        let mut changes = Changes::new();
+        for (id, live) in &mut self.live {
+            let ended = self.ended.contains(id);
+            if live.dirty.is_empty() && !ended {
+                continue;
+            }
+            for at in std::mem::take(&mut live.dirty) {
+                changes = changes.put(Table::Targets, &key(id, at), &live.targets[at]);
+            }
+            live.header.spent = live.began.elapsed().as_secs_f64();
+            live.header.last_event = live.log.last();
+            changes = changes.put(Table::Warms, id, &live.header);
+        }
+        changes
+    }
+}
+
+impl Live {
+    fn is_late(&self) -> bool {
+        self.began.elapsed() >= Duration::from_secs(self.header.timeout)
+    }
+}
+
+fn tell_target(live: &Live, at: usize) {
+    if let Some(stored) = live.targets.get(at) {
+        let target = stored.target.clone();
+        live.log
+            .add(About::Target(at), WarmEventKind::Target { target });
+    }
+}
