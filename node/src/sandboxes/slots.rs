@@ -116,6 +116,15 @@ impl Slots {
         self.closed.store(true, Ordering::SeqCst);
         let ready = std::mem::take(&mut *self.lock());
         drop(ready);
+        if let Some(parent) = self.parent_group() {
+            self.mounts.within_later(move || parent.remove_if_empty());
+        }
+    }
+
+    /// The group of all groups, on a host that has any.
+    fn parent_group(&self) -> Option<Group> {
+        let hierarchies = self.hierarchies.as_ref()?;
+        Some(Group::named(hierarchies, &self.parent))
     }
 
     /// Makes places in the background until enough are ready.
@@ -205,11 +214,17 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         let (group, disk) = (self.group.take(), self.disk.take());
+        // The last one of a node that ends takes the group above along.
+        let ending = self.slots.closed.load(Ordering::SeqCst);
+        let parent = self.slots.parent_group().filter(|_| ending);
         self.slots.mounts.within_later(move || {
             if let Some(group) = group
                 && let Err(error) = group.remove()
             {
                 tracing::warn!(%error, "cannot remove a control group");
+            }
+            if let Some(parent) = parent {
+                parent.remove_if_empty();
             }
             if let Some(disk) = disk {
                 disk.remove();

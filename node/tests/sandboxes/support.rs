@@ -244,6 +244,9 @@ pub fn groups(dir: &Path) -> Vec<PathBuf> {
     let group = chalk_sandbox::cgroup::Group::named(&hierarchies, Path::new("chalk").join(name));
     let mut found = Vec::new();
     for directory in group.directories() {
+        if directory.exists() {
+            found.push(directory.clone());
+        }
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             if entry.path().is_dir() {
                 found.push(entry.path());

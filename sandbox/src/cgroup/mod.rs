@@ -245,6 +245,14 @@ impl Group {
         Ok(())
     }
 
+    /// Removes the group where nothing is in it.
+    pub fn remove_if_empty(&self) {
+        for directory in self.directories() {
+            // The kernel refuses to remove what holds processes or groups.
+            let _ = fs::remove_dir(directory);
+        }
+    }
+
     fn find(&self, controller: Controller) -> Option<(PathBuf, bool)> {
         let (root, version_2) = self.hierarchies.root_of(controller)?;
         Some((root.join(&self.name), version_2))
