@@ -1,6 +1,7 @@
 //! Services and nodes that are killed, restarted, or whose clocks jump, with work under way.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use chalk_tests::{
     MadeUp, Network, Node, QUICK, Service, Talk, World, noise, request, tool, unique, wait_for,
@@ -140,15 +141,45 @@ fn a_sandbox_outlives(world: &World) {
     drop(node);
 }
 
-/// Paths below the control groups of this machine that have `id` in their name.
-fn groups(id: &str) -> Vec<String> {
-    let mut find = tool("find", ["/sys/fs/cgroup", "-type", "d", "-name"]);
-    let found = chalk_tests::run(find.arg(format!("*{id}*"))).stdout;
-    found.lines().map(str::to_owned).collect()
+/// Process whose arguments have `word`, and no other process's do.
+fn process_with(word: &str) -> String {
+    let found = chalk_tests::run(&mut tool("pgrep", ["-f", "-x", &format!("sleep {word}")]));
+    let first = found.stdout.lines().next().map(str::to_owned);
+    first.unwrap_or_else(|| panic!("no process has `{word}`"))
+}
+
+/// Directories of the control groups that a process is in, save the roots.
+fn groups(process: &str) -> Vec<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap();
+    let root = Path::new("/sys/fs/cgroup");
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let path = line.splitn(3, ':').nth(2).unwrap().trim_start_matches('/');
+        if path.is_empty() {
+            continue;
+        }
+        // Version 2 alone, version 1, and both side by side.
+        let hierarchies = fs::read_dir(root).unwrap().flatten();
+        let tops = hierarchies
+            .map(|entry| entry.path())
+            .chain([root.to_owned()]);
+        found.extend(
+            tops.map(|top| top.join(path))
+                .filter(|group| group.is_dir()),
+        );
+    }
+    found
+}
+
+/// Groups in a group.
+fn groups_below(group: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(group).into_iter().flatten().flatten();
+    let entries = entries.map(|entry| entry.path());
+    entries.filter(|path| path.is_dir()).collect()
 }
 
 /// Mounts in any mount namespace of this machine that lie below a folder.
-fn mounts_below(folder: &std::path::Path) -> Vec<String> {
+fn mounts_below(folder: &Path) -> Vec<String> {
     let folder = folder.display().to_string();
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").unwrap().flatten() {
@@ -177,7 +208,8 @@ fn a_node_killed_takes_its_sandboxes(world: &World) {
     let output = world.folder("takes-talk").join("exec");
     let mut exec = Talk::start(&mut service.chalk().args(exec).into_command(), &output);
     wait_for_process(&ran, true);
-    assert!(!groups(&id).is_empty(), "a sandbox with limits has a group");
+    let groups = groups(&process_with(&own));
+    assert!(!groups.is_empty(), "a sandbox with limits has a group");
     node.kill();
     for mark in [&own, &child, &ran] {
         wait_for_process(mark, false);
@@ -192,7 +224,6 @@ fn a_node_killed_takes_its_sandboxes(world: &World) {
     node.launch();
     node.wait_for(&service, "ready");
     wait_until("the sandbox is lost", || shown("state") == "lost");
-    wait_until("no group is left", || groups(&id).is_empty());
     let listed = service.sandboxes(&["ls", "--json"]).ok().json();
     assert_eq!(listed, json!([]), "it lives no more");
     // The node is as good as new.
@@ -203,8 +234,17 @@ fn a_node_killed_takes_its_sandboxes(world: &World) {
     );
     service.sandboxes(&["rm", &id]).ok();
     node.stop();
-    let left = fs::read_dir(state.join("node/sandboxes")).map_or(0, Iterator::count);
-    assert_eq!(left, 0, "writable layers are left");
+    for group in &groups {
+        let parent = group.parent().unwrap();
+        assert_eq!(
+            groups_below(parent),
+            Vec::<PathBuf>::new(),
+            "groups are left"
+        );
+    }
+    let mut find = tool("find", [&state]);
+    let disks = chalk_tests::run(find.args(["-name", "*.img"])).ok().stdout;
+    assert_eq!(disks, "", "writable layers are left");
 }
 
 fn a_node_killed_while_starting(world: &World) {
@@ -232,7 +272,6 @@ fn a_node_killed_while_starting(world: &World) {
             (state != "running" && state != "starting").then_some(state)
         });
         assert!(state == "lost" || state == "failed", "{state}");
-        assert_eq!(groups(&id), Vec::<String>::new());
         wait_for_process(&mark, false);
     }
     let words = ["--", "echo", "fine"];
@@ -291,7 +330,7 @@ fn a_node_that_stops(world: &World) {
 
 /// Variables by which Debian's libfaketime gives a process the time that a file names. The
 /// monotonic clock stays true, as that of the kernel does when somebody sets the clock.
-fn faked(offset: &std::path::Path) -> Vec<(String, String)> {
+fn faked(offset: &Path) -> Vec<(String, String)> {
     let mut folders = fs::read_dir("/usr/lib").unwrap().flatten();
     let library = folders.find_map(|folder| {
         let path = folder.path().join("faketime/libfaketime.so.1");

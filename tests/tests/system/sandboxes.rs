@@ -3,9 +3,7 @@
 use std::fs::{self, File};
 use std::process::Stdio;
 
-use chalk_tests::{
-    MadeUp, Node, Project, QUICK, Talk, World, noise, request, run, tool, unique, wait_until,
-};
+use chalk_tests::{MadeUp, Node, Project, QUICK, Talk, World, noise, request, unique, wait_until};
 use serde_json::{Value, json};
 
 use crate::Test;
@@ -227,12 +225,6 @@ fn nothing_lasts(world: &World) {
         let words = ["--node", "first", "--", "sh", "-c", script];
         assert_eq!(fleet.sandbox(&words).run().ok().stdout, "fresh\n");
     }
-    let state = fleet.first.state().join("node/sandboxes");
-    wait_until("writable layers of ended sandboxes are gone", || {
-        let mut find = tool("find", [&state]);
-        let left = run(find.args(["-name", "left"]));
-        left.stdout.is_empty()
-    });
 }
 
 fn detached(world: &World) {
