@@ -108,12 +108,18 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|e| NodeError::Parts(Box::new(e)))?
 }
 
-/// How the node's settings say that registries are read.
+/// How the node's settings say that registries are read. The service's own registry is spoken to as
+/// the service is.
 fn options(settings: &NodeSettings) -> Options {
+    let mut insecure: BTreeSet<String> = settings.insecure.iter().cloned().collect();
+    if let Some(service) = settings.server.strip_prefix("http://") {
+        let authority = service.split('/').next().unwrap_or_default();
+        insecure.insert(authority.to_owned());
+    }
     Options {
         mirrors: settings.registry_mirrors.clone(),
         ca_bundle: settings.ca_bundle.clone(),
-        insecure: settings.insecure.iter().cloned().collect::<BTreeSet<_>>(),
+        insecure,
         credentials: match &settings.credentials {
             Some(file) => CredentialSource::DockerConfig(file.clone()),
             None => CredentialSource::Docker,
@@ -164,6 +170,19 @@ fn towards(server: &str, bound: SocketAddr) -> Option<IpAddr> {
 mod tests {
     use super::*;
     use crate::settings::Join;
+
+    #[test]
+    fn plain_http_to_the_service_is_plain_http_to_its_registry() {
+        let check = |server: &str, expect: &[&str]| {
+            let mut settings = NodeSettings::new(server, Join::Never, "n", "/tmp".into());
+            settings.insecure = vec!["r:1".to_owned()];
+            let insecure = options(&settings).insecure;
+            assert_eq!(insecure.iter().collect::<Vec<_>>(), expect, "{server}");
+        };
+        check("http://10.0.0.1:7474", &["10.0.0.1:7474", "r:1"]);
+        check("http://chalk.example/", &["chalk.example", "r:1"]);
+        check("https://10.0.0.1:7474", &["r:1"]);
+    }
 
     #[test]
     fn addresses_for_other_nodes() {

@@ -103,6 +103,8 @@ pub(crate) fn code_of(kind: &str) -> u8 {
         | problem::DAMAGED
         | problem::TIMED_OUT
         | problem::NOT_RUNNING => exit::FAILED,
+        problem::COMMAND_NOT_FOUND => exit::NO_COMMAND,
+        problem::COMMAND_NOT_EXECUTABLE => exit::NOT_EXECUTABLE,
         _ => exit::UNREACHABLE,
     }
 }

@@ -235,7 +235,7 @@ impl Sandboxes {
                     title: "the sandbox lives".to_owned(),
                     status: 409,
                     detail: format!("sandbox `{id}` has not ended"),
-                    hint: "stop it first, or remove it with `force=true`".to_owned(),
+                    hint: "stop it first, or remove it with `--force` (`force=true`)".to_owned(),
                 });
             }
             self.end(&id, 0.0, SandboxEnd::Stopped).await?;

@@ -204,7 +204,8 @@ fn a_node_killed_takes_its_sandboxes(world: &World) {
     let id = service.detach(&image.hash, &words);
     wait_for_process(&own, true);
     wait_for_process(&child, true);
-    let exec = ["compute", "sandbox", "exec", &id, "--", "sleep", &ran];
+    let script = format!("exec sleep {ran}");
+    let exec = ["compute", "sandbox", "exec", &id, "--", "sh", "-c", &script];
     let output = world.folder("takes-talk").join("exec");
     let mut exec = Talk::start(&mut service.chalk().args(exec).into_command(), &output);
     wait_for_process(&ran, true);

@@ -106,11 +106,7 @@ fn flags_stand_over_the_image(world: &World) {
     );
     let words = ["--read-only", "--", "touch", "/x"];
     assert!(!fleet.sandbox(&words).run().status.success());
-    for bad in [
-        ["--env", "=x"],
-        ["--env", "A-B=x"],
-        ["--workdir", "relative"],
-    ] {
+    for bad in [["--env", "=x"], ["--workdir", "relative"]] {
         fleet
             .sandbox(&[&bad[..], &["--", "true"]].concat())
             .run()
@@ -358,7 +354,8 @@ fn a_client_that_goes_away(world: &World) {
     let node = Node::start(&service, "n", "local", &world.folder("n"), &[]);
     let folder = world.folder("goes-talk");
     let start = |name: &str, mark: &str| {
-        let chalk = service.sandbox(&image.hash, &["--", "sleep", mark]);
+        let script = format!("exec sleep {mark}");
+        let chalk = service.sandbox(&image.hash, &["--", "sh", "-c", &script]);
         let talk = Talk::start(&mut chalk.into_command(), &folder.join(name));
         wait_for_process(mark, true);
         talk
@@ -400,7 +397,7 @@ fn removed_and_forgotten(world: &World) {
     let mark = sleep_mark();
     let id = service.detach(&fleet.base.hash, &["--", "sleep", &mark]);
     wait_for_process(&mark, true);
-    service.sandboxes(&["rm", &id]).code(1).says(&["--force"]);
+    service.sandboxes(&["rm", &id]).code(2).says(&["--force"]);
     service.sandboxes(&["rm", "--force", &id]).ok();
     wait_for_process(&mark, false);
     service.sandboxes(&["show", &id]).code(4);
@@ -453,26 +450,14 @@ fn placed_where_it_is_warm(world: &World) {
 
 fn no_network(world: &World) {
     let fleet = world.fleet();
-    let port = fleet.service.address().rsplit_once(':').unwrap().1;
-    let script = format!(
-        "ip -o link | wc -l; ping -c1 -W1 127.0.0.1 >/dev/null && echo loopback; nc -z -w 2 127.0.0.1 {port} && echo reached"
-    );
+    let fetch = format!("wget -q -O- {}/healthz", fleet.service.url());
+    let script = format!("ip -o link | wc -l; {fetch} 2>/dev/null && echo reached");
     let none = ["--network", "none", "--", "sh", "-c", &script];
     let none = fleet.sandbox(&none).run();
-    assert!(none.stdout.starts_with("1\n"), "one device: {none}");
-    assert!(!none.stdout.contains("reached"), "{none}");
-    let host = [
-        "--network",
-        "host",
-        "--",
-        "nc",
-        "-z",
-        "-w",
-        "2",
-        "127.0.0.1",
-        port,
-    ];
-    fleet.sandbox(&host).run().ok();
+    assert_eq!(none.stdout, "1\n", "one device, no way out: {none}");
+    let host = ["--network", "host", "--", "sh", "-c", &script];
+    let host = fleet.sandbox(&host).run().ok();
+    assert!(host.stdout.contains("reached"), "{host}");
     let listen =
         "(nc -l -p 4567 -s 127.0.0.1 -e cat &) ; sleep 0.3; echo hi | nc -w 2 127.0.0.1 4567";
     let inside = ["--network", "none", "--", "sh", "-c", listen];

@@ -93,13 +93,13 @@ fn unknown_or_ambiguous(world: &World) {
     let [(_, one), (_, two)] = pair;
     let prefix = &one[..8];
     let ambiguous = service.warm(&["--image", prefix]).code(4);
-    ambiguous.says(&[prefix, "ambiguous"]);
+    ambiguous.says(&[prefix, "several"]);
     let words = ["--", "true"];
     service
         .sandbox(prefix, &words)
         .run()
         .code(4)
-        .says(&["ambiguous"]);
+        .says(&["several"]);
     let same = one.bytes().zip(two.bytes()).take_while(|(a, b)| a == b);
     let longer = one[..=same.count()].to_owned();
     service
@@ -331,6 +331,8 @@ fn events_are_numbered(world: &World) {
     let service = world.start("events", &settings);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 300_000)]);
     let mut node = Node::start(&service, "n", "local", &world.folder("n"), &[]);
+    // With no node at all, the command would bring one.
+    let other = Node::start(&service, "other", "local", &world.folder("other"), &[]);
     node.stop();
     node.wait_for(&service, "lost");
     // Asked for by name, a node may be away for a while. Without `--wait` the warm is only begun.
@@ -377,6 +379,7 @@ fn events_are_numbered(world: &World) {
         service.token(),
     );
     assert_eq!(missing.status, 404, "{missing:?}");
+    drop(other);
 }
 
 fn a_drained_node(world: &World) {
@@ -469,7 +472,7 @@ fn prewarmed_bases(world: &World) {
     });
     // Another list, by the API.
     let url = format!("{}/v1/prewarm", service.url());
-    let body = r#"{"images": ["example.com/absent:1"]}"#;
+    let body = r#"{"images": ["127.0.0.1:1/absent:1"]}"#;
     let words = ["--request", "PUT", "--json", body];
     let put = request(&url, Some(service.token()), &words);
     assert_eq!(put.status, 200, "{put:?}");
