@@ -44,6 +44,8 @@ pub fn noise(name: &str, bytes: usize) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::with_capacity(bytes + 4096));
     let mut header = tar::Header::new_ustar();
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_size(bytes as u64);
     header.set_mtime(1_700_000_000);
     tar.append_data(&mut header, name, &*noise)

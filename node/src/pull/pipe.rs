@@ -257,7 +257,9 @@ impl Grant {
         // Ahead of need where there is plenty, to the byte where there is not.
         let what = format!("layer {}", self.layer);
         let more = bytes - self.bytes;
-        let step = more.next_multiple_of(STEP);
+        // What all pulls take ahead must be little of a small cache, too, or the last of them fails.
+        let limit = self.cache.inner.settings.size_limit;
+        let step = more.next_multiple_of(STEP.min(limit / 256).max(1));
         let granted = match self.cache.inner.free_for(step, &what) {
             Ok(()) => step,
             Err(_) => self.cache.inner.free_for(more, &what).map(|()| more)?,

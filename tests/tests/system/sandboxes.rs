@@ -458,8 +458,7 @@ fn no_network(world: &World) {
     let host = ["--network", "host", "--", "sh", "-c", &script];
     let host = fleet.sandbox(&host).run().ok();
     assert!(host.stdout.contains("reached"), "{host}");
-    let listen =
-        "(nc -l -p 4567 -s 127.0.0.1 -e cat &) ; sleep 0.3; echo hi | nc -w 2 127.0.0.1 4567";
+    let listen = "(nc -l -p 4567 -e cat &) ; sleep 0.3; echo hi | nc -w 2 127.0.0.1 4567";
     let inside = ["--network", "none", "--", "sh", "-c", listen];
     let inside = fleet.sandbox(&inside).run();
     assert_eq!(inside.stdout, "hi\n", "loopback works: {inside}");
