@@ -379,6 +379,8 @@ impl Interface for Sandboxes {
             let mut report = entry.report.subscribe();
             let _ = report.wait_for(|report| report.state.is_final()).await;
         }
+        drop(entries);
+        self.0.slots.emptied().await;
     }
 }
 

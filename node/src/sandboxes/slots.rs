@@ -8,11 +8,13 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_core::wire::Problem;
 use chalk_sandbox::Spare;
 use chalk_sandbox::cgroup::{Group, Hierarchies, Limits};
+use tokio::sync::watch;
 
 use super::disk::Disk;
 use super::problems::{internal, of_cgroup, of_mount, of_spawn};
@@ -21,6 +23,8 @@ use crate::mounts::Mounts;
 /// How many are kept ready: as many starts as may come at once without waiting. Each takes about
 /// 3 MB of memory and a loop device.
 const READY: usize = 4;
+/// Longest that a node that ends waits until all of them are removed.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A place for one sandbox.
 #[derive(Debug)]
@@ -51,6 +55,8 @@ pub(super) struct Slots {
     ready: Mutex<VecDeque<Slot>>,
     filling: AtomicBool,
     closed: AtomicBool,
+    /// Homes that are not yet removed from the host.
+    homes: Arc<watch::Sender<usize>>,
 }
 
 impl Slots {
@@ -91,6 +97,7 @@ impl Slots {
             ready: Mutex::default(),
             filling: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            homes: Arc::new(watch::Sender::new(0)),
         });
         slots.fill();
         Ok(slots)
@@ -118,6 +125,15 @@ impl Slots {
         drop(ready);
         if let Some(parent) = self.parent_group() {
             self.mounts.within_later(move || parent.remove_if_empty());
+        }
+    }
+
+    /// Waits until nothing of any place is left on the host, but not for ever.
+    pub(super) async fn emptied(&self) {
+        let mut homes = self.homes.subscribe();
+        let empty = homes.wait_for(|count| *count == 0);
+        if tokio::time::timeout(PATIENCE, empty).await.is_err() {
+            tracing::warn!("disks or control groups are left; the next start removes them");
         }
     }
 
@@ -153,6 +169,7 @@ impl Slots {
     async fn make(self: &Arc<Self>, size: u64) -> Result<Slot, Problem> {
         let name = self.next.fetch_add(1, Ordering::Relaxed).to_string();
         // Dropping it, should something fail, takes back what was made.
+        self.homes.send_modify(|count| *count += 1);
         let mut home = Home {
             group: None,
             disk: None,
@@ -217,6 +234,7 @@ impl Drop for Home {
         // The last one of a node that ends takes the group above along.
         let ending = self.slots.closed.load(Ordering::SeqCst);
         let parent = self.slots.parent_group().filter(|_| ending);
+        let homes = Arc::clone(&self.slots.homes);
         self.slots.mounts.within_later(move || {
             if let Some(group) = group
                 && let Err(error) = group.remove()
@@ -229,6 +247,7 @@ impl Drop for Home {
             if let Some(disk) = disk {
                 disk.remove();
             }
+            homes.send_modify(|count| *count -= 1);
         });
     }
 }

@@ -260,7 +260,7 @@ fn a_layer_that_is_lost(world: &World) {
     }
     node.launch();
     node.wait_for(&service, "ready");
-    let script = "wc -c < /*-*";
+    let script = "cat /*-* | wc -c";
     let words = ["--", "sh", "-c", script];
     let ran = service.sandbox(&image.hash, &words).run().ok();
     assert_eq!(ran.stdout, format!("{MIB}\n"));
