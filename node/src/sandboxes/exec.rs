@@ -52,7 +52,7 @@ pub(super) async fn start(
         .await
         .map_err(|error| of_sandbox(&error))?;
 
-    let log = Log::create(output, shared.settings.log_limit)
+    let log = Log::create(output, shared.settings.log_limit, true)
         .map_err(|error| internal("the output of the process cannot be kept", &error))?;
     let process = Arc::new(Process::new(log));
     {

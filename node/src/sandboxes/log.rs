@@ -3,6 +3,9 @@
 //! A log is a directory of segments. A segment is named by the number of its first event and holds
 //! records: number (8 bytes), stream (1), length (4, all little-endian), bytes. Readers find what
 //! they have not seen yet by number; where it was dropped meanwhile, they are told how much.
+//! Nothing is dropped as long as somebody follows and reads ([`followers`]).
+
+mod followers;
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -13,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chalk_core::wire::{OutputEvent, OutputEventKind, Stream};
 use tokio::sync::watch;
+
+use followers::Followers;
 
 /// Into how many segments the kept output is divided: as much goes at a time.
 const SEGMENTS: u64 = 8;
@@ -36,6 +41,7 @@ struct Inner {
     state: Mutex<State>,
     /// Number of the last event; grows by the end, too.
     last: watch::Sender<u64>,
+    followers: Followers,
 }
 
 #[derive(Debug, Default)]
@@ -60,15 +66,16 @@ struct Segment {
 }
 
 impl Log {
-    /// Begins a log in `dir`, which is made; keeps `limit` bytes.
-    pub(super) fn create(dir: PathBuf, limit: u64) -> io::Result<Log> {
+    /// Begins a log in `dir`, which is made; keeps `limit` bytes. `followed` says that whoever
+    /// started the process will follow it.
+    pub(super) fn create(dir: PathBuf, limit: u64, followed: bool) -> io::Result<Log> {
         fs::create_dir_all(&dir)?;
-        Ok(Log::with(dir, limit, State::default()))
+        Ok(Log::with(dir, limit, State::default(), followed))
     }
 
     /// A log that keeps nothing, for a process that will not run.
     pub(super) fn nowhere() -> Log {
-        Log::with(PathBuf::new(), 0, State::default())
+        Log::with(PathBuf::new(), 0, State::default(), false)
     }
 
     /// Reads a log of an earlier life of the node, cut off where a record is not whole. It takes
@@ -89,19 +96,35 @@ impl Log {
             }
             state.segments.push_back(Segment { first, path, bytes });
         }
-        let log = Log::with(dir, 0, state);
+        let log = Log::with(dir, 0, state, false);
         log.end(end);
         Ok(log)
     }
 
-    fn with(dir: PathBuf, limit: u64, state: State) -> Log {
+    fn with(dir: PathBuf, limit: u64, state: State, followed: bool) -> Log {
         let last = watch::Sender::new(state.last);
         Log(Arc::new(Inner {
             dir,
             segment_limit: (limit / SEGMENTS).max(MIN_SEGMENT),
             state: Mutex::new(state),
             last,
+            followers: Followers::new(followed),
         }))
+    }
+
+    /// Waits until the next [`write`](Self::write) drops nothing that a follower is about to read.
+    pub(super) async fn room(&self) {
+        if let Some(last) = self.at_stake() {
+            self.0.followers.pass(last).await;
+        }
+    }
+
+    /// Number of the last event that the next write would drop.
+    fn at_stake(&self) -> Option<u64> {
+        let state = self.state();
+        let full = state.segments.back()?.bytes >= self.0.segment_limit;
+        let all = state.segments.len() as u64 >= SEGMENTS;
+        (full && all).then(|| state.segments.get(1).map_or(state.last, |s| s.first - 1))
     }
 
     /// Takes output. What the disk does not take is dropped: the process goes on.
@@ -183,10 +206,11 @@ impl Log {
         self.state().end.is_some()
     }
 
-    /// A reader of everything after event `after`.
-    pub(super) fn reader(&self, after: u64) -> Reader {
+    /// A reader of everything after event `after`; with `follow`, up to the end of the process.
+    pub(super) fn reader(&self, after: u64, follow: bool) -> Reader {
         Reader {
             log: self.clone(),
+            follower: follow.then(|| self.0.followers.join(after)),
             seen: after,
             seen_bytes: if after == 0 { Some(0) } else { None },
             told_lost: 0,
@@ -205,6 +229,8 @@ impl Log {
 #[derive(Debug)]
 pub(super) struct Reader {
     log: Log,
+    /// Its name among the followers.
+    follower: Option<u64>,
     /// Number of the last event that was given.
     seen: u64,
     /// Bytes of output up to there, if it is known.
@@ -213,6 +239,14 @@ pub(super) struct Reader {
     file: Option<Open>,
     ended: bool,
     changed: watch::Receiver<u64>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(name) = self.follower {
+            self.log.0.followers.leave(name);
+        }
+    }
 }
 
 /// An open segment.
@@ -234,8 +268,13 @@ enum Next {
 }
 
 impl Reader {
-    /// The next event; `None` after the end, and without `follow` when there is no more by now.
-    pub(super) async fn next(&mut self, follow: bool) -> io::Result<Option<OutputEvent>> {
+    /// The next event; `None` after the end, and for one that does not follow when there is no more
+    /// by now.
+    pub(super) async fn next(&mut self) -> io::Result<Option<OutputEvent>> {
+        // Who asks for more has taken what it got.
+        if let Some(name) = self.follower {
+            self.log.0.followers.read(name, self.seen);
+        }
         loop {
             if self.ended {
                 return Ok(None);
@@ -263,7 +302,7 @@ impl Reader {
                     Err(error) => return Err(error),
                 },
                 Next::Read => return self.read().map(Some),
-                Next::Wait if follow => {
+                Next::Wait if self.follower.is_some() => {
                     if self.changed.changed().await.is_err() {
                         return Ok(None);
                     }

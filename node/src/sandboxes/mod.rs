@@ -354,9 +354,10 @@ impl Interface for Sandboxes {
         after: u64,
         follow: bool,
     ) -> Result<Output, Problem> {
-        let reader = self.0.process(sandbox, process)?.log().reader(after);
-        let events = futures_util::stream::unfold(reader, move |mut reader| async move {
-            match reader.next(follow).await {
+        let process = self.0.process(sandbox, process)?;
+        let reader = process.log().reader(after, follow);
+        let events = futures_util::stream::unfold(reader, |mut reader| async move {
+            match reader.next().await {
                 Ok(event) => event.map(|event| (event, reader)),
                 Err(error) => {
                     tracing::warn!(%error, "output cannot be read");

@@ -174,6 +174,7 @@ impl OutputSink for Sink<'_> {
             chalk_sandbox::Stream::Stdout => Stream::Stdout,
             chalk_sandbox::Stream::Stderr => Stream::Stderr,
         };
+        self.0.room().await;
         self.0.write(stream, bytes);
     }
 }

@@ -20,7 +20,8 @@ pub(super) fn start(shared: &Arc<Shared>, id: String, image: ImageRef, request: 
         return;
     }
     let output = shared.records.output(&id, MAIN);
-    let log = Log::create(output, shared.settings.log_limit);
+    let followed = request.stop_on_disconnect || request.tty.is_some();
+    let log = Log::create(output, shared.settings.log_limit, followed);
     let (log, trouble) = match log {
         Ok(log) => (log, None),
         Err(error) => (Log::nowhere(), Some(error)),

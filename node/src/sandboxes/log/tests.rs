@@ -11,9 +11,9 @@ fn decode(data: &str) -> Vec<u8> {
 
 /// All events after `after`, in words.
 async fn read(log: &Log, after: u64) -> Vec<String> {
-    let mut reader = log.reader(after);
+    let mut reader = log.reader(after, false);
     let mut found = Vec::new();
-    while let Some(event) = reader.next(false).await.expect("readable") {
+    while let Some(event) = reader.next().await.expect("readable") {
         let text = match event.kind {
             OutputEventKind::Output { stream, data } => {
                 let text = String::from_utf8_lossy(&decode(&data)).into_owned();
@@ -38,7 +38,7 @@ fn exited(code: i32) -> OutputEventKind {
 #[tokio::test]
 async fn events_are_numbered_and_can_be_taken_up_again() {
     let directory = tempfile::tempdir().expect("temporary directory");
-    let log = Log::create(directory.path().join("main"), 1 << 20).expect("created");
+    let log = Log::create(directory.path().join("main"), 1 << 20, false).expect("created");
     assert!(read(&log, 0).await.is_empty());
     log.write(Stream::Stdout, b"one");
     log.write(Stream::Stderr, b"two");
@@ -56,14 +56,11 @@ async fn events_are_numbered_and_can_be_taken_up_again() {
 async fn old_output_goes_and_is_told() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let path = directory.path().join("main");
-    let log = Log::create(path.clone(), 512 << 10).expect("created");
+    let log = Log::create(path.clone(), 512 << 10, false).expect("created");
     let chunk = vec![b'x'; 32 << 10];
-    let mut early = log.reader(0);
+    let mut early = log.reader(0, true);
     log.write(Stream::Stdout, &chunk);
-    assert_eq!(
-        early.next(false).await.expect("read").expect("there").seq,
-        1
-    );
+    assert_eq!(early.next().await.expect("read").expect("there").seq, 1);
     for _ in 1..3200 {
         log.write(Stream::Stdout, &chunk);
     }
@@ -80,7 +77,7 @@ async fn old_output_goes_and_is_told() {
     assert_eq!(events[0], format!("{} dropped {dropped}", 3200 - kept));
     assert_eq!(events.last().expect("some"), "3201 exited 0");
     // Who has seen the first has missed one less.
-    let event = early.next(false).await.expect("read").expect("there");
+    let event = early.next().await.expect("read").expect("there");
     let expect = OutputEventKind::Dropped {
         bytes: dropped - (32 << 10),
     };
@@ -90,8 +87,8 @@ async fn old_output_goes_and_is_told() {
 #[tokio::test]
 async fn a_follower_waits_for_more() {
     let directory = tempfile::tempdir().expect("temporary directory");
-    let log = Log::create(directory.path().join("main"), 1 << 20).expect("created");
-    let mut reader = log.reader(0);
+    let log = Log::create(directory.path().join("main"), 1 << 20, false).expect("created");
+    let mut reader = log.reader(0, true);
     let writer = {
         let log = log.clone();
         tokio::spawn(async move {
@@ -103,7 +100,7 @@ async fn a_follower_waits_for_more() {
         })
     };
     let mut seen = 0;
-    while let Some(event) = reader.next(true).await.expect("readable") {
+    while let Some(event) = reader.next().await.expect("readable") {
         seen += 1;
         assert_eq!(event.seq, seen);
     }
@@ -115,7 +112,7 @@ async fn a_follower_waits_for_more() {
 async fn output_of_an_earlier_life_is_read_as_far_as_it_is_whole() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let path = directory.path().join("main");
-    let log = Log::create(path.clone(), 1 << 20).expect("created");
+    let log = Log::create(path.clone(), 1 << 20, false).expect("created");
     log.write(Stream::Stdout, b"one");
     log.write(Stream::Stdout, b"two");
     drop(log);
@@ -131,7 +128,7 @@ async fn output_of_an_earlier_life_is_read_as_far_as_it_is_whole() {
 async fn what_the_disk_does_not_take_is_told() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let path = directory.path().join("main");
-    let log = Log::create(path.clone(), 1 << 20).expect("created");
+    let log = Log::create(path.clone(), 1 << 20, false).expect("created");
     fs::remove_dir_all(&path).expect("removed");
     log.write(Stream::Stdout, b"lost");
     log.write(Stream::Stdout, b"lost too");
