@@ -96,6 +96,8 @@ impl Loaded {
     pub(crate) fn embedded(&self) -> Settings {
         let mut settings = self.settings.clone();
         settings.serve.listen = Settings::embedded().serve.listen;
+        // Whoever asks for one thing does not want five base images fetched beside it.
+        settings.prewarm.images.clear();
         settings
     }
 
