@@ -138,6 +138,12 @@ impl World {
         Service::start(&self.state(name), settings)
     }
 
+    /// A service of the test's own without any image.
+    #[track_caller]
+    pub fn start_empty(&self, name: &str, settings: &[(&str, &str)]) -> Service {
+        Service::start(&self.folder(name), settings)
+    }
+
     /// A service with two nodes that have an image.
     pub fn fleet(&self) -> &Fleet {
         self.fleet.get_or_init(|| Fleet::start(self))

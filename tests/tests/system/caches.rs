@@ -39,7 +39,7 @@ fn warm(service: &Service, image: &MadeUp, more: &[&str]) -> Value {
 
 /// A service with one node whose cache holds the base and some three images of four mebibytes.
 fn small(world: &World, name: &str) -> (Node, Service) {
-    let service = world.start(name, &QUICK);
+    let service = world.start_empty(name, &QUICK);
     let words = ["--cache-size", "16MiB"];
     let node = Node::start(&service, "n", "local", &world.folder(name), &words);
     (node, service)
@@ -119,7 +119,7 @@ fn pinned_and_used(world: &World) {
 }
 
 fn shared_layers(world: &World) {
-    let service = world.start("shared", &QUICK);
+    let service = world.start_empty("shared", &QUICK);
     let node = Node::start(&service, "n", "local", &world.folder("shared"), &[]);
     let common = noise(&unique(), 4 * MIB);
     let images: Vec<MadeUp> = (0..3)
@@ -243,7 +243,7 @@ fn evictions_race_with_starts(world: &World) {
 }
 
 fn a_layer_that_is_lost(world: &World) {
-    let service = world.start("loses", &QUICK);
+    let service = world.start_empty("loses", &QUICK);
     let state = world.folder("loses-node");
     let mut node = Node::start(&service, "n", "local", &state, &[]);
     let image = MadeUp::new(world, &service, &[noise(&unique(), MIB)]);

@@ -7,6 +7,7 @@ use chalk_tests::{Talk, World, run, tool, wait_until};
 
 use crate::Test;
 use crate::failures::{sleep_mark, wait_for_process};
+use crate::restarts::{groups, process_with};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_sandbox_that_forks_without_end", forks_without_end),
@@ -152,19 +153,25 @@ fn prints_to_nobody(world: &World) {
 
 fn cores_and_processes(world: &World) {
     let fleet = world.fleet();
-    // By the clock of the machine: a twentieth of a core makes it twenty times as long, which no
-    // other load of the machine hides.
-    let work =
-        "n=0; cat /proc/uptime; while [ $n -lt 100000 ]; do n=$((n+1)); done; cat /proc/uptime";
-    let seconds = |words: &[&str]| {
-        let words = [words, &["--", "sh", "-c", work]].concat();
-        let ran = fleet.sandbox(&words).run().ok().stdout;
-        let uptime = |line: &str| line.split(' ').next().unwrap().parse::<f64>().unwrap();
-        let (first, last) = ran.trim_end().split_once('\n').unwrap();
-        uptime(last) - uptime(first)
-    };
-    let (free, limited) = (seconds(&[]), seconds(&["--cpu", "0.05"]));
-    assert!(limited > 2.0 * free, "{limited} s against {free} s");
+    let mark = sleep_mark();
+    let work = format!("sleep {mark} & while :; do :; done");
+    let words = ["--cpu", "0.05", "--", "sh", "-c", &work];
+    let id = fleet.service.detach(&fleet.base.hash, &words);
+    wait_for_process(&mark, true);
+    let groups = groups(&process_with(&mark));
+    wait_until("it is held back", || {
+        let stats = groups.iter().map(|group| group.join("cpu.stat"));
+        let stats = stats.filter_map(|path| fs::read_to_string(path).ok());
+        let count = |text: String| -> Option<u64> {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("nr_throttled "));
+            line?.parse().ok()
+        };
+        stats.filter_map(count).any(|count| count > 2)
+    });
+    fleet.service.sandboxes(&["rm", "--force", &id]).ok();
+    wait_for_process(&mark, false);
     let script = "for n in $(seq 1 20); do sleep 5 & done 2>/dev/null; echo made";
     let ran = fleet
         .sandbox(&["--pids", "8", "--", "sh", "-c", script])

@@ -82,7 +82,7 @@ fn a_link_that_is_cut(world: &World) {
     let mut network = Network::new();
     let home = network.host(None);
     let away = network.host(Some("16mbit"));
-    let service = Service::start_on(&home, &world.state("cut"), &QUICK);
+    let service = Service::start_on(&home, &world.folder("cut"), &QUICK);
     let image = MadeUp::new(world, &service, &layers(4, 2 << 20));
     let state = world.folder("cut-node");
     let node = Node::start_on(&away, &service, "away", "local", &state, &[]);
@@ -113,7 +113,7 @@ fn a_service_that_stops(world: &World) {
     let mut network = Network::new();
     let home = network.host(Some("16mbit"));
     let away = network.host(None);
-    let mut service = Service::start_on(&home, &world.state("stops"), &QUICK);
+    let mut service = Service::start_on(&home, &world.folder("stops"), &QUICK);
     let image = MadeUp::new(world, &service, &layers(4, 2 << 20));
     let state = world.folder("stops-node");
     let node = Node::start_on(&away, &service, "away", "local", &state, &[]);
@@ -142,7 +142,7 @@ fn a_service_that_stops(world: &World) {
 }
 
 fn mirrors_that_lie(world: &World) {
-    let service = world.start("liars", &QUICK);
+    let service = world.start_empty("liars", &QUICK);
     let image = MadeUp::new(world, &service, &layers(3, 1 << 20));
     let faults = [
         ("wrong", Fault::WrongBytes),
@@ -170,7 +170,7 @@ fn mirrors_that_lie(world: &World) {
 }
 
 fn a_peer_that_lies(world: &World) {
-    let service = world.start("peers", &QUICK);
+    let service = world.start_empty("peers", &QUICK);
     let image = MadeUp::new(world, &service, &layers(3, 1 << 20));
     let impostor = Impostor::start(&image.layout, Fault::WrongBytes);
     let advertised = impostor.address();
@@ -213,7 +213,7 @@ impl Drop for SmallDisk {
 }
 
 fn a_full_disk(world: &World) {
-    let service = world.start("full", &QUICK);
+    let service = world.start_empty("full", &QUICK);
     let small = MadeUp::new(world, &service, &layers(1, 1000));
     let image = MadeUp::new(world, &service, &layers(4, 8 << 20));
     let disk = SmallDisk::mount(world, "128m");
@@ -245,7 +245,7 @@ fn a_node_killed(world: &World) {
     let mut network = Network::new();
     let home = network.host(None);
     let away = network.host(Some("24mbit"));
-    let service = Service::start_on(&home, &world.state("killed"), &QUICK);
+    let service = Service::start_on(&home, &world.folder("killed"), &QUICK);
     let image = MadeUp::new(world, &service, &layers(10, 1 << 20));
     let state = world.folder("killed-node");
     let set = ["--set", "node.parallel=2"];
@@ -290,7 +290,7 @@ fn a_node_killed(world: &World) {
 }
 
 fn a_pull_through_registry(world: &World) {
-    let service = world.start("behind", &QUICK);
+    let service = world.start_empty("behind", &QUICK);
     let image = MadeUp::new(world, &service, &layers(3, 200_000));
     let folder = world.folder("proxy");
     let proxy = Distribution::start_proxy(&folder, service.url(), "chalk", service.token());
@@ -320,7 +320,7 @@ fn a_pull_through_registry(world: &World) {
 fn nodes_fetch_from_each_other(world: &World) {
     let mut network = Network::new();
     let home = network.host(Some("100mbit"));
-    let service = Service::start_on(&home, &world.state("each-other"), &QUICK);
+    let service = Service::start_on(&home, &world.folder("each-other"), &QUICK);
     let image = MadeUp::new(world, &service, &layers(4, 2 << 20));
     let nodes: Vec<Node> = (0..6)
         .map(|number| {

@@ -29,7 +29,7 @@ fn killed_in_the_middle(world: &World) {
     let mut settings = QUICK.to_vec();
     settings.push(("regions.registries", &registries));
     settings.push(("registry.insecure", registry.address()));
-    let service = Service::start_on(&home, &world.state("regions"), &settings);
+    let service = Service::start_on(&home, &world.folder("regions"), &settings);
     let layers: Vec<_> = (0..6).map(|_| noise(&unique(), 1 << 20)).collect();
     let image = MadeUp::new(world, &service, &layers);
     let node = |at: usize, name: &str, region: &str| {
@@ -149,7 +149,7 @@ fn copied_where_a_sandbox_starts(world: &World) {
     let registries = format!("west={}/fleet", registry.address());
     let mut settings = QUICK.to_vec();
     settings.push(("regions.registries", &registries));
-    let service = world.start("west", &settings);
+    let service = world.start_empty("west", &settings);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let node = Node::start(&service, "west", "west", &world.folder("west-node"), &[]);
     let words = ["--region", "west", "--", "echo", "hello from the west"];

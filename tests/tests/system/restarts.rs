@@ -47,7 +47,7 @@ fn fifty_warms(world: &World) {
     const IMAGES: usize = 10;
     let mut network = Network::new();
     let home = network.host(None);
-    let mut service = Service::start_on(&home, &world.state("fifty"), &QUICK);
+    let mut service = Service::start_on(&home, &world.folder("fifty"), &QUICK);
     let images: Vec<MadeUp> = (0..IMAGES)
         .map(|_| MadeUp::new(world, &service, &[noise(&unique(), 200_000)]))
         .collect();
@@ -96,7 +96,7 @@ fn fifty_warms(world: &World) {
 }
 
 fn a_sandbox_outlives(world: &World) {
-    let mut service = world.start("outlives", &QUICK);
+    let mut service = world.start_empty("outlives", &QUICK);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let node = Node::start(&service, "stays", "local", &world.folder("stays"), &[]);
     let mark = sleep_mark();
@@ -142,14 +142,14 @@ fn a_sandbox_outlives(world: &World) {
 }
 
 /// Process whose arguments have `word`, and no other process's do.
-fn process_with(word: &str) -> String {
+pub(crate) fn process_with(word: &str) -> String {
     let found = chalk_tests::run(&mut tool("pgrep", ["-f", "-x", &format!("sleep {word}")]));
     let first = found.stdout.lines().next().map(str::to_owned);
     first.unwrap_or_else(|| panic!("no process has `{word}`"))
 }
 
 /// Directories of the control groups that a process is in, save the roots.
-fn groups(process: &str) -> Vec<PathBuf> {
+pub(crate) fn groups(process: &str) -> Vec<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap();
     let root = Path::new("/sys/fs/cgroup");
     let mut found = Vec::new();
@@ -187,7 +187,7 @@ fn mounts_below(folder: &Path) -> Vec<String> {
 }
 
 fn a_node_killed_takes_its_sandboxes(world: &World) {
-    let service = world.start("takes", &QUICK);
+    let service = world.start_empty("takes", &QUICK);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let state = world.folder("takes-node");
     let mut node = Node::start(&service, "dies", "local", &state, &[]);
@@ -238,7 +238,7 @@ fn a_node_killed_takes_its_sandboxes(world: &World) {
 }
 
 fn a_node_killed_while_starting(world: &World) {
-    let service = world.start("starting", &QUICK);
+    let service = world.start_empty("starting", &QUICK);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let state = world.folder("starting-node");
     let mut node = Node::start(&service, "dies", "local", &state, &[]);
@@ -272,7 +272,7 @@ fn a_node_killed_while_starting(world: &World) {
 }
 
 fn a_node_that_restarts(world: &World) {
-    let service = world.start("keeps", &QUICK);
+    let service = world.start_empty("keeps", &QUICK);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 100_000)]);
     let mut node = Node::start(&service, "keeps", "local", &world.folder("keeps"), &[]);
     let words = ["--image", &image.hash, "--wait"];
@@ -300,7 +300,7 @@ fn a_node_that_restarts(world: &World) {
 }
 
 fn a_node_that_stops(world: &World) {
-    let service = world.start("ends", &QUICK);
+    let service = world.start_empty("ends", &QUICK);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let set = ["--set", "node.stop_timeout=2s"];
     let mut node = Node::start(&service, "ends", "local", &world.folder("ends"), &set);
@@ -350,7 +350,7 @@ fn clocks_that_jump(world: &World) {
     };
     jump("+0");
     let fake = faked(&offset);
-    let service = Service::start_with(&home, &world.state("clock"), &QUICK, &fake);
+    let service = Service::start_with(&home, &world.folder("clock"), &QUICK, &fake);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 2 << 20)]);
     let state = world.folder("clock-node");
     let node = Node::start_with(&away, &service, "clock", &state, &fake);

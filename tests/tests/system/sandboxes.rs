@@ -349,7 +349,7 @@ fn a_client_that_goes_away(world: &World) {
         QUICK[2],
         ("sandboxes.disconnect_grace", "500ms"),
     ];
-    let service = world.start("goes", &settings);
+    let service = world.start_empty("goes", &settings);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 100)]);
     let node = Node::start(&service, "n", "local", &world.folder("n"), &[]);
     let folder = world.folder("goes-talk");
@@ -465,7 +465,7 @@ fn no_network(world: &World) {
 }
 
 fn a_device_by_cdi(world: &World) {
-    let service = world.start("cdi", &QUICK);
+    let service = world.start_empty("cdi", &QUICK);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 100)]);
     let host = Project::new(&[("library", "from the host\n")]);
     let specs = world.folder("cdi-specs");

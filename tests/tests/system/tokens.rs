@@ -66,7 +66,7 @@ fn joins(service: &Service, world: &World, name: &str, token: &str, more: &[&str
 }
 
 fn join_tokens(world: &World) {
-    let service = world.start("tokens", &QUICK);
+    let service = world.start_empty("tokens", &QUICK);
     refused(&service, world, "chj_wrong", &[], &["token"]);
     refused(&service, world, "", &[], &["token"]);
 
@@ -117,7 +117,7 @@ fn kept_token(node: &Node) -> String {
 }
 
 fn a_nodes_token(world: &World) {
-    let service = world.start("node-token", &QUICK);
+    let service = world.start_empty("node-token", &QUICK);
     let state = world.folder("node-token-node");
     let node = Node::start(&service, "n", "local", &state, &[]);
     let token = kept_token(&node);
@@ -167,7 +167,7 @@ fn a_nodes_token(world: &World) {
 }
 
 fn a_name_that_is_taken(world: &World) {
-    let service = world.start("taken", &QUICK);
+    let service = world.start_empty("taken", &QUICK);
     let admin = service.state().join("token").display().to_string();
     let node = Node::start(&service, "same", "local", &world.folder("same"), &[]);
     let other = agent(&service, world, "same", &admin).run().code(3);

@@ -258,7 +258,7 @@ fn labels_and_names(world: &World) {
 }
 
 fn a_cache_too_small(world: &World) {
-    let service = world.start("small", &QUICK);
+    let service = world.start_empty("small", &QUICK);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 4 << 20)]);
     let small = ["--cache-size", "1MiB"];
     let small = Node::start(&service, "small", "local", &world.folder("small"), &small);
@@ -295,7 +295,7 @@ fn time_runs_out(world: &World) {
     let mut network = Network::new();
     let home = network.host(None);
     let far = network.host(Some("1mbit"));
-    let service = Service::start_on(&home, &world.state("slow"), &QUICK);
+    let service = Service::start_on(&home, &world.folder("slow"), &QUICK);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 4 << 20)]);
     let state = world.folder("far");
     let node = Node::start_on(&far, &service, "far", "local", &state, &[]);
@@ -328,7 +328,7 @@ fn time_runs_out(world: &World) {
 
 fn events_are_numbered(world: &World) {
     let settings = [("prewarm.images", ""), ("nodes.lost_after", "50s")];
-    let service = world.start("events", &settings);
+    let service = world.start_empty("events", &settings);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 300_000)]);
     let mut node = Node::start(&service, "n", "local", &world.folder("n"), &[]);
     // With no node at all, the command would bring one.
@@ -383,7 +383,7 @@ fn events_are_numbered(world: &World) {
 }
 
 fn a_drained_node(world: &World) {
-    let service = world.start("drain", &QUICK);
+    let service = world.start_empty("drain", &QUICK);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let node = |name: &str| Node::start(&service, name, "local", &world.folder(name), &[]);
     let (stays, mut drained) = (node("stays"), node("drained"));
@@ -418,7 +418,7 @@ fn a_drained_node(world: &World) {
 }
 
 fn a_removed_node_ends(world: &World) {
-    let service = world.start("remove", &QUICK);
+    let service = world.start_empty("remove", &QUICK);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let node = Node::start(&service, "goes", "local", &world.folder("goes"), &[]);
     let id = service.detach(&image.hash, &["--", "sleep", "1000"]);
@@ -436,7 +436,7 @@ fn prewarmed_bases(world: &World) {
         ("prewarm.interval", "1s"),
         ("prewarm.images", "example.com/base:1"),
     ];
-    let service = world.start("prewarm", &settings);
+    let service = world.start_empty("prewarm", &settings);
     let import = |content: &str| {
         let layout = world.folder("base");
         let layers = [noise(content, 100_000)];
