@@ -26,6 +26,7 @@ mod failures;
 mod flow;
 mod formats;
 mod hashes;
+mod isolation;
 mod layers;
 mod limits;
 mod progress;
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 25] = [
+    let modules: [(&str, &[Test]); 26] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("restarts", restarts::TESTS),
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         ("warms", warms::TESTS),
         ("regions", regions::TESTS),
         ("sandboxes", sandboxes::TESTS),
+        ("isolation", isolation::TESTS),
         ("limits", limits::TESTS),
         ("terminals", terminals::TESTS),
         ("caches", caches::TESTS),
