@@ -31,7 +31,7 @@ pub(crate) fn warm(service: &Service, hash: &str, node: &Node) -> Value {
 }
 
 fn forget(service: &Service, hash: &str, node: &Node) {
-    let words = ["compute", "node", "cache", "rm", "--node", node.name()];
+    let words = ["compute", "node", "cache", "rm", node.name()];
     service.chalk().args(words).arg(hash).run().ok();
 }
 

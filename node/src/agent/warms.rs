@@ -406,6 +406,10 @@ mod tests {
         warms.order("w1", image(b"a"), None);
         let pulling = |report: &Report| matches!(report, Report::Pulling { .. });
         until(&warms, pulling).await;
+        // What is reported comes before the pull itself.
+        while images.pulls() == 0 {
+            tokio::task::yield_now().await;
+        }
         warms.cancel("w1");
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(warms.take_reports().0.is_empty());

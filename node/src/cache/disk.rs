@@ -48,6 +48,9 @@ pub(crate) struct LayerNote {
     pub(crate) form: LayerForm,
     /// Bytes on disk.
     pub(crate) bytes: u64,
+    /// Length of the image file, holes included; 0 for a directory. A file of another length was
+    /// damaged since.
+    pub(crate) length: u64,
     /// Whether it hides all layers below it.
     #[serde(default)]
     pub(crate) opaque_root: bool,
@@ -223,6 +226,15 @@ impl Disk {
         fs::rename(self.blob(digest), &old).ok().map(|()| old)
     }
 
+    /// Whether a layer is there as it was when it got its name.
+    fn is_whole(&self, note: &LayerNote) -> bool {
+        let meta = fs::symlink_metadata(self.layer(&note.digest, note.form));
+        meta.is_ok_and(|meta| match note.form {
+            LayerForm::Erofs => meta.is_file() && meta.len() == note.length,
+            LayerForm::Directory => meta.is_dir(),
+        })
+    }
+
     fn find_layers(&self) -> Result<Vec<LayerNote>> {
         let dir = self.root.join("layers");
         let mut found = Vec::new();
@@ -231,10 +243,7 @@ impl Disk {
             let note: Option<LayerNote> = fs::read(path.join(NOTE))
                 .ok()
                 .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            let note = note.filter(|note| {
-                note.digest.hex() == name && self.layer(&note.digest, note.form).exists()
-            });
-            match note {
+            match note.filter(|note| note.digest.hex() == name && self.is_whole(note)) {
                 Some(note) => found.push(note),
                 None => remove_dir(&path)?,
             }

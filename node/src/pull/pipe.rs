@@ -98,7 +98,8 @@ fn prepare(cache: &Cache, order: Order, parts: mpsc::Receiver<Part>) -> Result<P
                 memory: order.names,
                 ..erofs::Options::default()
             };
-            erofs::write(&mut source, &name, image, &options).map(|written| written.layer)
+            erofs::write(&mut source, &name, image, &options)
+                .map(|written| (written.layer, written.size))
         }
         None => {
             let tree = new.tree().map_err(Outcome::Failed)?;
@@ -106,10 +107,10 @@ fn prepare(cache: &Cache, order: Order, parts: mpsc::Receiver<Part>) -> Result<P
                 limits: order.limits,
                 ..UnpackOptions::default()
             };
-            layer::unpack(&mut source, &name, &tree, &options)
+            layer::unpack(&mut source, &name, &tree, &options).map(|layer| (layer, 0))
         }
     };
-    let made = made.map_err(|error| refused(&mut source, error))?;
+    let (made, length) = made.map_err(|error| refused(&mut source, error))?;
     let mut intake = source.into_inner();
     let bytes = new.usage();
     let failed = |error| match error {
@@ -124,6 +125,7 @@ fn prepare(cache: &Cache, order: Order, parts: mpsc::Receiver<Part>) -> Result<P
             diff_id: made.diff_id,
             form,
             bytes,
+            length,
             opaque_root: made.opaque_root,
         },
         new,

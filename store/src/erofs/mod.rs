@@ -15,7 +15,7 @@
 //! - **Blocks have 4096 bytes**: every architecture with pages of that size or more reads them
 //!   (smaller blocks need Linux 6.4), contents start where the page cache and direct reading of
 //!   the image want them, and 32-bit block numbers reach 16 TiB.
-//! - **Ends of files are put behind their inodes** where they fit ([`TAIL`]), so that a small file
+//! - **Ends of files are put behind their inodes** where they fit (`TAIL`), so that a small file
 //!   is read together with its inode and does not fill a block of its own.
 //! - **Nothing is compressed**: writing must keep up with the network and reading with a plain
 //!   directory.

@@ -248,20 +248,27 @@ fn a_layer_that_is_lost(world: &World) {
     let mut node = Node::start(&service, "n", "local", &state, &[]);
     let image = MadeUp::new(world, &service, &[noise(&unique(), MIB)]);
     warm(&service, &image, &[]);
-    node.stop();
-    // As by a check of the filesystem that threw a damaged file away.
-    let mut find = chalk_tests::tool("find", [&state]);
-    let found = chalk_tests::run(find.args(["-type", "f", "-size", "+1000k"]))
-        .ok()
-        .stdout;
-    assert!(!found.is_empty(), "the layer on disk");
-    for path in found.lines() {
-        std::fs::remove_file(path).unwrap();
+    // As by a check of the filesystem that threw a damaged file away, or half of it.
+    let damages: [fn(&str); 2] = [
+        |path| std::fs::remove_file(path).unwrap(),
+        |path| {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_len(MIB as u64 / 2).unwrap();
+        },
+    ];
+    for damage in damages {
+        node.stop();
+        let mut find = chalk_tests::tool("find", [&state]);
+        let found = chalk_tests::run(find.args(["-type", "f", "-size", "+1000k"]))
+            .ok()
+            .stdout;
+        assert!(!found.is_empty(), "the layer on disk");
+        found.lines().for_each(damage);
+        node.launch();
+        node.wait_for(&service, "ready");
+        let script = "cat /*-* | wc -c";
+        let words = ["--", "sh", "-c", script];
+        let ran = service.sandbox(&image.hash, &words).run().ok();
+        assert_eq!(ran.stdout, format!("{MIB}\n"));
     }
-    node.launch();
-    node.wait_for(&service, "ready");
-    let script = "cat /*-* | wc -c";
-    let words = ["--", "sh", "-c", script];
-    let ran = service.sandbox(&image.hash, &words).run().ok();
-    assert_eq!(ran.stdout, format!("{MIB}\n"));
 }
