@@ -187,6 +187,7 @@ impl Images for SimulatedImages {
             Answer::Final => return Err(failure(problem::CACHE_TOO_SMALL, false)),
             Answer::Never => {
                 let _watchman = Watchman(self.cancelled.clone());
+                order.progress.send_modify(|progress| progress.total = 1);
                 std::future::pending::<()>().await;
             }
         }

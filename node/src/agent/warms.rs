@@ -59,6 +59,12 @@ impl State {
     fn is_final(&self) -> bool {
         matches!(self, Self::Failed(_) | Self::Ready(_))
     }
+
+    /// Whether not even the layers are known. A service that hears of a pull sends others here for
+    /// the layers, so it must not hear of it before.
+    fn is_beginning(&self) -> bool {
+        matches!(self, Self::Pulling(progress) if progress.total == 0)
+    }
 }
 
 impl Warms {
@@ -155,7 +161,10 @@ impl Warms {
         let now = Instant::now();
         let mut again: Option<Instant> = None;
         let mut reports = Vec::new();
-        for (id, job) in self.jobs().by_id.iter_mut().filter(|(_, job)| job.unsaid) {
+        for (id, job) in self.jobs().by_id.iter_mut() {
+            if !job.unsaid || job.state.is_beginning() {
+                continue;
+            }
             if let (State::Pulling(_), Some(said)) = (&job.state, job.said)
                 && now < said + PROGRESS
             {
@@ -406,10 +415,6 @@ mod tests {
         warms.order("w1", image(b"a"), None);
         let pulling = |report: &Report| matches!(report, Report::Pulling { .. });
         until(&warms, pulling).await;
-        // What is reported comes before the pull itself.
-        while images.pulls() == 0 {
-            tokio::task::yield_now().await;
-        }
         warms.cancel("w1");
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(warms.take_reports().0.is_empty());

@@ -279,7 +279,8 @@ impl Cache {
                 news
             });
         };
-        tell(&finished);
+        // The first tick comes at once, but after every layer was begun: who hears of the pull may
+        // ask this node for the layers.
         let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
