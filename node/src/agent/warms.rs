@@ -161,7 +161,7 @@ impl Warms {
         let now = Instant::now();
         let mut again: Option<Instant> = None;
         let mut reports = Vec::new();
-        for (id, job) in self.jobs().by_id.iter_mut() {
+        for (id, job) in &mut self.jobs().by_id {
             if !job.unsaid || job.state.is_beginning() {
                 continue;
             }
