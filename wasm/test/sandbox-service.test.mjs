@@ -90,10 +90,10 @@ test("a warm gives receipts, and costs nothing again", options, async () => {
   assert.deepEqual([warm.nodes.length, state, verified, error, region], [1, "ready", true, undefined, node.region]);
   events.forEach(({ seq }, index) => assert.ok(index === 0 || seq > events[index - 1].seq, inspect(events)));
   assert.equal(events.at(-1).type, "finished");
-  // Whoever comes late is told the newest of each target.
+  // Whoever comes late is told the newest of each target; when the warm is only on record, its end.
   const late = await all(client.warms.events(warm.id));
   assert.deepEqual(late, events.slice(-late.length));
-  assert.deepEqual(late.map(({ type }) => type), ["target", "finished"]);
+  assert.deepEqual(late.map(({ type }) => type), ["target", "finished"].slice(-late.length));
   assert.deepEqual(await all(client.warms.events(warm.id, { after: late.at(-1).seq })), []);
 
   const again = await client.warm({ images: warm.images[0], nodes: [node.name], pin: true });

@@ -75,9 +75,14 @@ impl Log {
     pub(super) fn add(&self, about: About, kind: WarmEventKind) {
         let mut state = self.state();
         state.last += 1;
+        // The end has one time, in the event as in the record, which outlives the events.
+        let ended = match &kind {
+            WarmEventKind::Finished { warm } => warm.finished.clone(),
+            _ => None,
+        };
         let event = WarmEvent {
             seq: state.last,
-            time: jiff::Timestamp::now().to_string(),
+            time: ended.unwrap_or_else(|| jiff::Timestamp::now().to_string()),
             kind,
         };
         let seq = event.seq;
