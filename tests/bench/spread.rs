@@ -12,6 +12,8 @@ use crate::row::{Aim, Row};
 
 /// Of every link, in each direction.
 const RATE: &str = "200mbit";
+/// Nothing but what is measured goes over the links.
+const QUIET: [(&str, &str); 1] = [("prewarm.images", "")];
 /// Nodes.
 const NODES: usize = 16;
 /// Layers of the image.
@@ -24,7 +26,7 @@ pub(crate) fn measure(world: &World) -> Vec<Row> {
     let size = size.map_or(SIZE_MIB, |text| text.parse().unwrap());
     let mut network = Network::new();
     let home = network.host(Some(RATE));
-    let service = Service::start_on(&home, &world.state("bench-spread"), &[]);
+    let service = Service::start_on(&home, &world.folder("bench-spread"), &QUIET);
     let hash = image(world, &service, size << 20);
     let nodes: Vec<Node> = (0..NODES)
         .map(|number| {
