@@ -11,7 +11,7 @@ use crate::{base, fuzz, wasm, web};
 mod javascript;
 
 /// What the suites use besides Rust: the peers that they compare with, and plain tools.
-const PACKAGES: [Package; 14] = [
+const PACKAGES: [Package; 15] = [
     package("buildah", "/usr/bin/buildah"),
     package("busybox-static", "/bin/busybox"),
     package("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
@@ -19,6 +19,7 @@ const PACKAGES: [Package; 14] = [
     package("curl", "/usr/bin/curl"),
     package("docker.io", "/usr/sbin/dockerd"),
     package("docker-registry", "/usr/bin/docker-registry"),
+    package("e2fsprogs", "/sbin/mke2fs"),
     package("erofs-utils", "/usr/bin/fsck.erofs"),
     package("faketime", "/usr/bin/faketime"),
     package("iproute2", "/usr/sbin/ip"),
