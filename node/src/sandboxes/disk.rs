@@ -2,22 +2,44 @@
 //! fills its disk fills no other.
 //!
 //! It is ext4 in a sparse file, without a journal (nothing of it outlives the sandbox). Made and
-//! mounted ahead of time, it costs a start nothing; made on demand, for a size of its own, 10 to
-//! 30 ms. A filesystem in memory would need no making, but what a sandbox writes would count
+//! mounted ahead of time, it costs a start nothing. One of the usual size is a copy of the few
+//! blocks that `mkfs.ext4` wrote once, so that starts one after the other do not wait for the
+//! making either; one of another size is formatted on demand. A filesystem in memory would need no making, but what a sandbox writes would count
 //! against its memory, and `pip install` of a big package would end it; it is what remains where
 //! `mkfs.ext4` or loop devices are missing. Project quotas would need a state directory on a
 //! filesystem that was made and mounted for them.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::SeekFrom;
 use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::loop_device::LoopDevice;
 
 /// Least size that ext4 has any use for.
 pub(super) const MIN_SIZE: u64 = 4 << 20;
+
+/// A formatted filesystem without a name, that others of its size are copies of. Made when it is
+/// first needed.
+#[derive(Debug, Default)]
+pub(super) struct Model(Mutex<Option<fs::File>>);
+
+impl Model {
+    fn copy(&self, to: &Path, size: u64) -> io::Result<fs::File> {
+        let mut model = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = &*model {
+            return copy_sparse(model, to);
+        }
+        let made = format(to, size)?;
+        fs::remove_file(to)?;
+        copy_sparse(model.insert(made), to)
+    }
+}
 
 /// A mounted filesystem of the mount thread's namespace. Must be [`Disk::remove`]d.
 #[derive(Debug, Clone)]
@@ -30,8 +52,14 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Makes one of `size` bytes, by the name `name` in `parent`.
-    pub(super) fn make(parent: &Path, name: &str, size: u64) -> io::Result<Disk> {
+    /// Makes one of `size` bytes, by the name `name` in `parent`, as a copy of the model if one is
+    /// given, which is of that size.
+    pub(super) fn make(
+        parent: &Path,
+        name: &str,
+        size: u64,
+        model: Option<&Model>,
+    ) -> io::Result<Disk> {
         let size = size.max(MIN_SIZE);
         let mut disk = Disk {
             dir: parent.join(name),
@@ -39,7 +67,7 @@ impl Disk {
             in_memory: None,
         };
         fs::create_dir(&disk.dir)?;
-        if let Err(error) = disk.mount_file(size) {
+        if let Err(error) = disk.mount_file(size, model) {
             let _ = fs::remove_file(&disk.image);
             let options = std::ffi::CString::new(format!("size={size},mode=0755"))?;
             rustix::mount::mount("tmpfs", &disk.dir, "tmpfs", MountFlags::NODEV, &*options)?;
@@ -54,22 +82,21 @@ impl Disk {
         Ok(disk)
     }
 
-    fn mount_file(&self, size: u64) -> io::Result<()> {
-        let file = fs::File::create_new(&self.image)?;
-        file.set_len(size)?;
-        drop(file);
-        let mut format = Command::new("mkfs.ext4");
-        format
-            .args(["-q", "-F", "-O", "^has_journal,^resize_inode", "-m", "0"])
-            .args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"])
-            .arg(&self.image);
-        run(&mut format)?;
+    fn mount_file(&self, size: u64, model: Option<&Model>) -> io::Result<()> {
+        let file = match model {
+            Some(model) => model.copy(&self.image, size)?,
+            None => format(&self.image, size)?,
+        };
+        let device = LoopDevice::attach(&file)?;
         // The inode tables are holes of the file, which read as zeros.
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "ext4", "-o", "loop,nodev,noatime,noinit_itable"])
-            .args([&self.image, &self.dir]);
-        run(&mut mount)
+        rustix::mount::mount(
+            device.path(),
+            &self.dir,
+            "ext4",
+            MountFlags::NODEV | MountFlags::NOATIME,
+            c"noinit_itable",
+        )?;
+        Ok(())
     }
 
     /// Where changes of the root go, and overlayfs's own directory beside it.
@@ -115,6 +142,50 @@ impl Disk {
     }
 }
 
+/// Makes a filesystem in a new file.
+fn format(image: &Path, size: u64) -> io::Result<fs::File> {
+    let file = new_file(image)?;
+    file.set_len(size)?;
+    let mut format = Command::new("mkfs.ext4");
+    format
+        .args(["-q", "-F", "-O", "^has_journal,^resize_inode", "-m", "0"])
+        .args(["-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"])
+        .arg(image);
+    run(&mut format)?;
+    Ok(file)
+}
+
+/// Copies what of a file is no hole.
+fn copy_sparse(source: &fs::File, to: &Path) -> io::Result<fs::File> {
+    let target = new_file(to)?;
+    let size = source.metadata()?.len();
+    target.set_len(size)?;
+    let mut buffer = vec![0; 64 << 10];
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(source, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // Nothing but a hole up to the end.
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(source, SeekFrom::Hole(start))?;
+        at = start;
+        while at < end {
+            let count = (end - at).min(buffer.len() as u64) as usize;
+            source.read_exact_at(&mut buffer[..count], at)?;
+            target.write_all_at(&buffer[..count], at)?;
+            at += count as u64;
+        }
+    }
+    Ok(target)
+}
+
+fn new_file(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::File::options();
+    options.read(true).write(true).create_new(true).open(path)
+}
+
 fn run(command: &mut Command) -> io::Result<()> {
     let program = command.get_program().to_owned();
     let output = command
@@ -132,4 +203,37 @@ fn run(command: &mut Command) -> io::Result<()> {
         program.display(),
         text.trim()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn copies_have_the_same_bytes_and_holes() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        let file = new_file(&from).expect("made");
+        file.set_len(64 << 20).expect("grown");
+        for (at, count) in [(0, 5000), (1 << 20, 200_000), ((64 << 20) - 10, 10)] {
+            file.write_all_at(&vec![7; count], at).expect("written");
+        }
+        copy_sparse(&file, &to).expect("copied");
+        assert!(fs::read(&from).expect("read") == fs::read(&to).expect("read"));
+        let blocks = fs::metadata(&to).expect("there").blocks();
+        assert!(blocks * 512 < 1 << 20, "{blocks} blocks");
+        copy_sparse(&file, &to).expect_err("it is there");
+    }
+
+    #[test]
+    fn a_file_that_is_one_hole() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        let file = new_file(&from).expect("made");
+        file.set_len(1 << 20).expect("grown");
+        copy_sparse(&file, &to).expect("copied");
+        assert_eq!(fs::metadata(&to).expect("there").len(), 1 << 20);
+    }
 }

@@ -30,6 +30,7 @@ mod exec;
 mod host_files;
 mod images;
 mod log;
+mod loop_device;
 mod plan;
 mod problems;
 mod process;

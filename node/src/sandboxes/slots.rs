@@ -16,7 +16,7 @@ use chalk_sandbox::Spare;
 use chalk_sandbox::cgroup::{Group, Hierarchies, Limits};
 use tokio::sync::watch;
 
-use super::disk::Disk;
+use super::disk::{Disk, Model};
 use super::problems::{internal, of_cgroup, of_mount, of_spawn};
 use crate::mounts::Mounts;
 
@@ -51,6 +51,8 @@ pub(super) struct Slots {
     parent: PathBuf,
     dir: PathBuf,
     default_size: u64,
+    /// What disks of the default size are copies of.
+    model: Arc<Model>,
     next: AtomicU64,
     ready: Mutex<VecDeque<Slot>>,
     filling: AtomicBool,
@@ -93,6 +95,7 @@ impl Slots {
             parent,
             dir,
             default_size,
+            model: Arc::default(),
             next: AtomicU64::new(0),
             ready: Mutex::default(),
             filling: AtomicBool::new(false),
@@ -180,9 +183,10 @@ impl Slots {
             home.group = Some(group.map_err(|error| of_cgroup(&error))?);
         }
         let dir = self.dir.clone();
+        let model = (size == self.default_size).then(|| Arc::clone(&self.model));
         let disk = self
             .mounts
-            .within(move || Disk::make(&dir, &name, size))
+            .within(move || Disk::make(&dir, &name, size, model.as_deref()))
             .await
             .map_err(|error| of_mount(&error))?;
         home.disk = Some(disk.map_err(|error| internal("no writable layer can be made", &error))?);
