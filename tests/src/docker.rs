@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::command::{Ran, run, tool};
+use crate::network::Host;
 use crate::service::Service;
 use crate::world::{forget, spawn};
 
@@ -24,6 +25,18 @@ pub struct Docker {
 impl Docker {
     /// Starts a daemon whose data lie in `folder`.
     pub(crate) fn start(folder: &Path) -> Self {
+        let dockerd = tool("dockerd", ["--iptables=false", "--bridge=none"]);
+        Self::with(dockerd, folder)
+    }
+
+    /// As a package sets it up, with a bridge and its rules, on a host of a made-up network.
+    #[track_caller]
+    pub fn bridged(host: &Host, folder: &Path) -> Self {
+        Self::with(host.command("dockerd"), folder)
+    }
+
+    #[track_caller]
+    fn with(mut dockerd: Command, folder: &Path) -> Self {
         let runtime = tempfile::Builder::new()
             .prefix("cd")
             .tempdir()
@@ -33,7 +46,6 @@ impl Docker {
         fs::create_dir_all(&config).expect("make a folder");
         let output = File::create(&log).expect("make the log");
         let path = |name: &str| runtime.path().join(name).display().to_string();
-        let mut dockerd = tool("dockerd", ["--iptables=false", "--bridge=none"]);
         dockerd
             .arg("--data-root")
             .arg(folder.join("data"))
@@ -49,7 +61,7 @@ impl Docker {
             runtime,
             config,
         };
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_secs(180);
         loop {
             let answer = docker.command(["version"]).output();
             if answer.is_ok_and(|answer| answer.status.success()) {
@@ -116,7 +128,7 @@ impl Drop for Docker {
         let pid = self.child.id();
         // Asked nicely, dockerd ends its containerd and unmounts.
         let _ = tool("kill", ["-TERM", &pid.to_string()]).output();
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_secs(180);
         while self.child.try_wait().is_ok_and(|status| status.is_none()) {
             if Instant::now() > until {
                 let _ = self.child.kill();

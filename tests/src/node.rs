@@ -13,7 +13,7 @@ use crate::service::Service;
 use crate::world::{forget, spawn};
 
 /// Longest that a start, a stop or a change of state may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A node on a state directory of its own. Dropping it stops the node; the directory is the world's
 /// to remove.

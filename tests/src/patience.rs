@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Longest that anything that is waited for may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Waits until `found` finds something, and returns it.
 #[track_caller]

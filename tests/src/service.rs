@@ -13,7 +13,7 @@ use crate::network::Host;
 use crate::world::{forget, spawn};
 
 /// Longest that a start or a stop may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A service on a state directory of its own. Dropping it stops the service; the directory is the
 /// world's to remove.
