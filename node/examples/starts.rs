@@ -1,6 +1,6 @@
-//! Measures sandboxes of a node from the order to the known end: `starts ROOT COUNT COMMAND...`,
-//! as root, where ROOT is a directory with a root filesystem (it is not changed). Prints
-//! milliseconds.
+//! Measures sandboxes of a node from the order to the known end, as root: `starts [--json] COUNT
+//! COMMAND LAYER...`, where each LAYER, the lowest first, is a directory or an EROFS image of a
+//! node's cache (it is not changed). Prints milliseconds; with `--json` all of them.
 
 #[cfg(target_os = "linux")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,13 +27,14 @@ mod linux {
     use chalk_node::mounts::Mounts;
     use chalk_node::sandboxes::{ImageConfig, Leased, Leases, SandboxSettings, Sandboxes};
 
-    struct Root(PathBuf);
+    /// Layers, the topmost first.
+    struct Root(Vec<PathBuf>);
 
     #[async_trait]
     impl Leases for Root {
         async fn lease(&self, _: &ImageRef) -> Result<Leased, Problem> {
             Ok(Leased {
-                layers: vec![self.0.clone()],
+                layers: self.0.clone(),
                 config: ImageConfig::default(),
                 warm: true,
                 held: Box::new(()),
@@ -52,11 +53,14 @@ mod linux {
 
     #[tokio::main]
     pub(super) async fn main() -> Result<(), Box<dyn Error>> {
-        let mut arguments = std::env::args().skip(1);
-        let usage = "usage: starts ROOT COUNT COMMAND...";
-        let root = std::fs::canonicalize(arguments.next().ok_or(usage)?)?;
+        let mut arguments = std::env::args().skip(1).peekable();
+        let json = arguments.next_if(|word| word == "--json").is_some();
+        let usage = "usage: starts [--json] COUNT COMMAND LAYER...";
         let count: usize = arguments.next().ok_or(usage)?.parse()?;
-        let args: Vec<String> = arguments.collect();
+        let args = vec![arguments.next().ok_or(usage)?];
+        let layers: Result<Vec<PathBuf>, _> = arguments.map(std::fs::canonicalize).collect();
+        let mut layers = layers?;
+        layers.reverse();
         let directory = tempfile::tempdir()?;
         let dir = directory.path();
         let settings = SandboxSettings {
@@ -68,9 +72,10 @@ mod linux {
         };
         let mounts = Mounts::start(&dir.join("mounts"))?;
         let files = Files::open(&dir.join("files"), 1 << 30, Arc::new(NoBlobs))?;
-        let sandboxes = Sandboxes::start(settings, mounts, Arc::new(Root(root)), files)
+        let sandboxes = Sandboxes::start(settings, mounts, Arc::new(Root(layers)), files)
             .await
             .map_err(|problem| format!("{problem:?}"))?;
+        let mut all = serde_json::Map::new();
         for (name, pause) in [
             ("five a second", Duration::from_millis(200)),
             ("one after the other", Duration::ZERO),
@@ -102,6 +107,10 @@ mod linux {
                 sandboxes.remove(&id).await.map_err(|p| format!("{p:?}"))?;
             }
             times.sort_by(f64::total_cmp);
+            if json {
+                all.insert(name.to_owned(), times.into());
+                continue;
+            }
             let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
             println!(
                 "{name}: best {:.1}, median {:.1}, 95 % {:.1}, 99 % {:.1}, worst {:.1}",
@@ -111,6 +120,9 @@ mod linux {
                 at(0.99),
                 at(1.0)
             );
+        }
+        if json {
+            println!("{}", serde_json::Value::from(all));
         }
         sandboxes.end_all().await;
         Ok(())

@@ -5,6 +5,7 @@
 // Measures nothing that it does not expect to work.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod fleet;
 mod peers;
 mod ready;
 mod row;
@@ -21,10 +22,11 @@ use row::Row;
 /// Name and body of a part.
 type Part = (&'static str, fn(&World) -> Vec<Row>);
 
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 4] = [
     ("start", start::measure),
     ("ready", ready::measure),
     ("spread", spread::measure),
+    ("fleet", fleet::measure),
 ];
 
 fn main() -> ExitCode {

@@ -9,7 +9,7 @@ pub(crate) struct Row {
     name: String,
     unit: &'static str,
     ours: f64,
-    peer: f64,
+    peer: Option<f64>,
     aim: Aim,
     note: String,
 }
@@ -21,6 +21,8 @@ pub(crate) enum Aim {
     None,
     /// Ours by the peer's is at most this.
     Ratio(f64),
+    /// Ours is at most this.
+    Most(f64),
 }
 
 impl Row {
@@ -30,7 +32,19 @@ impl Row {
             name: name.to_owned(),
             unit,
             ours,
-            peer,
+            peer: Some(peer),
+            aim,
+            note: String::new(),
+        }
+    }
+
+    /// Ours alone.
+    pub(crate) fn alone(name: &str, unit: &'static str, ours: f64, aim: Aim) -> Self {
+        Self {
+            name: name.to_owned(),
+            unit,
+            ours,
+            peer: None,
             aim,
             note: String::new(),
         }
@@ -44,10 +58,11 @@ impl Row {
 
     /// As `xtask` reads it.
     pub(crate) fn json(&self) -> Value {
-        let ratio = self.ours / self.peer;
+        let ratio = self.peer.map(|peer| self.ours / peer);
         let (aim, met) = match self.aim {
             Aim::None => (String::new(), None),
-            Aim::Ratio(most) => (format!("≤ {most}"), Some(ratio <= most)),
+            Aim::Ratio(most) => (format!("≤ {most}"), ratio.map(|ratio| ratio <= most)),
+            Aim::Most(most) => (format!("≤ {most} {}", self.unit), Some(self.ours <= most)),
         };
         json!({
             "name": self.name, "unit": self.unit, "ours": self.ours, "peer": self.peer,

@@ -1,8 +1,11 @@
 //! From the order to start a sandbox to the exit of its command.
 
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use chalk_tests::{Node, Service, World, run};
+use chalk_tests::{Docker, Network, Node, Service, World, run, tool};
 use serde_json::{Value, json};
 
 use crate::peers::{self, Bundle};
@@ -35,12 +38,14 @@ pub(crate) fn measure(world: &World) -> Vec<Row> {
     let docker = world.docker();
     docker.login(&service);
     docker.run(["pull", "--quiet", image]).ok();
-    let docker = repeated(DOCKER_STARTS, || {
+    let host_docker = repeated(DOCKER_STARTS, || {
         docker
             .run(["run", "--rm", "--network", "host", image, "true"])
             .ok();
     });
+    let bridged = bridged_docker(world, &folder.join("oci"));
 
+    let alone = on_a_node(&node, hash);
     let api = by_api(&service, hash);
     let words = ["compute", "sandbox", "run", "--image", hash, "--", "true"];
     let command = repeated(STARTS, || {
@@ -51,19 +56,34 @@ pub(crate) fn measure(world: &World) -> Vec<Row> {
     };
     vec![
         against(
-            "`true` through the API against `docker run --rm`",
-            &api,
-            &docker,
+            "`true` on a node against `docker run --rm`",
+            &alone,
+            &bridged,
             0.03,
         )
-        .note(format!("{STARTS} and {DOCKER_STARTS} starts, host network")),
+        .note(format!(
+            "{STARTS} and {DOCKER_STARTS} starts; from the order to the known end; docker with its own bridge"
+        )),
+        against(
+            "the same against `docker run --rm --network host`",
+            &alone,
+            &host_docker,
+            0.03,
+        ),
+        against(
+            "`true` on a node against `runc run` with seccomp",
+            &alone,
+            &runc,
+            0.3,
+        )
+        .note("on an unpacked bundle"),
         against(
             "`true` through the API against `runc run` with seccomp",
             &api,
             &runc,
             0.5,
         )
-        .note("on an unpacked bundle; one kept connection"),
+        .note("one kept connection"),
         Row::against(
             "p99 through the API against its p50",
             "ms",
@@ -75,10 +95,50 @@ pub(crate) fn measure(world: &World) -> Vec<Row> {
             "`chalk compute sandbox run`, whole command, against `docker run --rm`",
             "ms",
             command.median(),
-            docker.median(),
+            bridged.median(),
             Aim::None,
         ),
     ]
+}
+
+/// `docker run --rm` as it is, on a daemon with a bridge.
+fn bridged_docker(world: &World, layout: &Path) -> Times {
+    let mut network = Network::new();
+    let host = network.host(None);
+    let docker = Docker::bridged(&host, &world.folder("docker-bridged"));
+    let archive = world.folder("archive").join("image.tar");
+    let (from, to) = (
+        format!("oci:{}:it", layout.display()),
+        format!("docker-archive:{}:bench:1", archive.display()),
+    );
+    run(&mut tool("skopeo", ["copy", "--quiet", &from, &to])).ok();
+    docker
+        .run(["load", "--quiet", "--input", &archive.display().to_string()])
+        .ok();
+    repeated(DOCKER_STARTS, || {
+        docker.run(["run", "--rm", "bench:1", "true"]).ok();
+    })
+}
+
+/// Starts on the layers of a warm node, by the program that measures sandboxes without a service.
+fn on_a_node(node: &Node, hash: &str) -> Times {
+    let program = std::env::var_os("CHALK_BENCH_STARTS").expect("CHALK_BENCH_STARTS");
+    let cache = node.state().join("node/cache");
+    let images = fs::read_dir(cache.join("images")).unwrap();
+    let image = images
+        .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+        .map(|json| serde_json::from_slice::<Value>(&json).unwrap())
+        .find(|image| image["image_hash"] == hash)
+        .expect("it is warm");
+    let mut measure = Command::new(program);
+    measure.args(["--json", &STARTS.to_string(), "true"]);
+    for layer in image["layers"].as_array().unwrap() {
+        let digest = layer["digest"].as_str().unwrap().replace("sha256:", "");
+        measure.arg(cache.join("layers").join(digest).join("image.erofs"));
+    }
+    let found = run(&mut measure).ok().json();
+    let times = found["one after the other"].as_array().unwrap();
+    Times::of(times.iter().map(|time| time.as_f64().unwrap()).collect())
 }
 
 fn repeated(count: usize, mut run: impl FnMut()) -> Times {

@@ -121,15 +121,23 @@ fn nodes(options: &Options) -> Result<Value> {
     host::install(&PEERS)?;
     let base = base::stand_in()?;
     let chalk = host::build_chalk("release")?;
-    let words = ["--quiet", "--locked", "--package", "chalk-tests"];
-    let bench = ["--bin", "chalk-bench", "--release"];
-    run::run(cargo(["build"]).args(words).args(bench))?;
-    let program = host::target().join("release/chalk-bench");
+    for (package, kind, name) in [
+        ("chalk-tests", "--bin", "chalk-bench"),
+        ("chalk-node", "--example", "starts"),
+        ("chalk-service", "--example", "fleet"),
+    ] {
+        let words = ["--quiet", "--locked", "--release", "--package", package];
+        run::run(cargo(["build"]).args(words).args([kind, name]))?;
+    }
+    let release = host::target().join("release");
+    let program = release.join("chalk-bench");
     let mut bench = host::as_root(&program.display().to_string(), [])?;
     bench
         .args(&options.parts)
         .env("CHALK_TEST_BIN", &chalk)
         .env("CHALK_TEST_BASE", &base)
+        .env("CHALK_BENCH_STARTS", release.join("examples/starts"))
+        .env("CHALK_BENCH_FLEET", release.join("examples/fleet"))
         .env("CARGO_TARGET_DIR", host::target());
     measurements(&mut bench)
 }
