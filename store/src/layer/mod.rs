@@ -26,6 +26,7 @@ pub use pack::{PackOptions, PackedLayer, pack, pack_to};
 pub use recompress::recompress;
 pub use unpack::{
     Devices, Limits, Target, UnpackOptions, Unpacked, inspect, inspect_blob, unpack, unpack_blob,
+    unpack_watched,
 };
 
 pub(crate) use format::{EntryHeader, Kind, write_end, write_header, write_padding};

@@ -1,6 +1,6 @@
 //! From a layer to a directory.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use chalk_core::Digest;
@@ -131,7 +131,24 @@ pub fn unpack(
     dir: &Path,
     options: &UnpackOptions,
 ) -> Result<Unpacked> {
+    unpack_watched(source, layer, dir, options, |_| Ok(()))
+}
+
+/// As [`unpack`], and calls `grows` with the bytes of the uncompressed layer that were read so far,
+/// before they are written. An error of it ends the work.
+pub fn unpack_watched(
+    source: impl Read + Send,
+    layer: &str,
+    dir: &Path,
+    options: &UnpackOptions,
+    grows: impl FnMut(u64) -> io::Result<()>,
+) -> Result<Unpacked> {
     let (unpacked, total) = with_stream(source, layer, options.limits, |stream| {
+        let stream = Watched {
+            stream,
+            count: 0,
+            grows,
+        };
         let mut applier = Applier::new(dir, options)?;
         let mut reader = LayerReader::new(stream, layer);
         let mut tally = Tally::new(options.limits);
@@ -150,6 +167,22 @@ pub fn unpack(
         opaque_root: applier.opaque_root,
         ..tally.unpacked(&total)
     })
+}
+
+/// A stream whose reader wants to know how much was read.
+struct Watched<R, F> {
+    stream: R,
+    count: u64,
+    grows: F,
+}
+
+impl<R: Read, F: FnMut(u64) -> io::Result<()>> Read for Watched<R, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.stream.read(buffer)?;
+        self.count += n as u64;
+        (self.grows)(self.count)?;
+        Ok(n)
+    }
 }
 
 /// [`unpack`]s a stored layer and checks it against its digest and, if given, its `diff_id`. A
