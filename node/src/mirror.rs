@@ -27,7 +27,7 @@ use subtle::ConstantTimeEq;
 
 use crate::agent::AccessWatch;
 use crate::cache::Cache;
-use crate::pull::{Filled, Spool, in_flight};
+use crate::pull::{Filled, Keeping, Spool, in_flight};
 
 /// Bytes read and sent at once.
 const CHUNK: u64 = 256 << 10;
@@ -166,11 +166,14 @@ async fn coming(cache: &Cache, digest: &Digest) -> Coming {
     if flight.size() > cache.inner.settings.mirror_bytes {
         return Coming::Not;
     }
-    let mut spool = flight.spool();
-    let begun = tokio::time::timeout(PATIENCE, spool.wait_for(Option::is_some)).await;
-    match begun.map(|spool| spool.ok().and_then(|spool| spool.clone())) {
-        Ok(Some(spool)) => Coming::Spool(spool, flight.size()),
-        Ok(None) => Coming::Not,
+    let mut keeping = flight.spool();
+    let decided = keeping.wait_for(|keeping| !matches!(keeping, Keeping::Undecided));
+    match tokio::time::timeout(PATIENCE, decided).await {
+        Ok(Ok(keeping)) => match &*keeping {
+            Keeping::In(spool) => Coming::Spool(Arc::clone(spool), flight.size()),
+            Keeping::Undecided | Keeping::Not => Coming::Not,
+        },
+        Ok(Err(_)) => Coming::Not,
         Err(_) => Coming::Queued,
     }
 }

@@ -5,7 +5,7 @@
 //! sandboxes are started, which inherit what it sees. When the process ends, by whatever means,
 //! the namespace ends with its last sandbox, and the kernel drops every mount in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -21,6 +21,8 @@ use rustix::mount::{
 use rustix::thread::UnshareFlags;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+
+use crate::cache::LayerMounts;
 
 /// How long a mount stays when nobody uses it any more: the next sandbox of its image is likely.
 const IDLE: Duration = Duration::from_secs(60);
@@ -232,6 +234,21 @@ impl Mounts {
     }
 }
 
+impl LayerMounts for Mounts {
+    fn let_go(&self, layers: &[PathBuf]) {
+        let layers: BTreeSet<PathBuf> = layers.iter().cloned().collect();
+        let (table, (done, wait)) = (Arc::clone(&self.in_use), mpsc::channel());
+        // The mounts are in the namespace of the thread.
+        let job = Box::new(move || {
+            unmount(&table, |source, _| layers.contains(source));
+            let _ = done.send(());
+        });
+        if self.thread.0.send(job).is_ok() {
+            let _ = wait.recv();
+        }
+    }
+}
+
 /// A failure to start a sandbox from the mount thread.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
@@ -342,9 +359,15 @@ fn mount_erofs(image: &Path, at: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Unmounts what was not used for so long.
 fn sweep(table: &Mutex<Table>, idle: Duration) {
-    lock(table).mounts.retain(|_, entry| {
-        let keep = entry.users > 0 || entry.unused_since.elapsed() < idle;
+    unmount(table, |_, entry| entry.unused_since.elapsed() >= idle);
+}
+
+/// Unmounts those that are not in use.
+fn unmount(table: &Mutex<Table>, which: impl Fn(&Path, &Entry) -> bool) {
+    lock(table).mounts.retain(|source, entry| {
+        let keep = entry.users > 0 || !which(source, entry);
         if !keep {
             if let Err(error) = rustix::mount::unmount(&entry.at, UnmountFlags::DETACH) {
                 tracing::warn!(path = %entry.at.display(), %error, "cannot unmount");
@@ -411,6 +434,40 @@ mod tests {
         sweep_now().await;
         assert!(!mounts.within(seen(&at)).await.expect("done"));
         assert!(!at.exists());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_evicted_is_let_go_of() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (one, other) = (directory.path().join("one"), directory.path().join("other"));
+        image(&one);
+        image(&other);
+        let mounts = Mounts::start(&directory.path().join("mounts")).expect("started");
+        let first = match mounts.mount(&one).await {
+            Ok(first) => first,
+            Err(error) => {
+                assert!(matches!(error, MountError::Mount { .. }), "{error}");
+                return;
+            }
+        };
+        let kept = mounts
+            .mount(&other)
+            .await
+            .expect("mounted")
+            .path()
+            .to_owned();
+        let at = first.path().to_owned();
+        let let_go = async |path: &Path| {
+            let (mounts, paths) = (mounts.clone(), [path.to_owned()]);
+            let done = tokio::task::spawn_blocking(move || mounts.let_go(&paths));
+            done.await.expect("done");
+        };
+        let_go(&one).await;
+        assert!(at.exists(), "it is in use");
+        drop(first);
+        let_go(&one).await;
+        assert!(!at.exists() && kept.exists());
+        let_go(&one).await;
     }
 
     #[tokio::test]

@@ -53,6 +53,7 @@ pub(crate) async fn parts(around: Surroundings) -> Result<Parts, NodeError> {
 
     let mounts =
         Mounts::start(&settings.dir.join("mounts")).map_err(|e| NodeError::Parts(Box::new(e)))?;
+    cache.attach_mounts(Arc::new(mounts.clone()));
     let images = NodeImages::new(cache.clone(), access.clone(), options(&settings));
     let images = Arc::new(images);
     let sandboxes = SandboxSettings {

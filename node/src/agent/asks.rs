@@ -27,7 +27,7 @@ pub(super) async fn answer(agent: &Arc<Agent>, ask: Ask) -> Result<Value, Proble
             value(&listing)
         }
         Ask::CacheRemove { digest } => {
-            let mut report = images.remove(digest).await?;
+            let mut report = images.remove(digest, false).await?;
             report.node = name();
             value(&report)
         }

@@ -39,8 +39,8 @@ pub use credentials::{Credentials, CredentialsError};
 pub use line::Line;
 pub use lines::{LineError, Lines, Received};
 pub use parts::{
-    Access, AccessWatch, CacheDelta, Images, Output, PullFailure, PullOrder, PullProgress,
-    Sandboxes,
+    Access, AccessWatch, CacheDelta, Images, Output, PullCost, PullFailure, PullOrder,
+    PullProgress, Sandboxes,
 };
 
 use crate::settings::{Join, NodeSettings};

@@ -29,6 +29,19 @@ pub struct CacheDelta {
     pub gone: Vec<Digest>,
 }
 
+/// What a pull cost by now, whatever comes of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PullCost {
+    /// Bytes that came over the network, those that came twice included.
+    pub fetched: u64,
+    /// Of these, bytes from mirrors and other nodes.
+    pub from_mirrors: u64,
+    /// Digests that were checked and fit.
+    pub verified: u32,
+    /// Bytes of the layers that it brought in.
+    pub layers: u64,
+}
+
 /// How far a pull is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PullProgress {
@@ -38,6 +51,8 @@ pub struct PullProgress {
     pub total: u64,
     /// Layers on their way.
     pub layers: Vec<LayerProgress>,
+    /// What was spent; is right also when the pull has failed.
+    pub cost: PullCost,
 }
 
 /// Why a pull failed.
@@ -86,8 +101,9 @@ pub trait Images: Send + Sync + 'static {
     /// Brings an image into the cache, verified; at once when it is there.
     async fn pull(&self, order: PullOrder) -> Result<Receipt, PullFailure>;
 
-    /// Removes an image. The agent fills in the name of the node.
-    async fn remove(&self, digest: Digest) -> Result<GcReport, Problem>;
+    /// Removes an image that is not in use; one that is pinned only with `unpin`. The agent fills in
+    /// the name of the node.
+    async fn remove(&self, digest: Digest, unpin: bool) -> Result<GcReport, Problem>;
 
     /// Frees room. The agent fills in the name of the node.
     async fn collect(&self, gc: GcRequest) -> Result<GcReport, Problem>;

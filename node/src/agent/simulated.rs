@@ -13,7 +13,7 @@ use chalk_core::wire::{
 };
 use tokio::sync::watch;
 
-use super::parts::{CacheDelta, Images, PullFailure, PullOrder, PullProgress};
+use super::parts::{CacheDelta, Images, PullCost, PullFailure, PullOrder, PullProgress};
 
 /// What a pull comes to.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +24,8 @@ pub(super) enum Answer {
     Transient,
     Final,
     Never,
+    /// Pinned at once, ready after half a minute.
+    PinnedSlow,
 }
 
 pub(super) struct SimulatedImages {
@@ -47,6 +49,14 @@ impl Default for SimulatedImages {
         }
     }
 }
+
+/// What a pull that fails for now has cost.
+pub(super) const COST: PullCost = PullCost {
+    fetched: 7,
+    from_mirrors: 3,
+    verified: 2,
+    layers: 1,
+};
 
 /// An image of a made-up digest.
 pub(super) fn image(contents: &[u8]) -> ImageRef {
@@ -108,7 +118,7 @@ impl SimulatedImages {
             digest: order.image.digest,
             bytes_fetched: 10,
             bytes_from_mirrors: 0,
-            bytes_present: 0,
+            bytes_present: 2,
             digests_verified: 4,
             seconds: 0.0,
         }
@@ -178,12 +188,19 @@ impl Images for SimulatedImages {
                     order.progress.send_replace(PullProgress {
                         done,
                         total: 200,
-                        layers: Vec::new(),
+                        ..PullProgress::default()
                     });
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             }
-            Answer::Transient => return Err(failure(problem::REGISTRY_UNREACHABLE, true)),
+            Answer::PinnedSlow => {
+                self.keep(&order);
+                tokio::time::sleep(Duration::from_secs(30)).await;
+            }
+            Answer::Transient => {
+                order.progress.send_modify(|progress| progress.cost = COST);
+                return Err(failure(problem::REGISTRY_UNREACHABLE, true));
+            }
             Answer::Final => return Err(failure(problem::CACHE_TOO_SMALL, false)),
             Answer::Never => {
                 let _watchman = Watchman(self.cancelled.clone());
@@ -195,7 +212,7 @@ impl Images for SimulatedImages {
         Ok(self.keep(&order))
     }
 
-    async fn remove(&self, _: Digest) -> Result<GcReport, Problem> {
+    async fn remove(&self, _: Digest, _: bool) -> Result<GcReport, Problem> {
         self.collect(GcRequest::default()).await
     }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
-use super::parts::{Images, PullOrder, PullProgress};
+use super::parts::{Images, PullCost, PullFailure, PullOrder, PullProgress};
 
 /// Tries after the first one.
 const RETRIES: u32 = 8;
@@ -260,14 +260,17 @@ impl Work {
     async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         let mut retries_left = RETRIES;
+        let mut spent = Spent::default();
         loop {
-            let Some(result) = self.pull().await else {
+            let begin = Instant::now();
+            let Some((result, cost)) = self.pull().await else {
                 return;
             };
             let failure = match result {
-                Ok(receipt) => return self.set(State::Ready(receipt)),
+                Ok(receipt) => return self.set(State::Ready(spent.added_to(receipt))),
                 Err(failure) => failure,
             };
+            spent.add(cost, begin.elapsed());
             tracing::warn!(warm = %self.id, image = %self.image.name, error = %failure, "warm failed");
             if !failure.transient || retries_left == 0 {
                 return self.set(State::Failed(failure.problem));
@@ -282,8 +285,8 @@ impl Work {
         }
     }
 
-    /// One try; `None` when it was cancelled.
-    async fn pull(&self) -> Option<Result<Receipt, super::parts::PullFailure>> {
+    /// One try, and what it cost; `None` when it was cancelled.
+    async fn pull(&self) -> Option<(Result<Receipt, PullFailure>, PullCost)> {
         let (progress, mut watched) = watch::channel(PullProgress::default());
         let pull = self.warms.images.pull(PullOrder {
             image: self.image.clone(),
@@ -296,7 +299,10 @@ impl Work {
         let mut more = true;
         loop {
             tokio::select! {
-                result = &mut pull => return (!self.cancel.is_cancelled()).then_some(result),
+                result = &mut pull => {
+                    let cost = watched.borrow().cost;
+                    return (!self.cancel.is_cancelled()).then_some((result, cost));
+                }
                 () = self.cancel.cancelled() => return None,
                 changed = watched.changed(), if more => {
                     more = changed.is_ok();
@@ -312,9 +318,39 @@ impl Work {
     }
 }
 
+/// What the failed tries of a warm cost.
+#[derive(Default)]
+struct Spent {
+    cost: PullCost,
+    time: Duration,
+}
+
+impl Spent {
+    fn add(&mut self, cost: PullCost, time: Duration) {
+        self.cost.fetched += cost.fetched;
+        self.cost.from_mirrors += cost.from_mirrors;
+        self.cost.verified += cost.verified;
+        self.cost.layers += cost.layers;
+        self.time += time;
+    }
+
+    /// The receipt of all tries. The last one found the layers of those before, but the warm did
+    /// not.
+    fn added_to(&self, last: Receipt) -> Receipt {
+        Receipt {
+            digest: last.digest,
+            bytes_fetched: last.bytes_fetched + self.cost.fetched,
+            bytes_from_mirrors: last.bytes_from_mirrors + self.cost.from_mirrors,
+            bytes_present: last.bytes_present.saturating_sub(self.cost.layers),
+            digests_verified: last.digests_verified + self.cost.verified,
+            seconds: last.seconds + self.time.as_secs_f64(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::simulated::{Answer, SimulatedImages, image};
+    use super::super::simulated::{Answer, COST, SimulatedImages, image};
     use super::*;
 
     async fn until(warms: &Warms, done: impl Fn(&Report) -> bool) -> Vec<Report> {
@@ -437,5 +473,21 @@ mod tests {
         let most = began.elapsed().as_millis() / PROGRESS.as_millis() + 2;
         assert!(pulling > 1 && pulling as u128 <= most, "{pulling}");
         assert_eq!(images.last_peers(), ["http://peer"]);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn the_receipt_is_of_all_tries() {
+        let images = Arc::new(SimulatedImages::default());
+        images.answer([Answer::Transient, Answer::Transient, Answer::Ready]);
+        let warms = Arc::new(Warms::new(images));
+        warms.order("w1", image(b"a"), None);
+        let reports = until(&warms, is_ready).await;
+        let Some(Report::Warmed { receipt, .. }) = reports.last() else {
+            panic!("{reports:?}");
+        };
+        assert_eq!(receipt.bytes_fetched, 10 + 2 * COST.fetched);
+        assert_eq!(receipt.bytes_from_mirrors, 2 * COST.from_mirrors);
+        assert_eq!(receipt.digests_verified, 4 + 2 * COST.verified);
+        // What the last try found was brought by those before it.
+        assert_eq!(receipt.bytes_present, 0);
     }
 }

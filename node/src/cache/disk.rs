@@ -164,11 +164,12 @@ impl Disk {
         Ok((path, file))
     }
 
-    /// Gives a layer its name, when all of it is on the disk.
-    pub(crate) fn commit_layer(&self, mut new: NewLayer, note: &LayerNote) -> Result<()> {
+    /// Gives a layer its name, when all of it is on the disk; gives the note of what has the name
+    /// then. A whole layer that has it already stays, and the new one is dropped.
+    pub(crate) fn commit_layer(&self, mut new: NewLayer, note: LayerNote) -> Result<LayerNote> {
         let dir = new.dir().to_owned();
         let path = dir.join(NOTE);
-        write_synced(&path, &serde_json::to_vec_pretty(note).unwrap_or_default())?;
+        write_synced(&path, &serde_json::to_vec_pretty(&note).unwrap_or_default())?;
         match note.form {
             LayerForm::Erofs => sync(&dir.join(IMAGE))?,
             LayerForm::Directory => {
@@ -178,9 +179,21 @@ impl Disk {
         }
         sync(&dir)?;
         let target = self.layer_dir(&note.digest);
-        fs::rename(&dir, &target).map_err(failed("publish", &target))?;
+        let mut named = fs::rename(&dir, &target);
+        if matches!(&named, Err(e) if is_taken(e)) {
+            // An eviction that failed halfway leaves a layer that the cache has forgotten.
+            if let Some(there) = self.read_note(&note.digest) {
+                return Ok(there);
+            }
+            if let Some(old) = self.retire_layer(&note.digest)? {
+                remove_dir(&old)?;
+            }
+            named = fs::rename(&dir, &target);
+        }
+        named.map_err(failed("publish", &target))?;
         new.path = None;
-        sync(&self.root.join("layers"))
+        sync(&self.root.join("layers"))?;
+        Ok(note)
     }
 
     /// Takes a layer's name away; gives what is left to be removed.
@@ -235,17 +248,21 @@ impl Disk {
         })
     }
 
+    /// The note of a layer, if it is there and whole.
+    fn read_note(&self, digest: &Digest) -> Option<LayerNote> {
+        let bytes = fs::read(self.layer_dir(digest).join(NOTE)).ok()?;
+        let note: LayerNote = serde_json::from_slice(&bytes).ok()?;
+        (note.digest == *digest && self.is_whole(&note)).then_some(note)
+    }
+
     fn find_layers(&self) -> Result<Vec<LayerNote>> {
         let dir = self.root.join("layers");
         let mut found = Vec::new();
         for name in names(&dir)? {
-            let path = dir.join(&name);
-            let note: Option<LayerNote> = fs::read(path.join(NOTE))
-                .ok()
-                .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            match note.filter(|note| note.digest.hex() == name && self.is_whole(note)) {
+            let digest = format!("sha256:{name}").parse::<Digest>().ok();
+            match digest.and_then(|digest| self.read_note(&digest)) {
                 Some(note) => found.push(note),
-                None => remove_dir(&path)?,
+                None => remove_dir(&dir.join(&name))?,
             }
         }
         Ok(found)
@@ -391,6 +408,14 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Whether a directory could not be renamed because its target is there and not empty.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists
+    )
+}
+
 fn make_dir(path: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(failed("create", path))?;
@@ -427,4 +452,47 @@ fn set_time(path: &Path, time: SystemTime) -> Result<()> {
 fn sync(path: &Path) -> Result<()> {
     let synced = File::open(path).and_then(|file| file.sync_all());
     synced.map_err(failed("sync", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_a_whole_layer_has_is_no_error() {
+        let temp = tempfile::tempdir().unwrap();
+        let (disk, _) = Disk::open(temp.path()).unwrap();
+        let note = LayerNote {
+            digest: Digest::of(b"layer"),
+            size: 5,
+            diff_id: Digest::of(b"layer"),
+            form: LayerForm::Erofs,
+            bytes: 3,
+            length: 3,
+            opaque_root: false,
+        };
+        let commit = |bytes: &[u8]| {
+            let new = disk.new_layer().unwrap();
+            new.image().unwrap().write_all(bytes).unwrap();
+            let length = bytes.len() as u64;
+            disk.commit_layer(
+                new,
+                LayerNote {
+                    length,
+                    ..note.clone()
+                },
+            )
+        };
+        let path = disk.layer(&note.digest, LayerForm::Erofs);
+        assert_eq!(commit(b"one").unwrap(), note);
+        // The first one stays, whatever the second would have been.
+        assert_eq!(commit(b"other").unwrap(), note);
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        // One that is not whole makes way.
+        fs::write(&path, "on").unwrap();
+        assert_eq!(commit(b"three").unwrap().length, 5);
+        assert_eq!(fs::read(&path).unwrap(), b"three");
+        let names = fs::read_dir(temp.path().join("layers")).unwrap();
+        assert_eq!(names.count(), 1);
+    }
 }

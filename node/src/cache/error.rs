@@ -131,7 +131,9 @@ impl CacheError {
                 **error,
                 RegistryError::Unreachable { .. } | RegistryError::Unavailable { .. }
             ),
-            Self::Damaged { .. } | Self::DiskFull { .. } | Self::Io { .. } => true,
+            // Every source was asked again before this was said.
+            Self::Damaged { .. } => false,
+            Self::DiskFull { .. } | Self::Io { .. } => true,
             _ => false,
         }
     }

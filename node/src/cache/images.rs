@@ -147,9 +147,9 @@ impl Images for NodeImages {
         done.map_err(|error| failure(&error))
     }
 
-    async fn remove(&self, digest: Digest) -> Result<GcReport, Problem> {
+    async fn remove(&self, digest: Digest, unpin: bool) -> Result<GcReport, Problem> {
         self.cache
-            .remove(digest)
+            .remove(digest, unpin)
             .await
             .map_err(|error| error.problem())
     }

@@ -18,10 +18,12 @@ mod images;
 mod lease;
 mod probe;
 mod report;
+mod room;
 mod state;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +37,7 @@ pub use disk::LayerForm;
 pub use error::{CacheError, Result};
 pub use images::NodeImages;
 pub use lease::{Lease, LeasedLayer};
+pub use room::{Room, Taken};
 
 pub(crate) use disk::{Disk, ImageRecord, LayerNote, LayerRef, NewLayer};
 pub(crate) use error::failed;
@@ -113,14 +116,24 @@ pub struct ImageSource {
 
 /// Mounted files and directories: they lie elsewhere, but share the cache's size.
 pub trait FileCache: Send + Sync {
-    /// Bytes on disk.
+    /// Says where to take room from before bytes are written. Once.
+    fn limit_to(&self, room: Room) {
+        drop(room);
+    }
+    /// Bytes on disk. Asked under the cache's lock: waits for nothing.
     fn used(&self) -> u64;
-    /// Of these, bytes that are in use.
+    /// Of these, bytes that are in use. Waits for nothing, either.
     fn held(&self) -> u64;
     /// Each file and directory, and why it is kept.
     fn items(&self) -> Vec<CacheItem>;
     /// Removes what may go, longest unused first, until `bytes` are freed, and says what went.
     fn free(&self, bytes: u64) -> Vec<CacheItem>;
+}
+
+/// Who mounts layers.
+pub trait LayerMounts: Send + Sync {
+    /// Unmounts those of these files that are mounted but not in use. Blocks until it is done.
+    fn let_go(&self, layers: &[PathBuf]);
 }
 
 /// The images on a node. Clones share it.
@@ -156,7 +169,10 @@ pub(crate) struct Inner {
     pub(crate) memory_units: u32,
     /// Peers that failed lately, and until when they are passed over.
     pub(crate) lame: Mutex<std::collections::BTreeMap<String, std::time::Instant>>,
+    /// Bytes of blobs that are kept as they come. Grows under `state` only.
+    spooling: Arc<AtomicU64>,
     files: OnceLock<Arc<dyn FileCache>>,
+    mounts: OnceLock<Arc<dyn LayerMounts>>,
 }
 
 impl Cache {
@@ -212,12 +228,14 @@ impl Cache {
                 memory: Arc::new(Semaphore::new(units as usize)),
                 memory_units: units,
                 lame: Mutex::default(),
+                spooling: Arc::default(),
                 files: OnceLock::new(),
+                mounts: OnceLock::new(),
                 disk,
                 settings,
             }),
         };
-        cache.trim_blobs(0);
+        cache.inner.drop_blobs(cache.inner.settings.mirror_bytes);
         // Limits may be lower than they were.
         cache.inner.free_for(0, "the cache").ok();
         Ok(cache)
@@ -235,8 +253,16 @@ impl Cache {
 
     /// Has the bytes of mounted files count, and lets them be evicted. Once.
     pub fn attach_files(&self, files: Arc<dyn FileCache>) {
+        files.limit_to(self.room());
         if self.inner.files.set(files).is_err() {
             tracing::warn!("a node has one cache of files");
+        }
+    }
+
+    /// Has layers unmounted that are evicted. Once.
+    pub fn attach_mounts(&self, mounts: Arc<dyn LayerMounts>) {
+        if self.inner.mounts.set(mounts).is_err() {
+            tracing::warn!("a node has its layers mounted by one");
         }
     }
 
@@ -307,12 +333,6 @@ impl Cache {
         let done = tokio::task::spawn_blocking(move || work(&inner)).await;
         done.map_err(|_| CacheError::Cancelled)?
     }
-
-    /// Removes kept blobs until `more` bytes fit into their budget.
-    pub(crate) fn trim_blobs(&self, more: u64) {
-        let most = self.inner.settings.mirror_bytes.saturating_sub(more);
-        self.inner.drop_blobs(most);
-    }
 }
 
 impl Inner {
@@ -338,72 +358,19 @@ impl Inner {
         self.files.get().map_or(0, |files| files.used())
     }
 
-    /// Evicts until `bytes` more fit, and grants them: they count as taken until
-    /// [`release`](Self::release) or the layer's commit. Blocks on the disk.
-    pub(crate) fn free_for(&self, bytes: u64, what: &str) -> Result<()> {
-        let names = self.names();
-        let mut state = self.lock();
-        let (files, files_held) = match self.files.get() {
-            Some(files) => (files.used(), files.held()),
-            None => (0, 0),
-        };
-        let used = state.layer_bytes() + state.reserved + files;
-        let over = (used + bytes).saturating_sub(self.limit);
-        let (mut retired, mut short) = (Vec::new(), 0);
-        if over > 0 {
-            let held = state.held_bytes() + files_held;
-            let available = self.limit.saturating_sub(held);
-            if bytes > available {
-                return Err(CacheError::TooSmall {
-                    what: what.to_owned(),
-                    needed: bytes,
-                    limit: self.limit,
-                    available,
-                    held,
-                });
-            }
-            let victims = state.victims(over);
-            short = over.saturating_sub(victims.bytes);
-            retired = self.evict(&mut state, &victims)?;
-        }
-        state.reserved += bytes;
-        drop(state);
-        drop(names);
-        self.remove_retired(&retired);
-        if short > 0
-            && let Some(files) = self.files.get()
-        {
-            files.free(short);
-        }
-        Ok(())
-    }
-
-    /// Whether `bytes` could be had; takes nothing.
-    pub(crate) fn check_room(&self, bytes: u64, what: &str) -> Result<()> {
-        let state = self.lock();
-        let files_held = self.files.get().map_or(0, |files| files.held());
-        let held = state.held_bytes() + files_held;
-        let available = self.limit.saturating_sub(held);
-        if bytes > available {
-            return Err(CacheError::TooSmall {
-                what: what.to_owned(),
-                needed: bytes,
-                limit: self.limit,
-                available,
-                held,
-            });
-        }
-        Ok(())
-    }
-
-    pub(crate) fn release(&self, bytes: u64) {
-        let mut state = self.lock();
-        state.reserved = state.reserved.saturating_sub(bytes);
+    pub(crate) fn files_held(&self) -> u64 {
+        self.files.get().map_or(0, |files| files.held())
     }
 
     /// Takes images and layers away, records first: without a record a layer is only spare. What
     /// is left of them is to be removed without the lock.
-    pub(crate) fn evict(&self, state: &mut State, victims: &Victims) -> Result<Vec<PathBuf>> {
+    pub(crate) fn evict(&self, state: &mut State, victims: &Victims) -> Result<Evicted> {
+        let mut evicted = Evicted::default();
+        for digest in &victims.layers {
+            let form = state.layers.get(digest).map(|layer| layer.note.form);
+            let path = form.map(|form| self.disk.layer(digest, form));
+            evicted.layers.extend(path);
+        }
         state.evictions += victims.layers.len() as u64;
         state.forget(victims);
         self.tell(state);
@@ -411,16 +378,21 @@ impl Inner {
             tracing::info!(image = %digest, "evicted");
             self.disk.remove_image(digest)?;
         }
-        let mut retired = Vec::new();
         for digest in &victims.layers {
-            retired.extend(self.disk.retire_layer(digest)?);
+            evicted.left.extend(self.disk.retire_layer(digest)?);
         }
-        Ok(retired)
+        Ok(evicted)
     }
 
-    /// Removes what [`evict`](Self::evict) took away.
-    pub(crate) fn remove_retired(&self, retired: &[PathBuf]) {
-        for path in retired {
+    /// Removes what [`evict`](Self::evict) took away. Blocks.
+    pub(crate) fn remove_evicted(&self, evicted: &Evicted) {
+        // A file that is mounted takes its room as long as it is.
+        if let Some(mounts) = self.mounts.get()
+            && !evicted.layers.is_empty()
+        {
+            mounts.let_go(&evicted.layers);
+        }
+        for path in &evicted.left {
             if let Err(error) = disk::remove_dir(path) {
                 // The next start sweeps it.
                 tracing::warn!(%error, "evicted layer stays for now");
@@ -430,14 +402,59 @@ impl Inner {
 
     /// Removes kept blobs, longest unused first, until at most `most` bytes of them are left.
     pub(crate) fn drop_blobs(&self, most: u64) {
-        let mut retired = Vec::new();
         let mut state = self.lock();
+        let evicted = self.evict_blobs(&mut state, most);
+        drop(state);
+        self.remove_evicted(&evicted);
+    }
+
+    fn evict_blobs(&self, state: &mut State, most: u64) -> Evicted {
+        let mut evicted = Evicted::default();
         for digest in state.surplus_blobs(most) {
             state.blobs.remove(&digest);
-            retired.extend(self.disk.retire_blob(&digest));
+            evicted.left.extend(self.disk.retire_blob(&digest));
         }
+        evicted
+    }
+
+    /// Room for a blob of `size` bytes that is kept as it comes; `None` where others that come
+    /// leave none. Kept blobs make room.
+    pub(crate) fn room_for_spool(&self, size: u64) -> Option<SpoolRoom> {
+        let mut state = self.lock();
+        let coming = self.spooling.load(Ordering::Relaxed);
+        let most = self.settings.mirror_bytes.checked_sub(coming)?;
+        let most = most.checked_sub(size)?;
+        self.spooling.fetch_add(size, Ordering::Relaxed);
+        let evicted = self.evict_blobs(&mut state, most);
         drop(state);
-        self.remove_retired(&retired);
+        self.remove_evicted(&evicted);
+        Some(SpoolRoom {
+            spooling: Arc::clone(&self.spooling),
+            size,
+        })
+    }
+}
+
+/// What an eviction leaves to be done.
+#[derive(Debug, Default)]
+pub(crate) struct Evicted {
+    /// Where the layers were.
+    pub(crate) layers: Vec<PathBuf>,
+    /// Under new names, to be removed.
+    pub(crate) left: Vec<PathBuf>,
+}
+
+/// Room among the kept blobs for one that comes; given back when dropped, as it has its name then
+/// or is gone.
+#[derive(Debug)]
+pub(crate) struct SpoolRoom {
+    spooling: Arc<AtomicU64>,
+    size: u64,
+}
+
+impl Drop for SpoolRoom {
+    fn drop(&mut self) {
+        self.spooling.fetch_sub(self.size, Ordering::Relaxed);
     }
 }
 

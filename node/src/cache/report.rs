@@ -69,12 +69,13 @@ impl Cache {
         CacheListing { items, ..listing }
     }
 
-    /// Removes an image, with the layers that no other image has.
+    /// Removes an image, with the layers that no other image has; with `unpin` also one that is
+    /// pinned, whose pins go with it.
     ///
     /// # Errors
-    /// [`CacheError::NotFound`], [`CacheError::Kept`] for one that is pinned or in use, and
-    /// [`CacheError::Io`].
-    pub async fn remove(&self, digest: Digest) -> Result<GcReport> {
+    /// [`CacheError::NotFound`], [`CacheError::Kept`] for one that is in use, or is pinned and to
+    /// stay so, which changes nothing of it, and [`CacheError::Io`].
+    pub async fn remove(&self, digest: Digest, unpin: bool) -> Result<GcReport> {
         self.blocking(move |inner| {
             let names = inner.names();
             let mut state = inner.lock();
@@ -85,17 +86,17 @@ impl Cache {
                 let why = format!("{} use it; stop them first", sandboxes(image.leases));
                 return Err(kept(why));
             }
-            if !image.record.pins.is_empty() {
+            if !unpin && !image.record.pins.is_empty() {
                 let why = format!("{}; unpin it first", pinned(&image.record.pins));
                 return Err(kept(why));
             }
             let victims = state.victims_of(&digest);
             let freed = inner.named(&state, &victims);
-            let retired = inner.evict(&mut state, &victims)?;
+            let evicted = inner.evict(&mut state, &victims)?;
             let report = inner.report(&state, false, freed, Vec::new());
             drop(state);
             drop(names);
-            inner.remove_retired(&retired);
+            inner.remove_evicted(&evicted);
             Ok(report)
         })
         .await
@@ -148,14 +149,14 @@ impl Cache {
                 }
                 return Ok(inner.report(&state, true, freed, kept));
             }
-            let mut retired = inner.evict(&mut state, &victims)?;
+            let mut evicted = inner.evict(&mut state, &victims)?;
             for digest in &blobs {
                 state.blobs.remove(digest);
-                retired.extend(inner.disk.retire_blob(digest));
+                evicted.left.extend(inner.disk.retire_blob(digest));
             }
             drop(state);
             drop(names);
-            inner.remove_retired(&retired);
+            inner.remove_evicted(&evicted);
             if let Some(files) = inner.files.get() {
                 freed.extend(files.free(enough.saturating_sub(victims.bytes)));
                 kept.extend(files.items());
@@ -168,14 +169,10 @@ impl Cache {
 
 impl Inner {
     fn usage(&self, state: &State) -> CacheUsage {
-        let (files, files_held) = match self.files.get() {
-            Some(files) => (files.used(), files.held()),
-            None => (0, 0),
-        };
         CacheUsage {
             size_limit: self.limit,
-            used: state.layer_bytes() + state.reserved + files,
-            held: state.held_bytes() + files_held,
+            used: state.layer_bytes() + state.reserved + self.files_used(),
+            held: state.held_bytes() + self.files_held(),
             images: state.images.len(),
             layers: state.layers.len(),
             hits: state.hits,

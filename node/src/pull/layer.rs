@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use chalk_core::Digest;
 use chalk_store::Blob;
 use chalk_store::registry::{BlobSource, RegistryError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{SemaphorePermit, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
 use super::pipe::{self, Order, Outcome, Part, Prepared};
-use super::spool::{Spool, SpoolWriter};
+use super::spool::{Keeping, SpoolWriter};
 use crate::cache::{
     Cache, CacheError, ImageSource, KeptBlob, Layer, LayerRef, MEMORY_UNIT, Result,
 };
@@ -34,11 +34,16 @@ const LAME: Duration = Duration::from_secs(10);
 pub(crate) struct Flight {
     layer: LayerRef,
     received: AtomicU64,
+    fetched: AtomicU64,
+    from_mirrors: AtomicU64,
     reserved: Arc<AtomicU64>,
     waiting: AtomicUsize,
     cancel: CancellationToken,
-    spool: watch::Sender<Option<Arc<Spool>>>,
-    done: watch::Sender<Option<Result<Fetched>>>,
+    /// Whether the layer gets its name now, which is not given up any more. Changes under the
+    /// cache's lock.
+    committing: AtomicBool,
+    spool: watch::Sender<Keeping>,
+    done: watch::Sender<Option<Result<()>>>,
 }
 
 /// What a layer cost.
@@ -69,10 +74,31 @@ impl Flight {
         self.reserved.load(Ordering::Relaxed)
     }
 
-    /// The blob as it comes; `None` as long as the layer waits for its turn, and always where the
-    /// blob is not kept.
-    pub(crate) fn spool(&self) -> watch::Receiver<Option<Arc<Spool>>> {
+    /// Bytes of the blob that came by now.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// What it cost by now.
+    pub(crate) fn fetched(&self) -> Fetched {
+        Fetched {
+            bytes: self.fetched.load(Ordering::Relaxed),
+            from_mirrors: self.from_mirrors.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The blob as it comes.
+    pub(crate) fn spool(&self) -> watch::Receiver<Keeping> {
         self.spool.subscribe()
+    }
+
+    /// From here on the layer is not fetched again beside this flight; `false` when it is already.
+    fn begin_commit(&self, cache: &Cache) -> bool {
+        let state = cache.inner.lock();
+        let current = state.flights.get(&self.layer.digest);
+        let ours = current.is_some_and(|flight| std::ptr::eq(&**flight, self));
+        self.committing.store(ours, Ordering::Relaxed);
+        ours
     }
 }
 
@@ -86,17 +112,21 @@ impl Seat {
                 flight: Arc::clone(flight),
                 began: false,
             };
-            if !flight.cancel.is_cancelled() {
+            // One that nobody waits for ends, unless it is as good as done.
+            if !flight.cancel.is_cancelled() || flight.committing.load(Ordering::Relaxed) {
                 return seat;
             }
         }
         let flight = Arc::new(Flight {
             layer,
             received: AtomicU64::new(0),
+            fetched: AtomicU64::new(0),
+            from_mirrors: AtomicU64::new(0),
             reserved: Arc::default(),
             waiting: AtomicUsize::new(1),
             cancel: CancellationToken::new(),
-            spool: watch::Sender::new(None),
+            committing: AtomicBool::new(false),
+            spool: watch::Sender::new(Keeping::Undecided),
             done: watch::Sender::new(None),
         });
         state.flights.insert(layer.digest, Arc::clone(&flight));
@@ -109,13 +139,13 @@ impl Seat {
         }
     }
 
-    /// Bytes of the blob that came by now.
-    pub(crate) fn received(&self) -> u64 {
-        self.flight.received.load(Ordering::Relaxed)
+    /// What is waited for.
+    pub(crate) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
     }
 
     /// Waits for the end.
-    pub(crate) async fn wait(&self) -> Result<Fetched> {
+    pub(crate) async fn wait(&self) -> Result<()> {
         let mut done = self.flight.done.subscribe();
         let ended = done.wait_for(Option::is_some).await;
         match ended.as_deref() {
@@ -134,16 +164,23 @@ impl Drop for Seat {
 }
 
 async fn fly(cache: Cache, flight: Arc<Flight>, source: ImageSource) {
-    let work = Pull {
+    let mut pull = Pull {
         cache: &cache,
         flight: &flight,
         source: &source,
-        fetched: Fetched::default(),
         distrusted: BTreeSet::new(),
     };
-    let result = tokio::select! {
-        result = work.run() => result,
+    let landed = tokio::select! {
+        landed = pull.run() => landed,
         () = flight.cancel.cancelled() => Err(CacheError::Cancelled),
+    };
+    let result = match landed {
+        Ok((prepared, _slot)) if flight.begin_commit(&cache) => pull.commit(*prepared).await,
+        Ok((prepared, _)) => {
+            tokio::task::spawn_blocking(move || drop(prepared));
+            Err(CacheError::Cancelled)
+        }
+        Err(error) => Err(error),
     };
     let mut state = cache.inner.lock();
     let ours = state.flights.get(&flight.layer.digest);
@@ -159,7 +196,6 @@ struct Pull<'a> {
     cache: &'a Cache,
     flight: &'a Flight,
     source: &'a ImageSource,
-    fetched: Fetched,
     /// Peers and mirrors that sent wrong bytes.
     distrusted: BTreeSet<String>,
 }
@@ -171,11 +207,13 @@ struct Senders {
     origin: bool,
 }
 
-impl Pull<'_> {
-    async fn run(mut self) -> Result<Fetched> {
-        let inner = &self.cache.inner;
+impl<'a> Pull<'a> {
+    /// Fetches the layer, which then waits for its name; gives the slot that it was fetched in.
+    async fn run(&mut self) -> Result<(Box<Prepared>, SemaphorePermit<'a>)> {
+        let cache = self.cache;
+        let inner = &cache.inner;
         let slot = inner.parallel.acquire().await;
-        let _slot = slot.map_err(|_| CacheError::Cancelled)?;
+        let slot = slot.map_err(|_| CacheError::Cancelled)?;
         let small = ((BUFFERS + NAMES) / MEMORY_UNIT).min(u64::from(inner.memory_units)) as u32;
         let (mut units, mut emptied, mut repeated) = (small, false, false);
         loop {
@@ -185,15 +223,19 @@ impl Pull<'_> {
             let (outcome, senders) = self.attempt(names.max(NAMES / 4)).await?;
             drop(memory);
             match outcome {
-                Outcome::Layer(prepared) => {
-                    self.commit(*prepared).await?;
-                    return Ok(self.fetched);
-                }
+                Outcome::Layer(prepared) => return Ok((prepared, slot)),
                 // Alone, it may have all the memory that pulls may have.
                 Outcome::ManyNames(_) if units < inner.memory_units => {
                     units = inner.memory_units;
                 }
                 Outcome::ManyNames(error) | Outcome::Failed(error) => return Err(error),
+                // A manifest said that there is nothing to fetch: nobody else can be asked.
+                Outcome::WrongBytes if senders.hosts.is_empty() => {
+                    return Err(CacheError::Damaged {
+                        layer: self.flight.layer.digest,
+                        hosts: "a manifest that gives it no bytes".to_owned(),
+                    });
+                }
                 Outcome::WrongBytes => {
                     let hosts: Vec<String> = senders.hosts.iter().cloned().collect();
                     let hosts = hosts.join(", ");
@@ -233,9 +275,10 @@ impl Pull<'_> {
         let layer = self.flight.layer;
         self.flight.received.store(0, Ordering::Relaxed);
         let spool = self.open_spool().await;
-        self.flight
-            .spool
-            .send_replace(spool.as_ref().map(SpoolWriter::reader));
+        self.flight.spool.send_replace(match &spool {
+            Some(spool) => Keeping::In(spool.reader()),
+            None => Keeping::Not,
+        });
         let (parts, queue) = mpsc::channel(QUEUE);
         let order = Order {
             digest: layer.digest,
@@ -358,9 +401,10 @@ impl Pull<'_> {
             senders.hosts.insert(source.host());
             senders.origin |= source.is_origin();
             *have += count;
-            self.fetched.bytes += count;
+            self.flight.fetched.fetch_add(count, Ordering::Relaxed);
             if !source.is_origin() {
-                self.fetched.from_mirrors += count;
+                let from_mirrors = &self.flight.from_mirrors;
+                from_mirrors.fetch_add(count, Ordering::Relaxed);
             }
             if parts.send(Part::Data(bytes)).await.is_err() {
                 return Ok(true);
@@ -414,11 +458,13 @@ impl Pull<'_> {
             return None;
         }
         let opened = self.cache.blocking(move |inner| {
-            inner.drop_blobs(inner.settings.mirror_bytes - size);
+            let Some(room) = inner.room_for_spool(size) else {
+                return Ok(None);
+            };
             let (path, file) = inner.disk.new_blob()?;
-            Ok(SpoolWriter::new(path, file))
+            Ok(Some(SpoolWriter::new(path, file, room)))
         });
-        opened.await.ok()
+        opened.await.ok().flatten()
     }
 
     /// Gives the layer its name, and the blob its own.
@@ -439,7 +485,7 @@ impl Pull<'_> {
                     grant,
                     spool,
                 } = prepared;
-                inner.disk.commit_layer(new, &note)?;
+                let note = inner.disk.commit_layer(new, note)?;
                 let mut state = inner.lock();
                 state.layers.insert(note.digest, Layer { note });
                 // Under the same lock: the layer counts once.

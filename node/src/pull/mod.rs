@@ -9,26 +9,28 @@ mod layer;
 mod pace;
 mod pipe;
 mod spool;
+mod tally;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use chalk_core::Digest;
-use chalk_core::wire::{LayerProgress, Receipt};
+use chalk_core::wire::Receipt;
 use chalk_store::registry::RegistryError;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 use tokio::sync::watch;
 
 pub(crate) use layer::{Flight, in_flight};
-pub(crate) use spool::{Filled, Spool};
+pub(crate) use spool::{Filled, Keeping, Spool};
 
-use crate::agent::PullProgress;
+use crate::agent::{PullCost, PullProgress};
 use crate::cache::{
     Cache, CacheError, Claim, Image, ImageRecord, ImageSource, LayerRef, Lease, Result, State,
 };
-use layer::{Fetched, Seat};
+use layer::Seat;
+use tally::{Stage, Tally};
 
 /// Progress is said at most this often.
 const TICK: Duration = Duration::from_millis(100);
@@ -156,30 +158,35 @@ impl Cache {
                 .get(&source.digest)
                 .map(|i| Arc::clone(&i.record))
         };
-        let (plan, mut fetched) = match known {
-            Some(record) => (Plan::from(&*record), 0),
+        let is_known = known.is_some();
+        let (plan, first) = match known {
+            Some(record) => (Plan::from(&*record), PullCost::default()),
             None => {
                 let plan = plan(source).await?;
-                let bytes = plan.small_bytes();
-                (plan, bytes)
+                let first = PullCost {
+                    fetched: plan.small_bytes(),
+                    verified: 2,
+                    ..PullCost::default()
+                };
+                (plan, first)
             }
         };
         let unique = plan.unique();
         let claim = Claim::new(self, unique.iter().map(|layer| layer.digest).collect());
         let missing: Vec<LayerRef> = {
             let state = self.inner.lock();
+            agree(&state, source.digest, &plan.layers)?;
             let missing = unique
                 .iter()
                 .filter(|l| !state.layers.contains_key(&l.digest));
             missing.copied().collect()
         };
-        let needed = missing.iter().map(|layer| layer.size).sum();
+        let needed = total_size(&missing);
         self.inner
             .check_room(needed, &format!("image {}", source.name))?;
-        let got = self.fetch_layers(source, &missing, progress).await?;
-        fetched += got.bytes;
-        let present: u64 = unique.iter().map(|layer| layer.size).sum::<u64>() - got.whole;
-        let small = plan.small_bytes();
+        let cost = self.fetch_layers(source, &missing, first, progress).await?;
+        let present = total_size(&unique).saturating_sub(cost.layers);
+        let small = if is_known { plan.small_bytes() } else { 0 };
         let record = ImageRecord {
             digest: source.digest,
             image_hash: source.image_hash,
@@ -197,13 +204,12 @@ impl Cache {
                 cache.insert(record, finish)
             })
             .await?;
-        let digests = if fetched > 0 { 2 } else { 0 } + 2 * got.layers;
         let receipt = Receipt {
             digest: source.digest,
-            bytes_fetched: fetched,
-            bytes_from_mirrors: got.from_mirrors,
-            bytes_present: present + if fetched == 0 { small } else { 0 },
-            digests_verified: digests,
+            bytes_fetched: cost.fetched,
+            bytes_from_mirrors: cost.from_mirrors,
+            bytes_present: present + small,
+            digests_verified: cost.verified,
             seconds: begin.elapsed().as_secs_f64(),
         };
         Ok((receipt, done))
@@ -218,6 +224,7 @@ impl Cache {
         let digest = record.digest;
         let used = SystemTime::now();
         let _names = self.inner.names();
+        agree(&self.inner.lock(), digest, &record.layers)?;
         if let Some(old) = self.inner.lock().images.get(&digest) {
             record.pins.extend(old.record.pins.iter().cloned());
             record.pins.sort();
@@ -238,41 +245,22 @@ impl Cache {
         finish(self, &mut state)
     }
 
+    /// Fetches the layers that are missing; `first` is what was spent before. Says what all costs
+    /// also when it fails.
     async fn fetch_layers(
         &self,
         source: &ImageSource,
         missing: &[LayerRef],
+        first: PullCost,
         progress: &watch::Sender<PullProgress>,
-    ) -> Result<Got> {
-        let mut got = Got::default();
-        let seats: watch::Sender<BTreeMap<Digest, u64>> = watch::Sender::new(BTreeMap::new());
+    ) -> Result<PullCost> {
+        let tally = Tally::new(missing, first);
         let mut layers: FuturesUnordered<_> = missing
             .iter()
-            .map(|layer| self.fetch_layer(source, *layer, &seats))
+            .map(|layer| self.fetch_layer(source, *layer, &tally))
             .collect();
-        let total: u64 = missing.iter().map(|layer| layer.size).sum();
-        let mut finished = BTreeSet::new();
-        let tell = |finished: &BTreeSet<Digest>| {
-            let now = seats.borrow();
-            let mut state = PullProgress {
-                total,
-                ..PullProgress::default()
-            };
-            for layer in missing {
-                let whole = finished.contains(&layer.digest);
-                let done = match whole {
-                    true => layer.size,
-                    false => now.get(&layer.digest).copied().unwrap_or_default(),
-                };
-                state.done += done;
-                if !whole && done > 0 {
-                    state.layers.push(LayerProgress {
-                        digest: layer.digest,
-                        done,
-                        total: layer.size,
-                    });
-                }
-            }
+        let tell = || {
+            let state = tally.progress();
             progress.send_if_modified(|said| {
                 let news = *said != state;
                 *said = state;
@@ -282,56 +270,48 @@ impl Cache {
         // The first tick comes at once, but after every layer was begun: who hears of the pull may
         // ask this node for the layers.
         let mut tick = tokio::time::interval(TICK);
-        loop {
+        let done = loop {
             tokio::select! {
                 biased;
                 ended = layers.next() => match ended {
-                    None => break,
-                    Some(Err(error)) => return Err(error),
-                    Some(Ok((layer, fetched))) => {
-                        finished.insert(layer.digest);
-                        if let Some(fetched) = fetched {
-                            got.layers += 1;
-                            got.bytes += fetched.bytes;
-                            got.from_mirrors += fetched.from_mirrors;
-                            got.whole += layer.size;
-                        }
-                    }
+                    None => break Ok(()),
+                    Some(Err(error)) => break Err(error),
+                    Some(Ok(())) => {}
                 },
-                _ = tick.tick() => tell(&finished),
+                _ = tick.tick() => tell(),
             }
-        }
-        tell(&finished);
-        Ok(got)
+        };
+        tell();
+        done.map(|()| tally.progress().cost)
     }
 
-    /// Waits for one layer; gives what it cost, unless another pull paid for it.
+    /// Waits for one layer.
     async fn fetch_layer(
         &self,
         source: &ImageSource,
         layer: LayerRef,
-        received: &watch::Sender<BTreeMap<Digest, u64>>,
-    ) -> Result<(LayerRef, Option<Fetched>)> {
+        tally: &Tally<'_>,
+    ) -> Result<()> {
         loop {
             let there = self.inner.lock().layers.contains_key(&layer.digest);
             if there {
-                return Ok((layer, None));
+                tally.note(layer.digest, Stage::Whole);
+                return Ok(());
             }
             let seat = Seat::take(self, layer, source);
-            let mut tick = tokio::time::interval(TICK);
-            let mut wait = std::pin::pin!(seat.wait());
-            let ended = loop {
-                tokio::select! {
-                    ended = &mut wait => break ended,
-                    _ = tick.tick() => {
-                        received.send_modify(|all| {
-                            all.insert(layer.digest, seat.received());
-                        });
-                    }
+            let flight = Arc::clone(seat.flight());
+            tally.note(
+                layer.digest,
+                match seat.began {
+                    true => Stage::Ours(flight, false),
+                    false => Stage::Others(flight),
+                },
+            );
+            match seat.wait().await {
+                Ok(()) => {
+                    tally.finished(&layer.digest);
+                    return Ok(());
                 }
-            };
-            match ended {
-                Ok(fetched) => return Ok((layer, seat.began.then_some(fetched))),
                 Err(error) if seat.began => return Err(error),
                 // The others gave up, or had worse servers: now with ours.
                 Err(error) => tracing::debug!(%error, layer = %layer.digest, "trying by ourselves"),
@@ -344,16 +324,6 @@ impl Cache {
 enum Found<T, F> {
     Whole(Result<(u64, T)>),
     Missing(F),
-}
-
-/// What the layers of a pull cost.
-#[derive(Debug, Default)]
-struct Got {
-    layers: u32,
-    bytes: u64,
-    from_mirrors: u64,
-    /// Sizes of the blobs that were fetched.
-    whole: u64,
 }
 
 impl From<&ImageRecord> for Plan {
@@ -370,7 +340,39 @@ impl From<&ImageRecord> for Plan {
 /// Bytes of an image in its registry.
 fn whole_size(record: &ImageRecord) -> u64 {
     let plan = Plan::from(record);
-    plan.small_bytes() + plan.unique().iter().map(|layer| layer.size).sum::<u64>()
+    plan.small_bytes() + total_size(&plan.unique())
+}
+
+/// Bytes of layers in the registry; a manifest may claim any number.
+fn total_size(layers: &[LayerRef]) -> u64 {
+    let sizes = layers.iter().map(|layer| layer.size);
+    sizes.fold(0, u64::saturating_add)
+}
+
+/// Checks that layers that are there are what an image says of them: they were checked when they
+/// came, but perhaps against what another image says.
+fn agree(state: &State, image: Digest, layers: &[LayerRef]) -> Result<()> {
+    for layer in layers {
+        let there = state.layers.get(&layer.digest).map(|there| &there.note);
+        let wrong = |what: String| CacheError::Image {
+            image,
+            detail: format!("it says of layer {} {what}", layer.digest),
+        };
+        match there {
+            Some(note) if note.size != layer.size => {
+                let (said, size) = (layer.size, note.size);
+                return Err(wrong(format!(
+                    "that it has {said} bytes, but it has {size}"
+                )));
+            }
+            Some(note) if note.diff_id != layer.diff_id => {
+                let (said, is) = (layer.diff_id, note.diff_id);
+                return Err(wrong(format!("that its diff_id is {said}, but it is {is}")));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Fetches and checks manifest and config.
@@ -422,11 +424,18 @@ async fn plan(source: &ImageSource) -> Result<Plan> {
             "it has {count} layers, more than the {MAX_LAYERS} that can be stacked"
         )));
     }
+    let nothing = Digest::of(b"");
     let layer = |(blob, diff_id): (&Descriptor, &String)| {
         let diff_id = diff_id.parse();
+        let (digest, size) = (digest_of(blob).map_err(broken)?, blob.size());
+        if size == 0 && digest != nothing {
+            return Err(broken(format!(
+                "it says that layer {digest} has 0 bytes, but that is not the digest of nothing"
+            )));
+        }
         Ok(LayerRef {
-            digest: digest_of(blob).map_err(broken)?,
-            size: blob.size(),
+            digest,
+            size,
             diff_id: diff_id.map_err(|_| broken("a diff_id is no SHA-256".to_owned()))?,
         })
     };

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
 use chalk_core::Digest;
@@ -15,10 +15,7 @@ use chalk_store::{BlobError, VerifyingReader, erofs, layer};
 use tokio::sync::mpsc;
 
 use super::spool::SpoolWriter;
-use crate::cache::{Cache, CacheError, LayerForm, LayerNote, NewLayer, Result};
-
-/// Room is taken for a growing layer in steps of this many bytes.
-const STEP: u64 = 16 << 20;
+use crate::cache::{Cache, CacheError, LayerForm, LayerNote, NewLayer, Result, Taken};
 
 /// What was written is sent to the disk in steps of this many bytes, so that little is left to wait
 /// for at the end.
@@ -48,7 +45,7 @@ pub(super) enum Outcome {
 pub(super) struct Prepared {
     pub(super) new: NewLayer,
     pub(super) note: LayerNote,
-    pub(super) grant: Grant,
+    pub(super) grant: Taken,
     pub(super) spool: Option<SpoolWriter>,
 }
 
@@ -79,15 +76,19 @@ fn prepare(cache: &Cache, order: Order, parts: mpsc::Receiver<Part>) -> Result<P
         LayerForm::Erofs => Some(new.image().map_err(Outcome::Failed)?),
         LayerForm::Directory => None,
     };
+    let what = format!("layer {}", order.digest);
+    let growth = Growth(Mutex::new(Grown {
+        grant: Taken::new(Arc::clone(&cache.inner), what, order.reserved),
+        failure: None,
+    }));
     let intake = Intake {
         parts,
         current: Bytes::new(),
         ended: false,
         spool: order.spool,
-        grant: Grant::new(cache, order.digest, order.reserved),
+        growth: &growth,
         image: image.as_ref(),
         flushed: 0,
-        failure: None,
     };
     let mut source = VerifyingReader::new(intake, order.digest);
     let name = order.digest.to_string();
@@ -107,17 +108,21 @@ fn prepare(cache: &Cache, order: Order, parts: mpsc::Receiver<Part>) -> Result<P
                 limits: order.limits,
                 ..UnpackOptions::default()
             };
-            layer::unpack(&mut source, &name, &tree, &options).map(|layer| (layer, 0))
+            layer::unpack_watched(&mut source, &name, &tree, &options, |bytes| {
+                growth.to(bytes)
+            })
+            .map(|layer| (layer, 0))
         }
     };
     let (made, length) = made.map_err(|error| refused(&mut source, error))?;
-    let mut intake = source.into_inner();
+    let spool = source.into_inner().spool;
+    let mut grant = growth.into_grant();
     let bytes = new.usage();
     let failed = |error| match error {
         CacheError::Io { source, .. } if is_full(&source) => Outcome::DiskFull,
         error => Outcome::Failed(error),
     };
-    intake.grant.grow(bytes).map_err(failed)?;
+    grant.grow(bytes).map_err(failed)?;
     Ok(Prepared {
         note: LayerNote {
             digest: order.digest,
@@ -129,14 +134,15 @@ fn prepare(cache: &Cache, order: Order, parts: mpsc::Receiver<Part>) -> Result<P
             opaque_root: made.opaque_root,
         },
         new,
-        grant: intake.grant,
-        spool: intake.spool,
+        grant,
+        spool,
     })
 }
 
 /// Finds out what stands behind an error: perhaps the layer is fine and these are not its bytes.
 fn refused(source: &mut VerifyingReader<Intake<'_>>, error: LayerError) -> Outcome {
-    if let Some(failure) = source.get_mut().failure.take() {
+    let growth = source.get_mut().growth;
+    if let Some(failure) = growth.failure() {
         return Outcome::Failed(failure);
     }
     match &error {
@@ -148,10 +154,7 @@ fn refused(source: &mut VerifyingReader<Intake<'_>>, error: LayerError) -> Outco
         LayerError::Blob(BlobError::Mismatch { .. }) => return Outcome::WrongBytes,
         _ => {}
     }
-    match (
-        io::copy(source, &mut io::sink()),
-        source.get_mut().failure.take(),
-    ) {
+    match (io::copy(source, &mut io::sink()), growth.failure()) {
         (Ok(_), _) => Outcome::Failed(error.into()),
         (Err(_), Some(failure)) => Outcome::Failed(failure),
         (Err(_), None) => Outcome::WrongBytes,
@@ -171,21 +174,11 @@ struct Intake<'a> {
     current: Bytes,
     ended: bool,
     spool: Option<SpoolWriter>,
-    grant: Grant,
+    growth: &'a Growth,
     /// The image that grows.
     image: Option<&'a File>,
     /// Bytes of it that were sent to the disk.
     flushed: u64,
-    /// Why reading failed.
-    failure: Option<CacheError>,
-}
-
-impl Intake<'_> {
-    fn fail(&mut self, failure: CacheError) -> io::Error {
-        let words = failure.to_string();
-        self.failure = Some(failure);
-        io::Error::other(words)
-    }
 }
 
 impl Intake<'_> {
@@ -202,10 +195,7 @@ impl Intake<'_> {
                 libc::sync_file_range(image.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE);
             }
         }
-        match self.grant.grow(bytes) {
-            Ok(()) => Ok(()),
-            Err(failure) => Err(self.fail(failure)),
-        }
+        self.growth.to(bytes)
     }
 }
 
@@ -223,7 +213,7 @@ impl Read for Intake<'_> {
                     self.current = bytes;
                 }
                 Some(Part::End) => self.ended = true,
-                None => return Err(self.fail(CacheError::Cancelled)),
+                None => return Err(self.growth.fail(CacheError::Cancelled)),
             }
         }
         self.watch_growth()?;
@@ -233,58 +223,37 @@ impl Read for Intake<'_> {
     }
 }
 
-/// Room granted to a layer on its way in; given back when dropped.
-pub(super) struct Grant {
-    cache: Cache,
-    layer: Digest,
-    bytes: u64,
-    shown: Arc<AtomicU64>,
+/// Room for the layer, taken by whichever thread sees it grow, and why that or reading failed.
+struct Growth(Mutex<Grown>);
+
+struct Grown {
+    grant: Taken,
+    failure: Option<CacheError>,
 }
 
-impl Grant {
-    fn new(cache: &Cache, layer: Digest, shown: Arc<AtomicU64>) -> Self {
-        Self {
-            cache: cache.clone(),
-            layer,
-            bytes: 0,
-            shown,
-        }
+impl Growth {
+    fn lock(&self) -> MutexGuard<'_, Grown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes room for a layer of `bytes`, evicting others if need be.
-    fn grow(&mut self, bytes: u64) -> Result<()> {
-        if bytes <= self.bytes {
-            return Ok(());
-        }
-        // Ahead of need where there is plenty, to the byte where there is not.
-        let what = format!("layer {}", self.layer);
-        let more = bytes - self.bytes;
-        // What all pulls take ahead must be little of a small cache, too, or the last of them fails.
-        let limit = self.cache.inner.settings.size_limit;
-        let step = more.next_multiple_of(STEP.min(limit / 256).max(1));
-        let granted = match self.cache.inner.free_for(step, &what) {
-            Ok(()) => step,
-            Err(_) => self.cache.inner.free_for(more, &what).map(|()| more)?,
-        };
-        self.bytes += granted;
-        self.shown.store(self.bytes, Ordering::Relaxed);
-        Ok(())
+    /// Takes room for `bytes` altogether.
+    fn to(&self, bytes: u64) -> io::Result<()> {
+        let grown = self.lock().grant.grow(bytes);
+        grown.map_err(|failure| self.fail(failure))
     }
-}
 
-impl Grant {
-    /// Ends the grant without giving it back: whoever calls this does.
-    pub(super) fn disarm(mut self) -> u64 {
-        std::mem::take(&mut self.bytes)
+    fn fail(&self, failure: CacheError) -> io::Error {
+        let words = failure.to_string();
+        self.lock().failure = Some(failure);
+        io::Error::other(words)
     }
-}
 
-impl Drop for Grant {
-    fn drop(&mut self) {
-        // Without a grant there is nothing to give back, and the lock may be held.
-        if self.bytes > 0 {
-            self.cache.inner.release(self.bytes);
-        }
-        self.shown.store(0, Ordering::Relaxed);
+    fn failure(&self) -> Option<CacheError> {
+        self.lock().failure.take()
+    }
+
+    fn into_grant(self) -> Taken {
+        let grown = self.0.into_inner();
+        grown.unwrap_or_else(PoisonError::into_inner).grant
     }
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::cache::SpoolRoom;
+
 /// How far a spool is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Filled {
@@ -16,6 +18,17 @@ pub(crate) enum Filled {
     Whole,
     /// It comes to nothing: the bytes were wrong, or the pull was given up.
     Broken,
+}
+
+/// Whether a blob on its way is kept for other nodes.
+#[derive(Debug, Clone)]
+pub(crate) enum Keeping {
+    /// The layer waits for its turn.
+    Undecided,
+    /// There is no room for it among the kept blobs.
+    Not,
+    /// It can be read as it comes.
+    In(Arc<Spool>),
 }
 
 /// A blob on its way, readable up to where it is filled.
@@ -33,14 +46,17 @@ pub(crate) struct SpoolWriter {
     path: Option<PathBuf>,
     position: u64,
     filled: watch::Sender<Filled>,
+    _room: SpoolRoom,
 }
 
 impl SpoolWriter {
-    pub(crate) fn new(path: PathBuf, file: File) -> Self {
+    /// Fills `file`, which lies at `path`, within `room`.
+    pub(crate) fn new(path: PathBuf, file: File, room: SpoolRoom) -> Self {
         Self {
             file: Arc::new(file),
             path: Some(path),
             position: 0,
+            _room: room,
             filled: watch::Sender::new(Filled::To(0)),
         }
     }

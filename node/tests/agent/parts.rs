@@ -136,7 +136,7 @@ impl Images for CountingImages {
         })
     }
 
-    async fn remove(&self, digest: Digest) -> Result<GcReport, Problem> {
+    async fn remove(&self, digest: Digest, _: bool) -> Result<GcReport, Problem> {
         self.change(digest, None);
         Ok(self.report(false))
     }

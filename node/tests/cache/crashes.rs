@@ -53,7 +53,7 @@ async fn kills_lose_no_finished_layer_and_leave_no_half_one() {
     let image = image();
     let registry = Registry::start(&[&image]).await;
     registry.slow_to(20_000);
-    let mut rounds = 0;
+    let mut rounds = 0_u64;
     let mut finished = 0;
     while finished < image.layers.len() && rounds < 40 {
         rounds += 1;
@@ -77,7 +77,8 @@ async fn kills_lose_no_finished_layer_and_leave_no_half_one() {
             }
         });
         begun.await.unwrap();
-        let delay = 20 + rand::random_range(0..180);
+        // Longer each time: where one layer takes longer than that, none would ever be finished.
+        let delay = 20 + rand::random_range(0..180 + 25 * rounds);
         tokio::time::sleep(Duration::from_millis(delay)).await;
         child.kill().unwrap();
         child.wait().unwrap();

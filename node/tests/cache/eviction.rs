@@ -1,7 +1,12 @@
 //! Room: limits, last use, leases and pins.
 
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
 use chalk_core::wire::GcRequest;
-use chalk_node::cache::{Cache, CacheError, CacheSettings};
+use chalk_node::CacheForm;
+use chalk_node::cache::{Cache, CacheError, CacheSettings, LayerMounts};
 
 use crate::registry::{Image, Layer, Packing, Registry};
 use crate::{assert_whole, settings, silent, source};
@@ -102,7 +107,7 @@ async fn what_is_held_is_never_taken() {
     assert!(registry.asked(&images[2].layers[0].digest).is_empty());
     assert_eq!(cache.usage().images, 2);
     for digest in [images[0].digest, images[1].digest] {
-        let error = cache.remove(digest).await.unwrap_err();
+        let error = cache.remove(digest, false).await.unwrap_err();
         assert!(matches!(error, CacheError::Kept { .. }), "{error}");
     }
     drop(lease);
@@ -110,9 +115,9 @@ async fn what_is_held_is_never_taken() {
     assert_eq!(names(&cache), ["new", "pinned"]);
     cache.unpin(images[1].digest, "mine").await.unwrap();
     cache.unpin(images[1].digest, "not there").await.unwrap();
-    let report = cache.remove(images[1].digest).await.unwrap();
+    let report = cache.remove(images[1].digest, false).await.unwrap();
     assert_eq!(report.freed.len(), 1);
-    let error = cache.remove(images[1].digest).await.unwrap_err();
+    let error = cache.remove(images[1].digest, false).await.unwrap_err();
     assert!(matches!(error, CacheError::NotFound(_)), "{error}");
 }
 
@@ -135,6 +140,98 @@ async fn an_image_larger_than_the_cache_is_refused_even_when_its_size_shows_late
     assert_eq!(crate::layer_names(temp.path()).len(), 1);
     assert_eq!(cache.usage().used, cache.listing().images[0].bytes);
     assert_whole(&cache, &kept);
+}
+
+/// Bytes of all files below `dir`.
+fn bytes_below(dir: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => bytes_below(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_take_room_as_they_are_unpacked() {
+    let temp = tempfile::tempdir().unwrap();
+    let bomb = Layer::of(
+        crate::registry::tar(&[("bomb", &vec![7; 64 * MIB])]),
+        Packing::Zstd,
+    );
+    let bomb = Image::new("bomb", &[bomb]);
+    let registry = Registry::start(&[&bomb]).await;
+    let cache = crate::open(CacheSettings {
+        form: CacheForm::Directory,
+        ..limited(temp.path(), 8)
+    });
+    let done = Arc::new(AtomicBool::new(false));
+    let watcher = {
+        let (dir, done) = (temp.path().join("layers"), done.clone());
+        std::thread::spawn(move || {
+            let mut most = 0;
+            while !done.load(Ordering::Relaxed) {
+                most = most.max(bytes_below(&dir));
+            }
+            most
+        })
+    };
+    let error = pull(&cache, &registry, &bomb).await.unwrap_err();
+    done.store(true, Ordering::Relaxed);
+    assert!(matches!(error, CacheError::TooSmall { .. }), "{error}");
+    let most = watcher.join().unwrap();
+    assert!(most <= 4 << 20, "{most}");
+    assert_eq!(cache.usage().used, 0);
+}
+
+/// Remembers what it was told.
+#[derive(Default)]
+struct Told(Mutex<Vec<(PathBuf, bool)>>);
+
+impl LayerMounts for Told {
+    fn let_go(&self, layers: &[PathBuf]) {
+        let gone = layers.iter().map(|path| (path.clone(), !path.exists()));
+        self.0.lock().unwrap().extend(gone);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evicted_layers_are_unmounted() {
+    let temp = tempfile::tempdir().unwrap();
+    let images = [image("a", &[1]), image("b", &[2])];
+    let registry = Registry::start(&images.each_ref()).await;
+    let cache = crate::open(limited(temp.path(), 3));
+    let told = Arc::new(Told::default());
+    cache.attach_mounts(told.clone());
+    pull(&cache, &registry, &images[0]).await.unwrap();
+    let path = cache.lease(&images[0].digest).unwrap().layers()[0]
+        .path
+        .clone();
+    pull(&cache, &registry, &images[1]).await.unwrap();
+    assert_eq!(*told.0.lock().unwrap(), [(path, true)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pins_go_with_an_image_or_stay_with_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let image = image("pinned", &[1]);
+    let (_registry, cache, source) =
+        crate::pulled(temp.path(), settings(temp.path()), &image).await;
+    for pin in ["prewarm", "warm"] {
+        cache.ensure(&source, Some(pin), &silent()).await.unwrap();
+    }
+    let lease = cache.lease(&image.digest).unwrap();
+    let error = cache.remove(image.digest, true).await.unwrap_err();
+    assert!(matches!(error, CacheError::Kept { .. }), "{error}");
+    assert_eq!(cache.listing().images[0].pins, ["prewarm", "warm"]);
+    drop(lease);
+    let error = cache.remove(image.digest, false).await.unwrap_err();
+    assert!(error.to_string().contains("`prewarm`, `warm`"), "{error}");
+    let report = cache.remove(image.digest, true).await.unwrap();
+    assert_eq!((report.freed.len(), report.usage.images), (1, 0));
+    drop(cache);
+    assert!(!crate::open(settings(temp.path())).has(&image.digest));
 }
 
 /// Leases and evictions at once: what was leased is there as long as the lease.

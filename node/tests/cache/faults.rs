@@ -92,6 +92,8 @@ async fn wrong_bytes_are_fetched_again_from_the_start() {
     let (done, asked) = through(5, &[Fault::Wrong(9), Fault::Wrong(9)]).await;
     let error = done.unwrap_err();
     assert!(matches!(error, CacheError::Damaged { .. }), "{error}");
+    // Everybody was asked again already.
+    assert!(!error.is_transient());
     assert_eq!(ranges(&asked), ["all", "all", "all"]);
 }
 
@@ -135,6 +137,37 @@ async fn a_registry_that_is_gone_in_the_middle_and_comes_back() {
     let asked = registry.asked(&image.layers[0].digest);
     assert!(asked.len() == 2 && asked[1].is_some(), "{asked:?}");
     assert_whole(&cache, &image);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_fails_says_what_it_cost() {
+    let temp = tempfile::tempdir().unwrap();
+    let layers = [
+        Layer::noise(20, 100_000, Packing::Zstd),
+        Layer::noise(21, 1_000_000, Packing::Zstd),
+    ];
+    let image = Image::new("two", &layers);
+    let registry = Registry::start(&[&image]).await;
+    let mut faults = vec![Fault::Cut(300_000)];
+    faults.resize(20, Fault::Status(503));
+    registry.fail(layers[1].digest, &faults);
+    let mut settings = settings(temp.path());
+    // Long enough for the other layer to end.
+    settings.attempts = 8;
+    let cache = crate::open(settings);
+    let source = source(&registry, &image);
+    let progress = silent();
+    cache.ensure(&source, None, &progress).await.unwrap_err();
+    let cost = progress.borrow().cost;
+    let small = (image.manifest.len() + image.config.len()) as u64;
+    let whole = layers[0].blob.len() as u64;
+    assert_eq!((cost.layers, cost.verified), (whole, 4));
+    // A connection that breaks may take the last bytes with it.
+    let most = small + whole + 300_000;
+    assert!(
+        (small + whole + 1..=most).contains(&cost.fetched),
+        "{cost:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,7 +53,11 @@ async fn a_chain_fills_while_it_is_filled() {
     let mut before: Vec<String> = Vec::new();
     let mut pulls = Vec::new();
     for n in 0..4 {
-        let cache = crate::open(mirroring(&temp.path().join(n.to_string())));
+        let cache = crate::open(CacheSettings {
+            // Longer than a mirror lets a blob wait that is queued there.
+            peer_idle: Duration::from_secs(10),
+            ..mirroring(&temp.path().join(n.to_string()))
+        });
         let (url, access) = serve(&cache).await;
         let source = with_peers(source(&registry, &image), &before);
         let progress = silent();
@@ -240,6 +244,38 @@ async fn the_mirror_serves_blobs_and_nothing_else() {
     access.send_replace(None);
     let (status, ..) = ask(get, path("n"), "", "").await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_that_come_at_once_keep_to_the_budget() {
+    let temp = tempfile::tempdir().unwrap();
+    let layers: Vec<Layer> = (0..4)
+        .map(|seed| Layer::noise(seed, 1 << 20, Packing::Plain))
+        .collect();
+    let image = Image::new("four", &layers);
+    let registry = Registry::start(&[&image]).await;
+    registry.slow_to(10_000);
+    let cache = crate::open(CacheSettings {
+        mirror_bytes: 5 << 19,
+        parallel: 4,
+        ..settings(temp.path())
+    });
+    cache
+        .ensure(&source(&registry, &image), None, &silent())
+        .await
+        .unwrap();
+    let blobs = std::fs::read_dir(temp.path().join("blobs")).unwrap();
+    let kept: u64 = blobs.map(|b| b.unwrap().metadata().unwrap().len()).sum();
+    assert!((1 << 20..=5 << 19).contains(&kept), "{kept}");
+    // The room of those that came is there for the next.
+    let other = Image::new("other", &[Layer::noise(9, 2 << 20, Packing::Plain)]);
+    let registry = Registry::start(&[&other]).await;
+    cache
+        .ensure(&source(&registry, &other), None, &silent())
+        .await
+        .unwrap();
+    let blob = temp.path().join("blobs").join(other.layers[0].digest.hex());
+    assert!(blob.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -275,3 +275,106 @@ async fn bombs_and_crowds_are_bounded() {
         .unwrap();
     assert_whole(&cache, &crowd);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_that_cannot_be_are_refused() {
+    let layers = [
+        Layer::noise(30, 50_000, Packing::Zstd),
+        Layer::noise(31, 50_000, Packing::Zstd),
+    ];
+    let good = Image::new("good", &layers);
+    let empty = Image::with_sizes("empty", &layers, &[0, layers[1].blob.len() as u64]);
+    let huge = Image::with_sizes("huge", &layers, &[u64::MAX, u64::MAX]);
+    let other = Image::with_sizes("other", &layers, &[u64::MAX, 1]);
+    let lying = Image::with_diff_ids("lying", &layers, &[layers[1].diff_id, layers[1].diff_id]);
+    let registry = Registry::start(&[&good, &empty, &huge, &other, &lying]).await;
+    let temp = tempfile::tempdir().unwrap();
+    let cache = crate::open(settings(temp.path()));
+    let refused = async |image: &Image, words: &str| {
+        let (source, progress) = (source(&registry, image), silent());
+        let pull = cache.ensure(&source, None, &progress);
+        let done = tokio::time::timeout(std::time::Duration::from_secs(20), pull).await;
+        let error = done.unwrap().unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(!error.is_transient(), "{error}");
+    };
+    refused(&empty, "0 bytes").await;
+    refused(&huge, "can be had").await;
+    assert!(registry.asked(&layers[0].digest).is_empty());
+    let source = source(&registry, &good);
+    cache.ensure(&source, None, &silent()).await.unwrap();
+    // Also when the layers are there: they are not what these images say.
+    refused(&other, "but it has").await;
+    refused(&lying, "diff_id").await;
+    assert_whole(&cache, &good);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_of_nothing_needs_no_bytes() {
+    let nothing = Layer::of(Vec::new(), Packing::Plain);
+    let image = Image::new(
+        "thin",
+        &[nothing.clone(), Layer::noise(32, 1000, Packing::Zstd)],
+    );
+    let registry = Registry::start(&[&image]).await;
+    let temp = tempfile::tempdir().unwrap();
+    let cache = crate::open(settings(temp.path()));
+    let source = source(&registry, &image);
+    cache.ensure(&source, None, &silent()).await.unwrap();
+    assert!(registry.asked(&nothing.digest).is_empty());
+    assert_whole(&cache, &image);
+}
+
+/// Waits until a layer in `dir` is about to get its name; `false` when none is any more.
+fn about_to_commit(dir: &std::path::Path, done: &std::sync::atomic::AtomicBool) -> bool {
+    while !done.load(Ordering::Relaxed) {
+        for name in layer_names(dir) {
+            if name.starts_with(".new-")
+                && dir.join("layers").join(name).join("layer.json").exists()
+            {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_pull_that_is_given_up_as_it_ends_does_not_break_the_next() {
+    let temp = tempfile::tempdir().unwrap();
+    let cache = crate::open(settings(temp.path()));
+    let mut caught = 0;
+    for seed in 0..12 {
+        let image = Image::new(
+            "late",
+            &[Layer::noise(100 + seed, 3_000_000, Packing::Plain)],
+        );
+        let registry = Registry::start(&[&image]).await;
+        let source = source(&registry, &image);
+        let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let watcher = {
+            let (dir, done) = (temp.path().to_owned(), done.clone());
+            tokio::task::spawn_blocking(move || about_to_commit(&dir, &done))
+        };
+        let first = {
+            let (cache, source, done) = (cache.clone(), source.clone(), done.clone());
+            tokio::spawn(async move {
+                let receipt = cache.ensure(&source, None, &silent()).await;
+                done.store(true, Ordering::Relaxed);
+                receipt
+            })
+        };
+        caught += usize::from(watcher.await.unwrap());
+        first.abort();
+        let _ = first.await;
+        cache.ensure(&source, None, &silent()).await.unwrap();
+        assert_whole(&cache, &image);
+        // What was as good as done is not fetched again.
+        assert_eq!(registry.asked(&image.layers[0].digest).len(), 1);
+        while cache.usage().used != cache.listing().images.iter().map(|i| i.bytes).sum::<u64>() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        assert_eq!(cache.usage().layers, seed as usize + 1);
+    }
+    assert!(caught > 0, "never gave up at the end");
+}

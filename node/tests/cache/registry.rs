@@ -113,6 +113,17 @@ impl Image {
     }
 
     pub(crate) fn with_diff_ids(name: &str, layers: &[Layer], diff_ids: &[Digest]) -> Self {
+        let sizes: Vec<u64> = layers.iter().map(|l| l.blob.len() as u64).collect();
+        Self::saying(name, layers, diff_ids, &sizes)
+    }
+
+    /// An image whose manifest gives the layers these sizes.
+    pub(crate) fn with_sizes(name: &str, layers: &[Layer], sizes: &[u64]) -> Self {
+        let diff_ids: Vec<Digest> = layers.iter().map(|l| l.diff_id).collect();
+        Self::saying(name, layers, &diff_ids, sizes)
+    }
+
+    fn saying(name: &str, layers: &[Layer], diff_ids: &[Digest], sizes: &[u64]) -> Self {
         let config = serde_json::json!({
             "architecture": "amd64",
             "os": "linux",
@@ -122,11 +133,12 @@ impl Image {
         let config = config.to_string();
         let blobs: Vec<_> = layers
             .iter()
-            .map(|layer| {
+            .zip(sizes)
+            .map(|(layer, size)| {
                 serde_json::json!({
                     "mediaType": "application/vnd.oci.image.layer.v1.tar",
                     "digest": layer.digest,
-                    "size": layer.blob.len(),
+                    "size": size,
                 })
             })
             .collect();

@@ -121,7 +121,7 @@ async fn changes_come_as_deltas() {
         .ensure(&source(&registry, &images[1]), Some("x"), &silent())
         .await
         .unwrap();
-    cache.remove(images[0].digest).await.unwrap();
+    cache.remove(images[0].digest, false).await.unwrap();
     let third = cache.since(Some(second.revision));
     assert_eq!(
         (third.put.len(), third.gone.as_slice()),
