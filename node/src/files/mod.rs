@@ -6,11 +6,13 @@
 //! same file. (An EROFS image a tree would have to be written first, which takes longer than a
 //! sandbox takes to start, and could share nothing.)
 //!
-//! What no sandbox holds goes, least recently used first, when all together passes the budget.
+//! What no sandbox holds goes, least recently used first, when all together passes the budget, and
+//! when the cache that shares its room with the files needs it. Room is taken from there before bytes
+//! are written.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,7 +21,7 @@ use chalk_core::tree::{Tree, TreeNode};
 use chalk_core::wire::{CacheItem, Problem, problem};
 use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 
-use crate::cache::FileCache;
+use crate::cache::{FileCache, Room};
 
 mod fetch;
 mod table;
@@ -50,6 +52,7 @@ struct Shared {
     dir: PathBuf,
     source: Arc<dyn BlobSource>,
     table: Arc<Table>,
+    room: OnceLock<Room>,
 }
 
 /// A file or directory that stays as long as this value lives.
@@ -89,7 +92,13 @@ impl Files {
         }
         let dir = std::fs::canonicalize(dir)?;
         let table = Arc::new(Table::read(&dir, budget)?);
-        Ok(Files(Arc::new(Shared { dir, source, table })))
+        let room = OnceLock::new();
+        Ok(Files(Arc::new(Shared {
+            dir,
+            source,
+            table,
+            room,
+        })))
     }
 
     /// A file with the contents of a blob.
@@ -102,8 +111,10 @@ impl Files {
         let held = self.hold(key.clone());
         let _alone = self.0.table.alone(&key).await;
         if !path.exists() {
-            let size = self.0.fetch(digest, executable, &path, None).await?;
+            let (size, taken) = self.0.fetch(digest, executable, &path, None).await?;
             self.0.table.add(&key, size, Vec::new());
+            // Only now: in between the bytes would not count.
+            drop(taken);
         }
         Ok(held)
     }
@@ -120,17 +131,7 @@ impl Files {
         if path.exists() {
             return Ok(held);
         }
-        let tree = self.0.fetch_tree(digest).await?;
-        let mut wanted: Vec<(Digest, bool)> = tree
-            .entries
-            .iter()
-            .filter_map(|entry| match &entry.node {
-                TreeNode::File { digest, mode } => Some((*digest, mode == "0755")),
-                TreeNode::Dir | TreeNode::Symlink { .. } => None,
-            })
-            .collect();
-        wanted.sort_unstable_by_key(|(digest, executable)| (*digest.as_bytes(), *executable));
-        wanted.dedup();
+        let (tree, wanted) = self.0.fetch_tree(digest).await?;
         let blobs: Vec<Held> = futures_util::stream::iter(wanted)
             .map(|(digest, executable)| self.file(digest, executable))
             .buffer_unordered(AT_ONCE)
@@ -165,6 +166,12 @@ impl Files {
 }
 
 impl FileCache for Files {
+    fn limit_to(&self, room: Room) {
+        if self.0.room.set(room).is_err() {
+            tracing::warn!("files take their room from one cache");
+        }
+    }
+
     fn used(&self) -> u64 {
         self.usage()
     }
@@ -178,7 +185,9 @@ impl FileCache for Files {
     }
 
     fn free(&self, bytes: u64) -> Vec<CacheItem> {
-        self.0.table.free(bytes)
+        let evicted = self.0.table.free(bytes);
+        evicted.remove();
+        evicted.items
     }
 }
 

@@ -6,10 +6,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chalk_core::Digest;
 use chalk_core::wire::{CacheItem, CacheItemKind};
+use tokio::runtime::Handle;
 
 /// Ending of the names of executable files.
 const EXECUTABLE: &str = ".x";
@@ -29,9 +31,10 @@ impl Key {
             Self::Blob { digest, .. } => (*digest, "mounted file"),
             Self::Tree { digest } => (*digest, "mounted directory"),
         };
-        let why = match entry.holders {
-            0 => format!("{what}, not in use"),
-            n => format!("{what}, in use {n} times"),
+        let why = match (entry.holders, entry.trees) {
+            (0, 0) => format!("{what}, not in use"),
+            (0, _) => format!("{what}, part of a directory that is not in use"),
+            (n, _) => format!("{what}, in use {n} times"),
         };
         CacheItem {
             kind: CacheItemKind::File,
@@ -49,6 +52,9 @@ pub(super) struct Table {
     dir: PathBuf,
     budget: u64,
     state: Mutex<State>,
+    /// Bytes of all, and of what is held: read without the lock.
+    usage: AtomicU64,
+    held: AtomicU64,
     /// Who makes an entry does it alone.
     making: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -57,6 +63,8 @@ pub(super) struct Table {
 struct State {
     entries: HashMap<Key, Entry>,
     usage: u64,
+    /// Bytes of entries with holders.
+    held: u64,
     clock: u64,
 }
 
@@ -64,13 +72,95 @@ struct State {
 struct Entry {
     /// Bytes; 0 for a tree, whose blobs count.
     size: u64,
-    /// Held by sandboxes, and by trees that link to it.
+    /// Sandboxes that hold it, and held trees that link to it.
     holders: usize,
+    /// Trees on the disk that link to it, held or not.
+    trees: usize,
     used: u64,
     /// Whether it is on the disk.
     made: bool,
     /// What a tree links to.
     blobs: Vec<Key>,
+}
+
+impl State {
+    /// One more holder, of what it links to as well.
+    fn hold(&mut self, key: &Key) {
+        self.clock += 1;
+        let now = self.clock;
+        let entry = self.entries.entry(key.clone()).or_default();
+        entry.holders += 1;
+        entry.used = now;
+        if entry.holders == 1 {
+            self.held += entry.size;
+            for blob in entry.blobs.clone() {
+                self.hold(&blob);
+            }
+        }
+    }
+
+    /// One holder less.
+    fn release(&mut self, key: &Key) {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.holders > 0) else {
+            return;
+        };
+        entry.holders -= 1;
+        if entry.holders > 0 {
+            return;
+        }
+        self.held -= entry.size;
+        let blobs = entry.blobs.clone();
+        if !entry.made && entry.trees == 0 {
+            self.entries.remove(key);
+        }
+        for blob in blobs {
+            self.release(&blob);
+        }
+    }
+
+    /// What may go next.
+    fn oldest(&self) -> Option<Key> {
+        let free = |entry: &Entry| entry.made && entry.holders == 0 && entry.trees == 0;
+        let free = self.entries.iter().filter(|(_, entry)| free(entry));
+        free.min_by_key(|(_, entry)| entry.used)
+            .map(|(key, _)| key.clone())
+    }
+}
+
+/// What was evicted.
+#[derive(Debug, Default)]
+#[must_use]
+pub(super) struct Evicted {
+    pub(super) items: Vec<CacheItem>,
+    /// Under new names, to be removed.
+    left: Vec<PathBuf>,
+}
+
+impl Evicted {
+    /// Removes what is left of it. Blocks.
+    pub(super) fn remove(&self) {
+        for path in &self.left {
+            let removed = match path.is_dir() {
+                true => fs::remove_dir_all(path),
+                false => fs::remove_file(path),
+            };
+            if let Err(error) = removed {
+                // The next start sweeps it.
+                tracing::warn!(%error, "an evicted file stays for now");
+            }
+        }
+    }
+
+    /// Removes it on a thread that may block.
+    fn remove_elsewhere(self) {
+        if self.left.is_empty() {
+            return;
+        }
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || self.remove())),
+            Err(_) => self.remove(),
+        }
+    }
 }
 
 /// Path of a blob below `dir`.
@@ -111,6 +201,8 @@ impl Table {
             dir: dir.to_owned(),
             budget,
             state: Mutex::default(),
+            usage: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             making: Mutex::default(),
         };
         for (key, size) in found.into_values() {
@@ -132,32 +224,24 @@ impl Table {
     /// Keeps an entry, which may not be made yet.
     pub(super) fn hold(&self, key: &Key) {
         let mut state = self.state();
-        state.clock += 1;
-        let now = state.clock;
-        let entry = state.entries.entry(key.clone()).or_default();
-        entry.holders += 1;
-        entry.used = now;
+        state.hold(key);
+        self.show(&state);
     }
 
     /// Keeps it no more.
     pub(super) fn release(&self, key: &Key) {
         let mut state = self.state();
-        if let Some(entry) = state.entries.get_mut(key) {
-            entry.holders = entry.holders.saturating_sub(1);
-            if entry.holders == 0 && !entry.made {
-                state.entries.remove(key);
-            }
-        }
-        self.evict(&mut state, self.budget);
+        state.release(key);
+        let evicted = self.evict(&mut state, self.budget);
+        drop(state);
+        evicted.remove_elsewhere();
     }
 
     /// Takes up an entry that is on the disk; `blobs` are what a tree links to.
     pub(super) fn add(&self, key: &Key, size: u64, blobs: Vec<Key>) {
         let mut state = self.state();
         for blob in &blobs {
-            if let Some(entry) = state.entries.get_mut(blob) {
-                entry.holders += 1;
-            }
+            state.entries.entry(blob.clone()).or_default().trees += 1;
         }
         state.clock += 1;
         let now = state.clock;
@@ -165,20 +249,27 @@ impl Table {
         entry.size = size;
         entry.made = true;
         entry.used = now;
-        entry.blobs = blobs;
+        entry.blobs.clone_from(&blobs);
+        if entry.holders > 0 {
+            state.held += size;
+            for blob in &blobs {
+                state.hold(blob);
+            }
+        }
         state.usage += size;
-        self.evict(&mut state, self.budget);
+        let evicted = self.evict(&mut state, self.budget);
+        drop(state);
+        evicted.remove_elsewhere();
     }
 
+    /// Bytes of all. Waits for nothing.
     pub(super) fn usage(&self) -> u64 {
-        self.state().usage
+        self.usage.load(Ordering::Relaxed)
     }
 
-    /// Bytes of what is held.
+    /// Bytes of what is held. Waits for nothing.
     pub(super) fn held(&self) -> u64 {
-        let state = self.state();
-        let held = state.entries.values().filter(|entry| entry.holders > 0);
-        held.map(|entry| entry.size).sum()
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Each file and directory that is there.
@@ -190,50 +281,49 @@ impl Table {
         items
     }
 
-    /// Removes what is not held, least recently used first, until `bytes` are free.
-    pub(super) fn free(&self, bytes: u64) -> Vec<CacheItem> {
+    /// Takes away what is not held, least recently used first, until `bytes` are free.
+    pub(super) fn free(&self, bytes: u64) -> Evicted {
         let mut state = self.state();
         let most = state.usage.saturating_sub(bytes);
         self.evict(&mut state, most)
     }
 
-    /// Removes what is not held, least recently used first, until the rest takes at most `most`
-    /// bytes; says what went.
-    fn evict(&self, state: &mut State, most: u64) -> Vec<CacheItem> {
-        let mut gone = Vec::new();
+    /// Takes away what is not held, least recently used first, until the rest takes at most `most`
+    /// bytes. Under the lock things only lose their names, which takes no time.
+    fn evict(&self, state: &mut State, most: u64) -> Evicted {
+        let mut evicted = Evicted::default();
         while state.usage > most {
-            let oldest = state
-                .entries
-                .iter()
-                .filter(|(_, entry)| entry.made && entry.holders == 0)
-                .min_by_key(|(_, entry)| entry.used)
-                .map(|(key, _)| key.clone());
-            let Some(key) = oldest else {
+            let Some((key, entry)) = state
+                .oldest()
+                .and_then(|key| state.entries.remove_entry(&key))
+            else {
                 break;
             };
-            let Some(entry) = state.entries.remove(&key) else {
-                break;
-            };
-            gone.push(key.item(&entry));
+            evicted.items.push(key.item(&entry));
             for blob in &entry.blobs {
                 if let Some(blob) = state.entries.get_mut(blob) {
-                    blob.holders = blob.holders.saturating_sub(1);
+                    blob.trees = blob.trees.saturating_sub(1);
                 }
             }
             state.usage -= entry.size;
-            let removed = match &key {
-                Key::Blob { digest, executable } => {
-                    fs::remove_file(blob_path(&self.dir, *digest, *executable))
-                }
-                Key::Tree { digest } => {
-                    fs::remove_dir_all(self.dir.join("trees").join(digest.hex()))
-                }
+            let path = match &key {
+                Key::Blob { digest, executable } => blob_path(&self.dir, *digest, *executable),
+                Key::Tree { digest } => self.dir.join("trees").join(digest.hex()),
             };
-            if let Err(error) = removed {
-                tracing::warn!(?key, %error, "a mounted file cannot be removed");
+            let old = format!("old-{:032x}", rand::random::<u128>());
+            let old = self.dir.join("new").join(old);
+            match fs::rename(&path, &old) {
+                Ok(()) => evicted.left.push(old),
+                Err(error) => tracing::warn!(?key, %error, "a mounted file cannot be removed"),
             }
         }
-        gone
+        self.show(state);
+        evicted
+    }
+
+    fn show(&self, state: &State) {
+        self.usage.store(state.usage, Ordering::Relaxed);
+        self.held.store(state.held, Ordering::Relaxed);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,6 +1,6 @@
 #![allow(clippy::expect_used, clippy::panic)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +12,20 @@ use super::*;
 struct Service {
     blobs: Mutex<BTreeMap<[u8; 32], Vec<u8>>>,
     fetched: AtomicUsize,
+    faults: Mutex<VecDeque<Fault>>,
+}
+
+/// What happens to one fetch.
+#[derive(Clone, Copy)]
+enum Fault {
+    /// This status.
+    Status(u16),
+    /// No answer.
+    Deaf,
+    /// Nothing more comes after the first bytes.
+    Stall,
+    /// The connection breaks after the first bytes.
+    Cut,
 }
 
 impl Service {
@@ -37,18 +51,40 @@ impl BlobSource for Service {
             .expect("no panic")
             .get(digest.as_bytes())
             .cloned();
-        let bytes = found.ok_or_else(|| Problem {
-            kind: problem::NOT_FOUND.to_owned(),
-            title: "no such blob".to_owned(),
-            status: 404,
-            detail: String::new(),
-            hint: String::new(),
-        })?;
-        let parts: Vec<io::Result<Bytes>> = bytes
+        let bytes = found.ok_or_else(|| refusal(404))?;
+        let mut parts: Vec<io::Result<Bytes>> = bytes
             .chunks(3)
             .map(|part| Ok(Bytes::copy_from_slice(part)))
             .collect();
+        let fault = self.faults.lock().expect("no panic").pop_front();
+        match fault {
+            None => {}
+            Some(Fault::Status(status)) => return Err(refusal(status)),
+            Some(Fault::Deaf) => std::future::pending().await,
+            Some(Fault::Stall) => {
+                let first = futures_util::stream::iter(parts.into_iter().take(1));
+                return Ok(Box::pin(first.chain(futures_util::stream::pending())));
+            }
+            Some(Fault::Cut) => {
+                parts.truncate(1);
+                parts.push(Err(io::Error::other("cut")));
+            }
+        }
         Ok(Box::pin(futures_util::stream::iter(parts)))
+    }
+}
+
+fn refusal(status: u16) -> Problem {
+    let kind = match status {
+        404 => problem::NOT_FOUND,
+        _ => problem::UNAVAILABLE,
+    };
+    Problem {
+        kind: kind.to_owned(),
+        title: "no blob".to_owned(),
+        status,
+        detail: String::new(),
+        hint: String::new(),
     }
 }
 
@@ -190,4 +226,69 @@ async fn many_who_want_the_same_fetch_it_once() {
         .expect("fetched");
     assert_eq!(held.len(), 20);
     assert_eq!(service.fetched.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_pass_is_tried_again() {
+    let (directory, service, files) = open(1 << 20);
+    let digest = service.put(b"at last");
+    let all = [
+        Fault::Status(503),
+        Fault::Deaf,
+        Fault::Stall,
+        Fault::Cut,
+        Fault::Status(429),
+    ];
+    service.faults.lock().expect("no panic").extend(all);
+    let file = files.file(digest, false).await.expect("fetched");
+    assert_eq!(std::fs::read(file.path()).expect("readable"), b"at last");
+    assert_eq!(service.fetched.load(Ordering::Relaxed), all.len() + 1);
+
+    // What does not pass is said at once, what does not in a long time is said then.
+    for (fault, count, tries) in [(Fault::Status(403), 1, 1), (Fault::Cut, 50, 8)] {
+        let digest = service.put(&[tries]);
+        let faults = std::iter::repeat_n(fault, count);
+        service.faults.lock().expect("no panic").extend(faults);
+        service.fetched.store(0, Ordering::Relaxed);
+        files.file(digest, false).await.expect_err("never came");
+        assert_eq!(service.fetched.load(Ordering::Relaxed), usize::from(tries));
+    }
+    let new = std::fs::read_dir(directory.path().join("files/new")).expect("readable");
+    assert_eq!(new.count(), 0);
+}
+
+/// The list of a directory of plain files.
+fn json(files: &[(Digest, &str)]) -> String {
+    let entry = |(digest, name): &(Digest, &str)| {
+        format!(r#"{{"digest":"{digest}","mode":"0644","path":"{name}","type":"file"}}"#)
+    };
+    let entries: Vec<String> = files.iter().map(entry).collect();
+    format!("[{}]", entries.join(","))
+}
+
+#[tokio::test]
+async fn what_an_idle_directory_has_may_go() {
+    let (_directory, service, files) = open(1 << 20);
+    let (a, b) = (service.put(&[1; 40]), service.put(&[2; 2]));
+    let first = service.put(json(&[(a, "a"), (b, "b")]).as_bytes());
+    let second = service.put(json(&[(b, "b")]).as_bytes());
+    let first = files.tree(first).await.expect("made");
+    let second = files.tree(second).await.expect("made");
+    assert_eq!((files.used(), files.held()), (42, 42));
+    // Nothing of what is held goes.
+    assert_eq!(files.free(42), []);
+    drop(first);
+    assert_eq!((files.used(), files.held()), (42, 2));
+    let gone = files.free(42);
+    assert_eq!(gone.iter().map(|item| item.bytes).sum::<u64>(), 40);
+    assert_eq!((files.used(), files.held()), (2, 2));
+    assert_eq!(
+        std::fs::read(second.path().join("b")).expect("there"),
+        [2; 2]
+    );
+    drop(second);
+    assert_eq!((files.used(), files.held()), (2, 0));
+    assert!(files.items().iter().all(|item| item.evictable));
+    files.free(1);
+    assert_eq!(files.used(), 0);
 }

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use chalk_core::wire::GcRequest;
+use chalk_core::Digest;
+use chalk_core::wire::{GcRequest, Problem};
 use chalk_node::CacheForm;
 use chalk_node::cache::{Cache, CacheError, CacheSettings, LayerMounts};
+use chalk_node::files::{BlobSource, BlobStream, Files};
 
 use crate::registry::{Image, Layer, Packing, Registry};
 use crate::{assert_whole, settings, silent, source};
@@ -232,6 +234,61 @@ async fn pins_go_with_an_image_or_stay_with_it() {
     assert_eq!((report.freed.len(), report.usage.images), (1, 0));
     drop(cache);
     assert!(!crate::open(settings(temp.path())).has(&image.digest));
+}
+
+/// Blobs as the service has them.
+struct Blobs(Vec<Vec<u8>>);
+
+#[async_trait::async_trait]
+impl BlobSource for Blobs {
+    async fn fetch(&self, digest: Digest) -> Result<BlobStream, Problem> {
+        let found = self.0.iter().find(|bytes| Digest::of(bytes) == digest);
+        let chunks = found.unwrap().chunks(16 << 10);
+        let chunks: Vec<_> = chunks
+            .map(|chunk| Ok(bytes::Bytes::copy_from_slice(chunk)))
+            .collect();
+        Ok(Box::pin(futures_util::stream::iter(chunks)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounted_files_take_their_room_from_the_cache() {
+    let temp = tempfile::tempdir().unwrap();
+    let large = vec![1; 5 * MIB];
+    let fits = vec![2; 3 * MIB];
+    let (too_large, digest) = (Digest::of(&large), Digest::of(&fits));
+    let image = image("image", &[1, 2]);
+    let registry = Registry::start(&[&image]).await;
+    let cache = crate::open(limited(&temp.path().join("cache"), 8));
+    let blobs = Arc::new(Blobs(vec![large, fits]));
+    let dir = temp.path().join("files");
+    let files = Files::open(&dir, u64::MAX, blobs).unwrap();
+    cache.attach_files(Arc::new(files.clone()));
+
+    let problem = files.file(too_large, false).await.unwrap_err();
+    assert_eq!(problem.kind, "urn:chalk:cache-too-small", "{problem:?}");
+    assert_eq!((bytes_below(&dir), cache.usage().used), (0, 0));
+
+    // An image goes for a file.
+    pull(&cache, &registry, &image).await.unwrap();
+    let held = files.file(digest, false).await.unwrap();
+    assert!(!cache.has(&image.digest));
+    assert_eq!((cache.usage().used, cache.usage().held), (3 << 20, 3 << 20));
+    // A file in use stays.
+    let error = pull(&cache, &registry, &image).await.unwrap_err();
+    assert!(matches!(error, CacheError::TooSmall { .. }), "{error}");
+    assert!(held.path().exists());
+    // And one that is not goes for an image.
+    drop(held);
+    pull(&cache, &registry, &image).await.unwrap();
+    assert_eq!((bytes_below(&dir), files.usage()), (0, 0));
+    assert_whole(&cache, &image);
+    // One that an image in use leaves no room for is refused.
+    let lease = cache.lease(&image.digest).unwrap();
+    let problem = files.file(digest, false).await.unwrap_err();
+    assert_eq!(problem.kind, "urn:chalk:cache-too-small", "{problem:?}");
+    assert_whole(&cache, &image);
+    drop(lease);
 }
 
 /// Leases and evictions at once: what was leased is there as long as the lease.
