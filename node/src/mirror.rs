@@ -6,6 +6,8 @@
 //! `Retry-After`, which tells the other node that it will come. Bytes of a blob on its way are not
 //! verified yet: the receiver checks every digest, as it does with any mirror.
 
+mod listen;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +26,9 @@ use bytes::Bytes;
 use chalk_core::Digest;
 use futures_util::stream;
 use subtle::ConstantTimeEq;
+use tokio::net::TcpListener;
+
+pub use listen::Bounds;
 
 use crate::agent::AccessWatch;
 use crate::cache::Cache;
@@ -42,9 +47,13 @@ struct Mirror {
     access: AccessWatch,
 }
 
-/// The routes. Calls need the bearer token that the service gives to the nodes of a region; as
-/// long as there is none, all are refused.
-pub fn router(cache: Cache, access: AccessWatch) -> Router {
+/// Serves on `listener` within `bounds` until it is dropped. Calls need the bearer token that the
+/// service gives to the nodes of a region; as long as there is none, all are refused.
+pub async fn serve(listener: TcpListener, cache: Cache, access: AccessWatch, bounds: Bounds) {
+    listen::serve(listener, router(cache, access), bounds).await;
+}
+
+fn router(cache: Cache, access: AccessWatch) -> Router {
     let mirror = Mirror { cache, access };
     Router::new()
         .route("/v2/", get(|| async { "{}" }))

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use crate::cache::{Cache, CacheSettings, NodeImages};
 use crate::files::Files;
-use crate::mirror;
+use crate::mirror::{self, Bounds};
 use crate::mounts::Mounts;
 use crate::node::{NodeError, Parts, Surroundings};
 use crate::sandboxes::{SandboxSettings, Sandboxes};
@@ -76,8 +76,7 @@ pub(crate) async fn parts(around: Surroundings) -> Result<Parts, NodeError> {
         let url = advertised(&settings, bound);
         tracing::info!(%bound, url, "blobs are served to other nodes");
         mirror = Some(url);
-        let router = mirror::router(cache, access);
-        let server = async move { axum::serve(listener, router).await };
+        let server = mirror::serve(listener, cache, access, Bounds::default());
         keep = Box::new(Ends(tokio::spawn(server)));
     }
     Ok(Parts {
@@ -89,7 +88,7 @@ pub(crate) async fn parts(around: Surroundings) -> Result<Parts, NodeError> {
 }
 
 /// A server that ends with this value.
-struct Ends(tokio::task::JoinHandle<std::io::Result<()>>);
+struct Ends(tokio::task::JoinHandle<()>);
 
 impl Drop for Ends {
     fn drop(&mut self) {

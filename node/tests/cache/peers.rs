@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use chalk_node::agent::Access;
 use chalk_node::cache::{Cache, CacheSettings};
-use chalk_node::mirror;
+use chalk_node::mirror::{self, Bounds};
 use tokio::sync::watch;
 
 use crate::registry::{Fault, Image, Layer, Packing, Registry};
@@ -21,6 +21,10 @@ fn mirroring(dir: &std::path::Path) -> CacheSettings {
 
 /// Serves a cache as a node does; gives its URL and the switch of its token.
 async fn serve(cache: &Cache) -> (String, watch::Sender<Option<Access>>) {
+    serve_within(cache, Bounds::default()).await
+}
+
+async fn serve_within(cache: &Cache, bounds: Bounds) -> (String, watch::Sender<Option<Access>>) {
     let access = watch::Sender::new(Some(Access {
         url: "http://service".into(),
         token: "node".into(),
@@ -28,8 +32,12 @@ async fn serve(cache: &Cache) -> (String, watch::Sender<Option<Access>>) {
     }));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
-    let app = mirror::router(cache.clone(), access.subscribe());
-    tokio::spawn(async move { axum::serve(listener, app).await });
+    tokio::spawn(mirror::serve(
+        listener,
+        cache.clone(),
+        access.subscribe(),
+        bounds,
+    ));
     (format!("http://{address}"), access)
 }
 
@@ -244,6 +252,74 @@ async fn the_mirror_serves_blobs_and_nothing_else() {
     access.send_replace(None);
     let (status, ..) = ask(get, path("n"), "", "").await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
+/// A connection to the mirror that has sent `text`.
+fn connection(url: &str, text: &str) -> std::net::TcpStream {
+    use std::io::Write;
+    let mut socket = std::net::TcpStream::connect(&url["http://".len()..]).unwrap();
+    let patience = Some(Duration::from_secs(20));
+    socket.set_read_timeout(patience).unwrap();
+    socket.write_all(text.as_bytes()).unwrap();
+    socket
+}
+
+/// What comes on a connection until it ends, and whether it ended well.
+fn rest(mut socket: std::net::TcpStream) -> (Vec<u8>, bool) {
+    use std::io::{ErrorKind, Read};
+    let mut bytes = Vec::new();
+    let ended = socket.read_to_end(&mut bytes);
+    if let Err(error) = &ended {
+        let kind = error.kind();
+        assert!(
+            kind != ErrorKind::WouldBlock && kind != ErrorKind::TimedOut,
+            "{error}"
+        );
+    }
+    (bytes, ended.is_ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_do_nothing_are_given_up() {
+    const MIB: usize = 1 << 20;
+    let image = Image::new("large", &[Layer::noise(5, 32 * MIB, Packing::Plain)]);
+    let registry = Registry::start(&[&image]).await;
+    let temp = tempfile::tempdir().unwrap();
+    let cache = crate::open(mirroring(temp.path()));
+    cache
+        .ensure(&source(&registry, &image), None, &silent())
+        .await
+        .unwrap();
+    let bounds = Bounds {
+        connections: 1,
+        head: Duration::from_millis(300),
+        sending: Duration::from_millis(300),
+    };
+    let (url, _access) = serve_within(&cache, bounds).await;
+    let get = format!(
+        "GET /v2/n/blobs/{} HTTP/1.1\r\nhost: n\r\nauthorization: Bearer peers\r\n\r\n",
+        image.layers[0].digest
+    );
+    let sent = tokio::task::spawn_blocking(move || {
+        // One that says nothing, one that begins to say something, and one that reads nothing, each
+        // of which has to be gone for the next to have its turn.
+        let silent = connection(&url, "");
+        let slow = connection(&url, "GET /v2/ HT");
+        let deaf = connection(&url, &get);
+        let last = connection(
+            &url,
+            &get.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n"),
+        );
+        let whole = rest(last);
+        for idle in [silent, slow] {
+            let (answer, _) = rest(idle);
+            assert!(answer.len() < 1000, "{}", answer.len());
+        }
+        (rest(deaf).0.len(), whole)
+    });
+    let (to_the_deaf, (whole, ended)) = sent.await.unwrap();
+    assert!(to_the_deaf < 32 * MIB, "{to_the_deaf}");
+    assert!(ended && whole.ends_with(&image.layers[0].blob));
 }
 
 #[tokio::test(flavor = "multi_thread")]
