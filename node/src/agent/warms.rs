@@ -336,15 +336,13 @@ impl Spent {
 
     /// The receipt of all tries. The last one found the layers of those before, but the warm did
     /// not.
-    fn added_to(&self, last: Receipt) -> Receipt {
-        Receipt {
-            digest: last.digest,
-            bytes_fetched: last.bytes_fetched + self.cost.fetched,
-            bytes_from_mirrors: last.bytes_from_mirrors + self.cost.from_mirrors,
-            bytes_present: last.bytes_present.saturating_sub(self.cost.layers),
-            digests_verified: last.digests_verified + self.cost.verified,
-            seconds: last.seconds + self.time.as_secs_f64(),
-        }
+    fn added_to(&self, mut receipt: Receipt) -> Receipt {
+        receipt.bytes_fetched += self.cost.fetched;
+        receipt.bytes_from_mirrors += self.cost.from_mirrors;
+        receipt.bytes_present = receipt.bytes_present.saturating_sub(self.cost.layers);
+        receipt.digests_verified += self.cost.verified;
+        receipt.seconds += self.time.as_secs_f64();
+        receipt
     }
 }
 

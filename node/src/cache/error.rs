@@ -131,9 +131,8 @@ impl CacheError {
                 **error,
                 RegistryError::Unreachable { .. } | RegistryError::Unavailable { .. }
             ),
-            // Every source was asked again before this was said.
-            Self::Damaged { .. } => false,
             Self::DiskFull { .. } | Self::Io { .. } => true,
+            // Also of damage: every source was asked again before it was said.
             _ => false,
         }
     }

@@ -249,12 +249,14 @@ impl Table {
         entry.size = size;
         entry.made = true;
         entry.used = now;
-        entry.blobs.clone_from(&blobs);
         if entry.holders > 0 {
             state.held += size;
             for blob in &blobs {
                 state.hold(blob);
             }
+        }
+        if let Some(entry) = state.entries.get_mut(key) {
+            entry.blobs = blobs;
         }
         state.usage += size;
         let evicted = self.evict(&mut state, self.budget);
