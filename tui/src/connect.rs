@@ -2,7 +2,7 @@
 //! directory, or one that it starts in its own process. All three are spoken to over HTTP. Where a
 //! node is needed and a service on this host has none, the command is one for a while.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chalk_core::wire::{Node, NodeState, exit};
 use chalk_node::RunningNode;
@@ -14,8 +14,10 @@ use crate::error::Failure;
 use crate::own_node;
 use crate::settings::Loaded;
 
-/// Longest that a node inside this process may take to be connected.
-const NODE_PATIENCE: Duration = Duration::from_secs(20);
+/// Longest that a node may take to be connected, and another command to bring or to end its service.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often is looked whether it has.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The service of this command.
 pub(crate) struct Server {
@@ -67,7 +69,7 @@ impl Server {
             Err(error) => return Err(own_node::failure(&error)),
         };
         let connected = tokio::select! {
-            connected = tokio::time::timeout(NODE_PATIENCE, node.connected()) => connected,
+            connected = tokio::time::timeout(PATIENCE, node.connected()) => connected,
             _ = tokio::signal::ctrl_c() => {
                 node.shutdown().await;
                 return Err(Failure::interrupted());
@@ -98,11 +100,12 @@ impl Server {
 
     /// Waits for the node of another command.
     async fn other_node(&self) -> Result<(), Failure> {
-        for _ in 0..100 {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
             if self.has_nodes().await? {
                 return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(PAUSE).await;
         }
         Err(Failure::new(
             exit::UNREACHABLE,
@@ -117,7 +120,8 @@ impl Server {
             return Ok(server);
         }
         // Another command may be about to start or to end its own service on this state.
-        for attempt in 0..100 {
+        let until = Instant::now() + PATIENCE;
+        loop {
             match Service::start(loaded.embedded()).await {
                 Ok(running) => {
                     let client = Client::new(&running.url, &running.token)?;
@@ -128,8 +132,8 @@ impl Server {
                         named: false,
                     });
                 }
-                Err(StartError::State(StateError::Locked { .. })) if attempt < 99 => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                Err(StartError::State(StateError::Locked { .. })) if Instant::now() < until => {
+                    tokio::time::sleep(PAUSE).await;
                     if let Some(server) = Self::running(loaded).await? {
                         return Ok(server);
                     }
@@ -137,10 +141,6 @@ impl Server {
                 Err(error) => return Err(start_failure(&error)),
             }
         }
-        Err(Failure::new(
-            exit::UNREACHABLE,
-            "the state directory stays locked",
-        ))
     }
 
     /// The service that is named or that runs on the state directory.
