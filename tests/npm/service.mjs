@@ -11,7 +11,7 @@ import { folder, start } from "./cleanup.mjs";
 import { variable } from "./variable.mjs";
 
 /** Longest that a start may take on a busy machine, in milliseconds. */
-const PATIENCE = 60_000;
+const PATIENCE = 300_000;
 
 export class Service {
   /** `http://host:port`. */

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::command::{Ran, run, tool};
 use crate::network::Host;
+use crate::patience::PATIENCE;
 use crate::service::Service;
 use crate::world::{forget, spawn};
 
@@ -61,7 +62,7 @@ impl Docker {
             runtime,
             config,
         };
-        let until = Instant::now() + Duration::from_secs(180);
+        let until = Instant::now() + PATIENCE;
         loop {
             let answer = docker.command(["version"]).output();
             if answer.is_ok_and(|answer| answer.status.success()) {
@@ -128,7 +129,7 @@ impl Drop for Docker {
         let pid = self.child.id();
         // Asked nicely, dockerd ends its containerd and unmounts.
         let _ = tool("kill", ["-TERM", &pid.to_string()]).output();
-        let until = Instant::now() + Duration::from_secs(180);
+        let until = Instant::now() + PATIENCE;
         while self.child.try_wait().is_ok_and(|status| status.is_none()) {
             if Instant::now() > until {
                 let _ = self.child.kill();

@@ -10,10 +10,15 @@ use crate::node::Node;
 use crate::service::Service;
 use crate::world::World;
 
-/// Settings of a service that soon notices that a node is gone, and that pre-warms nothing.
+/// Settings of a service that pre-warms nothing, and that no busy machine makes believe that a node
+/// is lost. One whose process ends is noticed all the same, by its connection.
+pub const STEADY: [(&str, &str); 2] = [("nodes.lost_after", "10m"), ("prewarm.images", "")];
+
+/// Settings of a service that pre-warms nothing, for tests that wait until a node that is silent is
+/// lost.
 pub const QUICK: [(&str, &str); 3] = [
     ("nodes.heartbeat", "1s"),
-    ("nodes.lost_after", "2s"),
+    ("nodes.lost_after", "15s"),
     ("prewarm.images", ""),
 ];
 
@@ -35,7 +40,7 @@ impl Fleet {
     /// Starts all.
     #[track_caller]
     pub(crate) fn start(world: &World) -> Self {
-        let service = world.start("fleet", &QUICK);
+        let service = world.start("fleet", &STEADY);
         let base = MadeUp::new(world, &service, &[noise("marked", 1000)]);
         let node = |name: &str, words: &[&str]| {
             Node::start(&service, name, "local", &world.folder(name), words)

@@ -69,15 +69,16 @@ pub fn get(url: &str, token: &str) -> Response {
     request(url, Some(token), &[])
 }
 
-/// Events of a build after number `after`, by `Last-Event-ID`: pairs of the `id:` line and the data.
-/// The build must be finished, since this reads to the end of the stream.
+/// Events after number `after`, by `Last-Event-ID`: pairs of the `id:` line and the data. They must
+/// come to an end, since this reads the whole stream.
 #[track_caller]
-pub fn events(url: &str, token: &str, after: u64) -> Vec<(u64, Value)> {
+pub(crate) fn events(host: Option<&Host>, url: &str, token: &str, after: u64) -> Vec<(u64, Value)> {
     let header = format!("Last-Event-ID: {after}");
-    let response = request(
+    let response = request_at(
+        host,
         url,
         Some(token),
-        &["--no-buffer", "--header", &header, "--max-time", "60"],
+        &["--no-buffer", "--header", &header, "--max-time", "300"],
     );
     assert_eq!(response.status, 200, "{response:?}");
     assert!(

@@ -161,7 +161,13 @@ impl Host {
 
 #[track_caller]
 fn limit(namespace: &str, device: &str, rate: &str) {
-    let rule = ["tbf", "rate", rate, "burst", "256k", "latency", "50ms"];
+    // As much may wait in the queue: on a slow link that is seconds, in which nodes seem dead.
+    let burst = if rate.ends_with("kbit") {
+        "32k"
+    } else {
+        "256k"
+    };
+    let rule = ["tbf", "rate", rate, "burst", burst, "latency", "50ms"];
     let words = ["-n", namespace, "qdisc", "replace", "dev", device, "root"];
     run(tool("tc", words).args(rule)).ok();
 }

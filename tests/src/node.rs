@@ -9,11 +9,9 @@ use serde_json::Value;
 
 use crate::command::{Chalk, tool};
 use crate::network::Host;
+use crate::patience::PATIENCE;
 use crate::service::Service;
 use crate::world::{forget, spawn};
-
-/// Longest that a start, a stop or a change of state may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A node on a state directory of its own. Dropping it stops the node; the directory is the world's
 /// to remove.

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// Longest that anything that is waited for may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Longest that anything that is waited for may take on a slow and busy machine. What takes longer
+/// hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Waits until `found` finds something, and returns it.
 #[track_caller]

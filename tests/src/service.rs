@@ -10,10 +10,8 @@ use serde_json::Value;
 use crate::command::{Chalk, Ran, tool};
 use crate::http::request_at;
 use crate::network::Host;
+use crate::patience::PATIENCE;
 use crate::world::{forget, spawn};
-
-/// Longest that a start or a stop may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A service on a state directory of its own. Dropping it stops the service; the directory is the
 /// world's to remove.
@@ -197,9 +195,16 @@ impl Service {
 
     /// Events of a finished build, by number.
     #[track_caller]
+    #[track_caller]
     pub fn events(&self, build: &str, after: u64) -> Vec<(u64, Value)> {
-        let url = format!("{}/v1/builds/{build}/events", self.url);
-        crate::http::events(&url, &self.token, after)
+        self.follow(&format!("/v1/builds/{build}/events"), after)
+    }
+
+    /// Events after number `after`, by number, of a path of the API whose events come to an end.
+    #[track_caller]
+    pub fn follow(&self, path: &str, after: u64) -> Vec<(u64, Value)> {
+        let url = format!("{}{path}", self.url);
+        crate::http::events(self.host.as_ref(), &url, &self.token, after)
     }
 
     /// `docker://` source for skopeo, and the flags that it needs.

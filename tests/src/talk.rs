@@ -91,6 +91,15 @@ impl Talk {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Waits until it has said something on standard error.
+    #[track_caller]
+    pub fn wait_for_error(&self, words: &str) {
+        let path = self.errors.display();
+        wait_until(&format!("`{words}` in `{path}`"), || {
+            self.errors().contains(words)
+        });
+    }
+
     /// Waits until it has said something.
     #[track_caller]
     pub fn wait_for(&self, words: &str) {

@@ -42,7 +42,7 @@ export class Page {
   /** Waits until this hash is shown. */
   async hash(kind, digest) {
     const card = this.role("region", { name: kind });
-    await card.getByText(digest).waitFor({ timeout: 10_000 });
+    await card.getByText(digest).waitFor({ timeout: 300_000 });
   }
 
   /** The hash that is shown, once one is. */

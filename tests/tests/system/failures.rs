@@ -1,9 +1,8 @@
 //! Steps that fail, hang, leave processes behind or write odd names.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
-use chalk_tests::{Layout, Project, World, run, unique};
+use chalk_tests::{Layout, Project, World, run, unique, wait_until};
 use serde_json::Value;
 
 use crate::Test;
@@ -61,14 +60,9 @@ pub(crate) fn is_running(word: &str) -> bool {
 /// Waits until a process with that argument is there, or gone.
 #[track_caller]
 pub(crate) fn wait_for_process(word: &str, there: bool) {
-    let until = Instant::now() + Duration::from_secs(60);
-    while is_running(word) != there {
-        assert!(
-            Instant::now() < until,
-            "a process with `{word}`: expected {there}"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until(&format!("a process with `{word}`: {there}"), || {
+        is_running(word) == there
+    });
 }
 
 /// Seconds for `sleep` that no other process sleeps: they identify it.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use chalk_tests::{MadeUp, Node, Project, QUICK, World, noise, unique};
+use chalk_tests::{MadeUp, Node, Project, STEADY, World, noise, unique};
 use serde_json::json;
 
 use crate::Test;
@@ -23,14 +23,16 @@ fn no_network(world: &World) {
     let host = ["--network", "host", "--", "sh", "-c", &script];
     let host = fleet.sandbox(&host).run().ok();
     assert!(host.stdout.contains("reached"), "{host}");
-    let listen = "(nc -l -p 4567 -e cat &) ; sleep 0.3; echo hi | nc -w 2 127.0.0.1 4567";
+    // Asked until it listens.
+    let listen = "(nc -l -p 4567 -e cat &); n=0; until echo hi | nc -w 30 127.0.0.1 4567; \
+                  do n=$((n+1)); [ $n -lt 1000 ] || exit 1; sleep 0.1; done 2>/dev/null";
     let inside = ["--network", "none", "--", "sh", "-c", listen];
     let inside = fleet.sandbox(&inside).run();
     assert_eq!(inside.stdout, "hi\n", "loopback works: {inside}");
 }
 
 fn a_device_by_cdi(world: &World) {
-    let service = world.start_empty("cdi", &QUICK);
+    let service = world.start_empty("cdi", &STEADY);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 100)]);
     let host = Project::new(&[("library", "from the host\n")]);
     let specs = world.folder("cdi-specs");

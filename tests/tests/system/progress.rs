@@ -1,6 +1,6 @@
 //! What a build tells while it runs, and afterwards: progress modes, events, logs, JSON keys.
 
-use chalk_tests::{Project, World, run, tool, unique};
+use chalk_tests::{Project, World, run, tool, unique, wait_until};
 use serde_json::Value;
 
 use crate::Test;
@@ -152,7 +152,7 @@ fn a_client_that_reconnects_misses_nothing(world: &World) {
     let url = format!("{}/v1/builds/{id}/events", service.url());
     // Connections of half a second, each going on from the last number that it saw.
     let mut seen: Vec<Value> = Vec::new();
-    for _ in 0..120 {
+    wait_until("the end of the build", || {
         let after = seen
             .last()
             .map_or(0, |event| event["seq"].as_u64().unwrap());
@@ -168,10 +168,8 @@ fn a_client_that_reconnects_misses_nothing(world: &World) {
         let whole = part.rsplit_once("\n\n").map_or("", |(whole, _)| whole);
         let data = whole.lines().filter_map(|line| line.strip_prefix("data:"));
         seen.extend(data.map(|data| serde_json::from_str::<Value>(data).expect("JSON")));
-        if seen.last().is_some_and(|event| event["type"] == "finished") {
-            break;
-        }
-    }
+        seen.last().is_some_and(|event| event["type"] == "finished")
+    });
     let numbers: Vec<u64> = seen
         .iter()
         .map(|event| event["seq"].as_u64().unwrap())

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use chalk_tests::{
-    MadeUp, Network, Node, QUICK, Service, Talk, World, noise, request, tool, unique, wait_for,
+    MadeUp, Network, Node, STEADY, Service, Talk, World, noise, request, tool, unique, wait_for,
     wait_until,
 };
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ fn fifty_warms(world: &World) {
     const IMAGES: usize = 10;
     let mut network = Network::new();
     let home = network.host(None);
-    let mut service = Service::start_on(&home, &world.folder("fifty"), &QUICK);
+    let mut service = Service::start_on(&home, &world.folder("fifty"), &STEADY);
     let images: Vec<MadeUp> = (0..IMAGES)
         .map(|_| MadeUp::new(world, &service, &[noise(&unique(), 200_000)]))
         .collect();
@@ -58,8 +58,8 @@ fn fifty_warms(world: &World) {
             Node::start_on(&host, &service, &name, "local", &world.folder(&name), &[])
         })
         .collect();
-    // Fifty times some 200 KB and five times the base: about forty seconds on this link.
-    home.limit("4mbit");
+    // Fifty times some 200 KB and five times the base: minutes on this link.
+    home.limit("256kbit");
     let url = format!("{}/v1/warms", service.url());
     for image in &images {
         for node in &nodes {
@@ -96,7 +96,7 @@ fn fifty_warms(world: &World) {
 }
 
 fn a_sandbox_outlives(world: &World) {
-    let mut service = world.start_empty("outlives", &QUICK);
+    let mut service = world.start_empty("outlives", &STEADY);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let node = Node::start(&service, "stays", "local", &world.folder("stays"), &[]);
     let mark = sleep_mark();
@@ -116,8 +116,9 @@ fn a_sandbox_outlives(world: &World) {
         }
         service.start_again(&[]);
         node.wait_for(&service, "ready");
-        let sandbox = service.get(&format!("/v1/sandboxes/{id}"));
-        assert_eq!(sandbox["state"], "running", "{sandbox:#}");
+        wait_until("the sandbox runs", || {
+            service.get(&format!("/v1/sandboxes/{id}"))["state"] == "running"
+        });
     }
     service
         .sandboxes(&["exec", &id, "--", "touch", "/tmp/end"])
@@ -187,7 +188,7 @@ fn mounts_below(folder: &Path) -> Vec<String> {
 }
 
 fn a_node_killed_takes_its_sandboxes(world: &World) {
-    let service = world.start_empty("takes", &QUICK);
+    let service = world.start_empty("takes", &STEADY);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let state = world.folder("takes-node");
     let mut node = Node::start(&service, "dies", "local", &state, &[]);
@@ -238,7 +239,7 @@ fn a_node_killed_takes_its_sandboxes(world: &World) {
 }
 
 fn a_node_killed_while_starting(world: &World) {
-    let service = world.start_empty("starting", &QUICK);
+    let service = world.start_empty("starting", &STEADY);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let state = world.folder("starting-node");
     let mut node = Node::start(&service, "dies", "local", &state, &[]);
@@ -272,7 +273,7 @@ fn a_node_killed_while_starting(world: &World) {
 }
 
 fn a_node_that_restarts(world: &World) {
-    let service = world.start_empty("keeps", &QUICK);
+    let service = world.start_empty("keeps", &STEADY);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 100_000)]);
     let mut node = Node::start(&service, "keeps", "local", &world.folder("keeps"), &[]);
     let words = ["--image", &image.hash, "--wait"];
@@ -300,7 +301,7 @@ fn a_node_that_restarts(world: &World) {
 }
 
 fn a_node_that_stops(world: &World) {
-    let service = world.start_empty("ends", &QUICK);
+    let service = world.start_empty("ends", &STEADY);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let set = ["--set", "node.stop_timeout=2s"];
     let mut node = Node::start(&service, "ends", "local", &world.folder("ends"), &set);
@@ -313,8 +314,9 @@ fn a_node_that_stops(world: &World) {
     node.stop();
     wait_for_process(&stubborn, false);
     for id in [&polite, &stubborn_id] {
-        let state = service.get(&format!("/v1/sandboxes/{id}"))["state"].clone();
-        assert!(state != "running" && state != "starting", "{id}: {state}");
+        wait_until("the end of a sandbox is known", || {
+            service.get(&format!("/v1/sandboxes/{id}"))["state"] == "exited"
+        });
     }
 }
 
@@ -350,7 +352,9 @@ fn clocks_that_jump(world: &World) {
     };
     jump("+0");
     let fake = faked(&offset);
-    let service = Service::start_with(&home, &world.folder("clock"), &QUICK, &fake);
+    let mut settings = STEADY.to_vec();
+    settings.push(("nodes.heartbeat", "1s"));
+    let service = Service::start_with(&home, &world.folder("clock"), &settings, &fake);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 2 << 20)]);
     let state = world.folder("clock-node");
     let node = Node::start_with(&away, &service, "clock", &state, &fake);
@@ -360,9 +364,10 @@ fn clocks_that_jump(world: &World) {
     wait_for_process(&mark, true);
     service.nodes(&["cache", "gc", "clock"]).ok();
     let second = MadeUp::new(world, &service, &[noise(&unique(), 2 << 20)]);
-    home.limit("8mbit");
+    // Slow enough to be under way through all the jumps, which take it out of any limit.
+    home.limit("256kbit");
     let warm = service
-        .warm(&["--image", &second.hash, "--timeout", "50s"])
+        .warm(&["--image", &second.hash, "--timeout", "2h"])
         .ok()
         .json();
     for to in ["+40d", "-9000d", "+0"] {
@@ -386,7 +391,8 @@ fn clocks_that_jump(world: &World) {
         last["status"] == "ready"
     });
     let seconds = last["nodes"][0]["seconds"].as_f64().unwrap();
-    assert!((0.0..60.0).contains(&seconds), "{last:#}");
+    // Not the forty days of a jump.
+    assert!((0.0..7200.0).contains(&seconds), "{last:#}");
     service.sandboxes(&["stop", "--grace", "0s", &id]).ok();
     drop(node);
 }

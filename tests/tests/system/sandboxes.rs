@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::process::Stdio;
 
-use chalk_tests::{MadeUp, Node, Project, QUICK, Talk, World, noise, request, unique, wait_until};
+use chalk_tests::{MadeUp, Node, Project, STEADY, Talk, World, noise, request, unique, wait_until};
 use serde_json::{Value, json};
 
 use crate::Test;
@@ -340,20 +340,18 @@ fn stop_asks_and_then_kills(world: &World) {
 }
 
 fn a_client_that_goes_away(world: &World) {
-    let settings = [
-        QUICK[0],
-        QUICK[1],
-        QUICK[2],
-        ("sandboxes.disconnect_grace", "500ms"),
-    ];
+    let [lost_after, images] = STEADY;
+    let settings = [lost_after, images, ("sandboxes.disconnect_grace", "500ms")];
     let service = world.start_empty("goes", &settings);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 100)]);
     let node = Node::start(&service, "n", "local", &world.folder("n"), &[]);
     let folder = world.folder("goes-talk");
     let start = |name: &str, mark: &str| {
-        let script = format!("exec sleep {mark}");
+        let script = format!("echo up; exec sleep {mark}");
         let chalk = service.sandbox(&image.hash, &["--", "sh", "-c", &script]);
         let talk = Talk::start(&mut chalk.into_command(), &folder.join(name));
+        // It listens to signals, and the service has heard of it.
+        talk.wait_for("up\n");
         wait_for_process(mark, true);
         talk
     };
@@ -370,12 +368,14 @@ fn a_client_that_goes_away(world: &World) {
     wait_for_process(&mark, false);
     // One that was detached stays.
     let mark = sleep_mark();
-    let id = service.detach(&image.hash, &["--", "sleep", &mark]);
+    let script = format!("echo up; exec sleep {mark}");
+    let id = service.detach(&image.hash, &["--", "sh", "-c", &script]);
     let words = ["compute", "sandbox", "logs", "--follow", &id];
     let follower = Talk::start(
         &mut service.chalk().args(words).into_command(),
         &folder.join("f"),
     );
+    follower.wait_for("up\n");
     wait_for_process(&mark, true);
     drop(follower);
     std::thread::sleep(std::time::Duration::from_millis(1500));
@@ -480,7 +480,7 @@ fn without_a_service(world: &World) {
     assert!(listing.stdout.contains("sha256:"), "{listing}");
 
     // `chalk serve --node` is the same, and stays.
-    let mut service = world.start("serve-node", &QUICK);
+    let mut service = world.start("serve-node", &STEADY);
     service.stop();
     service.start_again(&["--node"]);
     wait_until("its node", || {

@@ -3,6 +3,7 @@
 use chalk_tests::{Talk, World, wait_until};
 
 use crate::Test;
+use crate::failures::{sleep_mark, wait_for_process};
 
 pub(crate) const TESTS: &[Test] = &[
     ("typed_resized_and_left", typed_resized_and_left),
@@ -16,6 +17,8 @@ fn typed_resized_and_left(world: &World) {
     let output = world.folder("terminal").join("typescript");
     let chalk = fleet.sandbox(&["-it", "--", "sh"]);
     let mut terminal = Talk::in_terminal(&chalk.into_command(), &output);
+    // The shell's prompt: what is typed before the client has the terminal may be lost.
+    terminal.wait_for("# ");
     terminal.send("tty; stty size; echo $((40+2))\n");
     terminal.wait_for("24 80");
     terminal.wait_for("42");
@@ -27,9 +30,11 @@ fn typed_resized_and_left(world: &World) {
         terminal.output().contains("50 132")
     });
     // An interrupt reaches what runs inside, not the client.
-    terminal.send("sleep 1000\n");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mark = sleep_mark();
+    terminal.send(&format!("sleep {mark}\n"));
+    wait_for_process(&mark, true);
     terminal.send("\x03");
+    wait_for_process(&mark, false);
     terminal.send("echo st''ill\n");
     terminal.wait_for("still");
     terminal.send("exit 17\n");

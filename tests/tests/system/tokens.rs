@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use chalk_tests::{Chalk, Node, Project, QUICK, Service, Talk, World, request, wait_until};
+use chalk_tests::{Chalk, Node, Project, STEADY, Service, Talk, World, request, wait_until};
 use serde_json::Value;
 
 use crate::Test;
@@ -66,7 +66,7 @@ fn joins(service: &Service, world: &World, name: &str, token: &str, more: &[&str
 }
 
 fn join_tokens(world: &World) {
-    let service = world.start_empty("tokens", &QUICK);
+    let service = world.start_empty("tokens", &STEADY);
     refused(&service, world, "chj_wrong", &[], &["token"]);
     refused(&service, world, "", &[], &["token"]);
 
@@ -117,7 +117,7 @@ fn kept_token(node: &Node) -> String {
 }
 
 fn a_nodes_token(world: &World) {
-    let service = world.start_empty("node-token", &QUICK);
+    let service = world.start_empty("node-token", &STEADY);
     let state = world.folder("node-token-node");
     let node = Node::start(&service, "n", "local", &state, &[]);
     let token = kept_token(&node);
@@ -130,7 +130,7 @@ fn a_nodes_token(world: &World) {
     }
     let call = |method: &str, path: &str| {
         let url = format!("{}{path}", service.url());
-        let words = ["--request", method, "--json", "{}", "--max-time", "20"];
+        let words = ["--request", method, "--json", "{}", "--max-time", "300"];
         request(&url, Some(&token), &words).status
     };
     for (method, path) in [
@@ -167,7 +167,7 @@ fn a_nodes_token(world: &World) {
 }
 
 fn a_name_that_is_taken(world: &World) {
-    let service = world.start_empty("taken", &QUICK);
+    let service = world.start_empty("taken", &STEADY);
     let admin = service.state().join("token").display().to_string();
     let node = Node::start(&service, "same", "local", &world.folder("same"), &[]);
     let other = agent(&service, world, "same", &admin).run().code(3);

@@ -5,8 +5,8 @@ use std::sync::Barrier;
 
 use chalk_core::Digest;
 use chalk_tests::{
-    Fleet, Layout, MadeUp, Network, Node, Project, QUICK, Service, Talk, World, events, get, noise,
-    request, targets, tool, unique, wait_for, wait_until,
+    Fleet, Layout, MadeUp, Network, Node, Project, STEADY, Service, Talk, World, noise, request,
+    run, targets, unique, wait_for, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -179,24 +179,37 @@ fn a_warm_again_fetches_nothing(world: &World) {
 }
 
 fn two_warms_at_once(world: &World) {
-    let fleet = world.fleet();
+    let mut network = Network::new();
+    let home = network.host(None);
+    // Slow enough that the second finds the first under way.
+    let away = network.host(Some("8mbit"));
+    let service = Service::start_on(&home, &world.folder("at-once"), &STEADY);
     let layers: Vec<_> = (0..4).map(|_| noise(&unique(), 2 << 20)).collect();
-    let image = image(world, fleet, &layers);
+    let image = MadeUp::new(world, &service, &layers);
+    let state = world.folder("at-once-node");
+    let node = Node::start_on(&away, &service, "n", "local", &state, &[]);
+    let before = home.sent();
     let together = Barrier::new(2);
     let warm = || {
         together.wait();
-        let words = ["--image", &image.hash, "--node", "second", "--wait"];
-        targets(&fleet.service.warm(&words).ok().json())["second"].clone()
+        let words = ["--image", &image.hash, "--wait"];
+        targets(&service.warm(&words).ok().json())["n"].clone()
     };
     let (one, two) = std::thread::scope(|scope| {
         let other = scope.spawn(warm);
         (warm(), other.join().unwrap())
     });
+    let sent = home.sent() - before;
     let fetched = |target: &Value| target["bytes_fetched"].as_u64().unwrap();
     assert_eq!(one["state"], "ready", "{one:#}");
     assert_eq!(two["state"], "ready", "{two:#}");
+    assert!(
+        sent < image.size + image.size / 2,
+        "{sent} bytes came for an image of {}",
+        image.size
+    );
     // A receipt tells what was fetched for its warm, so both may tell of the same bytes.
-    let cache = fleet.service.get("/v1/nodes/second/cache");
+    let cache = service.get("/v1/nodes/n/cache");
     let items = cache["items"].as_array().unwrap().iter();
     let mut layers: Vec<&str> = items
         .filter(|item| item["kind"] == "layer")
@@ -205,14 +218,10 @@ fn two_warms_at_once(world: &World) {
     let all = layers.len();
     layers.dedup();
     assert_eq!(layers.len(), all, "a layer is there twice");
-    assert!(
-        fetched(&one).max(fetched(&two)) >= 8 << 20,
-        "{one:#} {two:#}"
-    );
-    assert!(
-        fetched(&one).max(fetched(&two)) < 9 << 20,
-        "{one:#} {two:#}"
-    );
+    let most = fetched(&one).max(fetched(&two));
+    let whole = image.size..image.size + 100_000;
+    assert!(whole.contains(&most), "{one:#} {two:#}");
+    drop(node);
 }
 
 fn several_images(world: &World) {
@@ -258,7 +267,7 @@ fn labels_and_names(world: &World) {
 }
 
 fn a_cache_too_small(world: &World) {
-    let service = world.start_empty("small", &QUICK);
+    let service = world.start_empty("small", &STEADY);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 4 << 20)]);
     let small = ["--cache-size", "1MiB"];
     let small = Node::start(&service, "small", "local", &world.folder("small"), &small);
@@ -295,7 +304,7 @@ fn time_runs_out(world: &World) {
     let mut network = Network::new();
     let home = network.host(None);
     let far = network.host(Some("1mbit"));
-    let service = Service::start_on(&home, &world.folder("slow"), &QUICK);
+    let service = Service::start_on(&home, &world.folder("slow"), &STEADY);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 4 << 20)]);
     let state = world.folder("far");
     let node = Node::start_on(&far, &service, "far", "local", &state, &[]);
@@ -314,8 +323,10 @@ fn time_runs_out(world: &World) {
         (warm["status"] == "running" && warm["nodes"][0]["state"] == "pulling")
             .then(|| warm["id"].as_str().unwrap().to_owned())
     });
+    // It says so once it follows, and listens to signals from then on.
+    warm.wait_for_error("far");
     warm.signal("-INT");
-    assert_eq!(warm.end(), Some(130));
+    assert_eq!(warm.end(), Some(130), "{}", warm.errors());
     assert_eq!(service.get(&format!("/v1/warms/{id}"))["status"], "running");
     service.image(&["warm", "--cancel", &id]).ok();
     let cancelled = service.get(&format!("/v1/warms/{id}"));
@@ -327,24 +338,32 @@ fn time_runs_out(world: &World) {
 }
 
 fn events_are_numbered(world: &World) {
-    let settings = [("prewarm.images", ""), ("nodes.lost_after", "50s")];
-    let service = world.start_empty("events", &settings);
+    let mut network = Network::new();
+    let home = network.host(None);
+    let away = network.host(None);
+    let service = Service::start_on(&home, &world.folder("events"), &STEADY);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 300_000)]);
-    let mut node = Node::start(&service, "n", "local", &world.folder("n"), &[]);
+    let mut node = Node::start_on(&away, &service, "n", "local", &world.folder("n"), &[]);
     // With no node at all, the command would bring one.
-    let other = Node::start(&service, "other", "local", &world.folder("other"), &[]);
+    let state = world.folder("other");
+    let other = Node::start_on(&home, &service, "other", "local", &state, &[]);
     node.stop();
     node.wait_for(&service, "lost");
     // Asked for by name, a node may be away for a while. Without `--wait` the warm is only begun.
     let begun = service.warm(&["--image", &image.hash, "--node", "n"]);
     let id = begun.ok().json()["id"].as_str().unwrap().to_owned();
-    let url = format!("{}/v1/warms/{id}/events", service.url());
+    let path = format!("/v1/warms/{id}/events");
     let bearer = format!("Authorization: Bearer {}", service.token());
-    let mut curl = tool("curl", ["--silent", "--no-buffer", "--noproxy", "*"]);
-    curl.args(["--header", &bearer, &url]);
+    let mut curl = home.command("curl");
+    curl.args(["--silent", "--no-buffer", "--noproxy", "*"]);
+    curl.args(["--header", &bearer, &format!("{}{path}", service.url())]);
     let mut follower = Talk::start(&mut curl, &world.folder("events").join("stream"));
     follower.wait_for("queued");
+    // So slow that the follower sees the pull before its end.
+    away.limit("256kbit");
     node.launch();
+    follower.wait_for("\"state\":\"pulling\"");
+    away.limit("1gbit");
     assert_eq!(follower.end(), Some(0));
     let said = follower.output();
     let all: Vec<(u64, Value)> = said
@@ -356,9 +375,12 @@ fn events_are_numbered(world: &World) {
         })
         .collect();
     let numbers: Vec<u64> = all.iter().map(|(number, _)| *number).collect();
-    let expect: Vec<u64> = (1..=all.len() as u64).collect();
-    assert_eq!(numbers, expect, "without gaps, from 1: {said}");
-    let last = &all.last().unwrap().1;
+    // There may be gaps: what is overtaken is told to nobody who comes later.
+    assert!(
+        numbers.is_sorted_by(|one, next| one < next),
+        "numbers that grow: {said}"
+    );
+    let (end, last) = all.last().unwrap();
     assert_eq!(last["type"], "finished", "{last:#}");
     assert_eq!(last["warm"]["status"], "ready", "{last:#}");
     let states = all.iter().filter(|(_, event)| event["type"] == "target");
@@ -368,22 +390,22 @@ fn events_are_numbered(world: &World) {
     assert_eq!(states.last(), Some(&"ready"), "{said}");
     assert!(states.contains(&"pulling"), "{said}");
     // Whoever lost the connection misses nothing, and sees nothing twice.
-    let rest = events(&url, service.token(), numbers.len() as u64 - 1);
+    let rest = service.follow(&path, end - 1);
     assert_eq!(rest.len(), 1, "{rest:#?}");
-    assert_eq!(rest[0].1["warm"], last["warm"]);
+    assert_eq!((&rest[0].0, &rest[0].1["warm"]), (end, &last["warm"]));
     service.image(&["warm", "--follow", &id]).ok();
     let listed = service.image(&["warms", "--json"]).ok();
     assert!(listed.stdout.contains(&id), "{listed}");
-    let missing = get(
-        &format!("{}/v1/warms/absent", service.url()),
-        service.token(),
-    );
-    assert_eq!(missing.status, 404, "{missing:?}");
+    let mut curl = home.command("curl");
+    curl.args(["--silent", "--noproxy", "*", "--output", "/dev/null"]);
+    curl.args(["--write-out", "%{http_code}", "--header", &bearer]);
+    let missing = run(curl.arg(format!("{}/v1/warms/absent", service.url())));
+    assert_eq!(missing.ok().stdout, "404");
     drop(other);
 }
 
 fn a_drained_node(world: &World) {
-    let service = world.start_empty("drain", &QUICK);
+    let service = world.start_empty("drain", &STEADY);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let node = |name: &str| Node::start(&service, name, "local", &world.folder(name), &[]);
     let (stays, mut drained) = (node("stays"), node("drained"));
@@ -418,7 +440,7 @@ fn a_drained_node(world: &World) {
 }
 
 fn a_removed_node_ends(world: &World) {
-    let service = world.start_empty("remove", &QUICK);
+    let service = world.start_empty("remove", &STEADY);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
     let node = Node::start(&service, "goes", "local", &world.folder("goes"), &[]);
     let id = service.detach(&image.hash, &["--", "sleep", "1000"]);
