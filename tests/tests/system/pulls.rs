@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use chalk_tests::{
-    Distribution, Fault, Impostor, MadeUp, Network, Node, QUICK, Service, Talk, World, noise, run,
-    targets, tool, unique, wait_until,
+    Distribution, Fault, Impostor, MadeUp, Network, Node, QUICK, STEADY, Service, Talk, World,
+    noise, run, targets, tool, unique, wait_until,
 };
 use serde_json::Value;
 
@@ -83,13 +83,14 @@ fn assert_whole(service: &Service, image: &MadeUp, node: &str) {
 fn a_link_that_is_cut(world: &World) {
     let mut network = Network::new();
     let home = network.host(None);
-    let away = network.host(Some("16mbit"));
+    let away = network.host(Some("4mbit"));
     let service = Service::start_on(&home, &world.folder("cut"), &QUICK);
     let image = MadeUp::new(world, &service, &layers(4, 2 << 20));
     let state = world.folder("cut-node");
     let node = Node::start_on(&away, &service, "away", "local", &state, &[]);
+    let before = home.sent();
     let warm = begin(world, &service, &["--image", &image.hash]);
-    wait_until("the middle of the pull", || done(&service) > 2 << 20);
+    wait_until("the middle of the pull", || done(&service) > 4 << 20);
     away.connect(false);
     node.wait_for(&service, "lost");
     away.connect(true);
@@ -100,12 +101,13 @@ fn a_link_that_is_cut(world: &World) {
     wait_until("the warm is ready", || {
         service.get("/v1/warms")[0]["status"] == "ready"
     });
+    let sent = home.sent() - before;
     let receipt = service.get("/v1/warms")[0]["nodes"][0].clone();
-    let fetched = receipt["bytes_fetched"].as_u64().unwrap();
-    // What had come was not fetched again, save what was under way.
+    // What had come, four megabytes, was not fetched again, save what was under way. Headers of
+    // packets take some percent.
     assert!(
-        fetched < image.size + (1 << 20),
-        "of {}: {receipt:#}",
+        sent < image.size + (2 << 20),
+        "{sent} bytes for an image of {}: {receipt:#}",
         image.size
     );
     assert_whole(&service, &image, "away");
@@ -115,7 +117,7 @@ fn a_service_that_stops(world: &World) {
     let mut network = Network::new();
     let home = network.host(Some("16mbit"));
     let away = network.host(None);
-    let mut service = Service::start_on(&home, &world.folder("stops"), &QUICK);
+    let mut service = Service::start_on(&home, &world.folder("stops"), &STEADY);
     let image = MadeUp::new(world, &service, &layers(4, 2 << 20));
     let state = world.folder("stops-node");
     let node = Node::start_on(&away, &service, "away", "local", &state, &[]);
@@ -144,7 +146,7 @@ fn a_service_that_stops(world: &World) {
 }
 
 fn mirrors_that_lie(world: &World) {
-    let service = world.start_empty("liars", &QUICK);
+    let service = world.start_empty("liars", &STEADY);
     let image = MadeUp::new(world, &service, &layers(3, 1 << 20));
     let faults = [
         ("wrong", Fault::WrongBytes),
@@ -165,14 +167,16 @@ fn mirrors_that_lie(world: &World) {
         assert!(impostor.asked() > 0, "the mirror {name} was asked first");
         assert_whole(&service, &image, name);
     }
-    // One that lied is not asked for every layer again and again.
+    // One that lied about a layer is not asked for it again.
     let asked = impostors[0].1.asked();
-    assert!(asked <= 4, "asked {asked} times");
+    let layout = chalk_tests::Layout::open(&image.layout).manifest();
+    let count = layout["layers"].as_array().unwrap().len();
+    assert!(asked <= count, "asked {asked} times for {count} layers");
     drop(nodes);
 }
 
 fn a_peer_that_lies(world: &World) {
-    let service = world.start_empty("peers", &QUICK);
+    let service = world.start_empty("peers", &STEADY);
     let image = MadeUp::new(world, &service, &layers(3, 1 << 20));
     let impostor = Impostor::start(&image.layout, Fault::WrongBytes);
     let advertised = impostor.address();
@@ -215,7 +219,7 @@ impl Drop for SmallDisk {
 }
 
 fn a_full_disk(world: &World) {
-    let service = world.start_empty("full", &QUICK);
+    let service = world.start_empty("full", &STEADY);
     let small = MadeUp::new(world, &service, &layers(1, 1000));
     let image = MadeUp::new(world, &service, &layers(4, 8 << 20));
     let disk = SmallDisk::mount(world, "128m");
@@ -232,7 +236,11 @@ fn a_full_disk(world: &World) {
     });
     // What was there still is, and starts; when there is room, the next try brings the rest.
     node.wait_for(&service, "ready");
-    service.sandbox(&small.hash, &["--", "true"]).run().ok();
+    // A try of the pull may just fill the disk; between two there is room for the sandbox's own.
+    wait_until("what is there starts", || {
+        let ran = service.sandbox(&small.hash, &["--", "true"]).run();
+        ran.status.success()
+    });
     fs::remove_file(&ballast).unwrap();
     wait_until("the warm is ready", || {
         service.get(&path)["status"] == "ready"
@@ -247,7 +255,7 @@ fn a_node_killed(world: &World) {
     let mut network = Network::new();
     let home = network.host(None);
     let away = network.host(Some("24mbit"));
-    let service = Service::start_on(&home, &world.folder("killed"), &QUICK);
+    let service = Service::start_on(&home, &world.folder("killed"), &STEADY);
     let image = MadeUp::new(world, &service, &layers(10, 1 << 20));
     let state = world.folder("killed-node");
     let set = ["--set", "node.parallel=2"];
@@ -287,14 +295,16 @@ fn a_node_killed(world: &World) {
         image.size
     );
     assert_whole(&service, &image, "away");
-    // No half layer is left.
-    let cache = service.nodes(&["cache", "ls", "away", "--all"]).ok();
+    // The layers of the image and no half one are there, and nothing on its way in or out.
+    let layout = chalk_tests::Layout::open(&image.layout).manifest();
+    let count = layout["layers"].as_array().unwrap().len();
     let listing = service.get("/v1/nodes/away/cache");
     let evictable = |item: &&Value| item["kind"] == "layer" && item["evictable"] == true;
     let items = listing["items"].as_array().unwrap();
-    assert!(items.iter().filter(evictable).count() <= 12, "{cache}");
+    assert_eq!(items.iter().filter(evictable).count(), count, "{listing:#}");
+    assert_eq!(after.len(), count, "{after:?}");
     node.stop();
-    let left = run(tool("find", [&state]).args(["-name", "*.tmp*", "-o", "-path", "*/tmp/*"]));
+    let left = run(tool("find", [&state]).args(["-name", ".new-*", "-o", "-name", ".old-*"]));
     assert_eq!(left.ok().stdout, "", "temporary files are left");
 }
 
@@ -317,7 +327,7 @@ fn finished_layers(state: &Path) -> BTreeMap<String, (u64, u64)> {
 }
 
 fn a_pull_through_registry(world: &World) {
-    let service = world.start_empty("behind", &QUICK);
+    let service = world.start_empty("behind", &STEADY);
     let image = MadeUp::new(world, &service, &layers(3, 200_000));
     let folder = world.folder("proxy");
     let proxy = Distribution::start_proxy(&folder, service.url(), "chalk", service.token());
@@ -328,15 +338,15 @@ fn a_pull_through_registry(world: &World) {
     };
     let (one, two) = (node("one"), node("two"));
     let words = ["--image", &image.hash, "--all", "--wait"];
-    let warm = service.warm(&words).ok();
-    let log = proxy.log();
+    service.warm(&words).ok();
     let layout = chalk_tests::Layout::open(&image.layout).manifest();
     for layer in layout["layers"].as_array().unwrap() {
         let digest = layer["digest"].as_str().unwrap();
-        let served = log
-            .lines()
-            .any(|line| line.contains(digest) && line.contains("GET") && line.contains("response"));
-        assert!(served, "{digest} came through the proxy: {warm}\n{log}");
+        wait_until(&format!("{digest} came through the proxy"), || {
+            let log = proxy.log();
+            let mut answers = log.lines().filter(|line| line.contains("response"));
+            answers.any(|line| line.contains(digest) && line.contains("GET"))
+        });
     }
     for node in ["one", "two"] {
         assert_whole(&service, &image, node);
@@ -347,7 +357,10 @@ fn a_pull_through_registry(world: &World) {
 fn nodes_fetch_from_each_other(world: &World) {
     let mut network = Network::new();
     let home = network.host(Some("100mbit"));
-    let service = Service::start_on(&home, &world.folder("each-other"), &QUICK);
+    let mut settings = STEADY.to_vec();
+    // The others have it from nodes, however much later than the first they begin.
+    settings.push(("warm.registry_pulls", "1"));
+    let service = Service::start_on(&home, &world.folder("each-other"), &settings);
     let image = MadeUp::new(world, &service, &layers(4, 2 << 20));
     let nodes: Vec<Node> = (0..6)
         .map(|number| {

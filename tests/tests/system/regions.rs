@@ -1,8 +1,8 @@
 //! Regions with registries of their own, and nodes that go away in the middle of a warm.
 
 use chalk_tests::{
-    Distribution, MadeUp, Network, Node, QUICK, Service, Talk, World, noise, targets, unique,
-    wait_until,
+    Distribution, Host, Layout, MadeUp, Network, Node, QUICK, STEADY, Service, Talk, World, noise,
+    targets, unique, wait_until,
 };
 use serde_json::Value;
 
@@ -18,6 +18,27 @@ pub(crate) const TESTS: &[Test] = &[
         copied_where_a_sandbox_starts,
     ),
 ];
+
+/// Waits until the log of a registry tells that it sent each layer of an image, to a host.
+#[track_caller]
+fn wait_until_served(registry: &Distribution, image: &MadeUp, to: Option<&Host>) {
+    let from = to.map_or_else(String::new, |host| {
+        format!("remoteaddr=\"{}:", host.address())
+    });
+    let manifest = Layout::open(&image.layout).manifest();
+    for layer in manifest["layers"].as_array().unwrap() {
+        let blob = format!("/blobs/{}", layer["digest"].as_str().unwrap());
+        wait_until(&format!("{blob} came from {}", registry.address()), || {
+            let log = registry.log();
+            let mut answers = log
+                .lines()
+                .filter(|line| line.contains("response completed"));
+            answers.any(|line| {
+                line.contains("method=GET") && line.contains(&blob) && line.contains(&from)
+            })
+        });
+    }
+}
 
 fn killed_in_the_middle(world: &World) {
     let mut network = Network::new();
@@ -60,8 +81,8 @@ fn killed_in_the_middle(world: &World) {
         (&2.into(), &1.into())
     );
 
-    // The middle: one node's link carries half a megabyte in a second, so that it needs long.
-    hosts[2].limit("4mbit");
+    // The middle: one node's link carries so little that it needs minutes.
+    hosts[2].limit("256kbit");
     let words = [
         "--json",
         "warm",
@@ -73,6 +94,7 @@ fn killed_in_the_middle(world: &World) {
     ];
     let mut command = service.chalk().args(["compute", "image"]).args(words);
     command = command.args(["--progress", "quiet"]);
+    let before = home.sent();
     let output = world.folder("regions-talk").join("warm");
     let mut warm = Talk::start(&mut command.into_command(), &output);
     let target = |name: &str| {
@@ -112,7 +134,15 @@ fn killed_in_the_middle(world: &World) {
         .find(|node| node["name"] == "killed");
     assert_eq!(lost.unwrap()["state"], "lost", "{shown:#}");
 
-    // Nodes of the region know its registry only: that is where every blob came from.
+    // Nodes of the region know its registry only: that is where every blob came from. What the
+    // service sent is the copy for that registry.
+    let sent = home.sent() - before;
+    assert!(
+        sent < image.size + image.size / 2,
+        "{sent} bytes from home for an image of {}",
+        image.size
+    );
+    wait_until_served(&registry, &image, Some(&hosts[1]));
     let digest = image.digest.as_str();
     assert!(
         registry.log().contains(digest),
@@ -147,7 +177,7 @@ fn killed_in_the_middle(world: &World) {
 fn copied_where_a_sandbox_starts(world: &World) {
     let registry = Distribution::start(&world.folder("west"));
     let registries = format!("west={}/fleet", registry.address());
-    let mut settings = QUICK.to_vec();
+    let mut settings = STEADY.to_vec();
     settings.push(("regions.registries", &registries));
     let service = world.start_empty("west", &settings);
     let image = MadeUp::new(world, &service, &[noise(&unique(), 1000)]);
@@ -155,6 +185,7 @@ fn copied_where_a_sandbox_starts(world: &World) {
     let words = ["--region", "west", "--", "echo", "hello from the west"];
     let ran = service.sandbox(&image.hash, &words).run().ok();
     assert_eq!(ran.stdout, "hello from the west\n");
+    wait_until_served(&registry, &image, None);
     assert!(registry.log().contains("/v2/fleet/"), "below the prefix");
     let listed = service.sandboxes(&["ls", "--all", "--json"]).ok().json();
     assert_eq!(listed[0]["region"], "west", "{listed:#}");
