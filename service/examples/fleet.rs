@@ -322,6 +322,7 @@ async fn node(fleet: Arc<Fleet>, number: usize, joining: Arc<Semaphore>) {
         epoch: "1".into(),
         usage,
         sandboxes: Vec::new(),
+        running: 0,
     };
     reports.send(line(&hello)).await.unwrap();
     let first = u32::try_from(number).unwrap() * 31;

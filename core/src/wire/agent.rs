@@ -230,6 +230,9 @@ pub enum Ask {
     },
 }
 
+/// Longest [`Report`] that the service takes, in bytes.
+pub const MAX_REPORT: usize = 16 << 20;
+
 /// A line from a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -249,9 +252,12 @@ pub enum Report {
         epoch: String,
         /// How full the cache is.
         usage: CacheUsage,
-        /// Every sandbox that the node knows.
+        /// Identifiers of every sandbox that the node knows; a [`Report::Sandbox`] of each follows.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        sandboxes: Vec<SandboxReport>,
+        sandboxes: Vec<String>,
+        /// How many of them run.
+        #[serde(default)]
+        running: usize,
     },
     /// It lives.
     Heartbeat {

@@ -103,6 +103,9 @@ pub struct CacheListing {
     pub images: Vec<CachedImage>,
     /// Everything that takes room, with the reason why it is kept.
     pub items: Vec<CacheItem>,
+    /// How many images and items are not listed, because the answer would be too long.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
 }
 
 /// A thing on a node's disk.
@@ -162,6 +165,13 @@ pub struct GcReport {
     pub kept: Vec<CacheItem>,
     /// Usage afterwards.
     pub usage: CacheUsage,
+    /// How many items of `freed` and `kept` are not listed, because the answer would be too long.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A join token to make.

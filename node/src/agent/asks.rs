@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
-use chalk_core::wire::agent::Ask;
-use chalk_core::wire::{Problem, problem};
+use chalk_core::wire::agent::{Ask, MAX_REPORT};
+use chalk_core::wire::{GcReport, Problem, problem};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::Agent;
 use super::streams;
 
+/// Most bytes of the lists of an answer: half of what a line takes.
+const LISTS: usize = MAX_REPORT / 2;
 /// Longest grace that a stop may have.
 const LONGEST_GRACE: f64 = 24.0 * 3600.0;
 
@@ -24,18 +26,15 @@ pub(super) async fn answer(agent: &Arc<Agent>, ask: Ask) -> Result<Value, Proble
         Ask::CacheList => {
             let mut listing = images.listing().await?;
             listing.node = name();
+            let mut room = LISTS;
+            listing.left_out += bound(&mut listing.images, &mut room);
+            listing.left_out += bound(&mut listing.items, &mut room);
             value(&listing)
         }
         Ask::CacheRemove { digest } => {
-            let mut report = images.remove(digest, false).await?;
-            report.node = name();
-            value(&report)
+            value(&freed(name(), images.remove(digest, false).await?))
         }
-        Ask::CacheCollect { gc } => {
-            let mut report = images.collect(gc).await?;
-            report.node = name();
-            value(&report)
-        }
+        Ask::CacheCollect { gc } => value(&freed(name(), images.collect(gc).await?)),
         Ask::Unpin { digest, label } => {
             images.unpin(digest, &label).await?;
             Ok(Value::Null)
@@ -104,6 +103,30 @@ pub(super) async fn answer(agent: &Arc<Agent>, ask: Ask) -> Result<Value, Proble
     }
 }
 
+fn freed(node: String, mut report: GcReport) -> GcReport {
+    report.node = node;
+    let mut room = LISTS;
+    report.left_out += bound(&mut report.freed, &mut room);
+    report.left_out += bound(&mut report.kept, &mut room);
+    report
+}
+
+/// Leaves of a list what takes at most `room` bytes as JSON, which is taken off; gives how many
+/// went.
+fn bound<T: Serialize>(list: &mut Vec<T>, room: &mut usize) -> u64 {
+    let fits = list.iter().take_while(|item| {
+        let length = serde_json::to_vec(item).map_or(usize::MAX, |json| json.len() + 1);
+        let left = room.checked_sub(length);
+        // What follows a piece that does not fit shall not fill the gap.
+        *room = left.unwrap_or(0);
+        left.is_some()
+    });
+    let fits = fits.count();
+    let whole = list.len();
+    list.truncate(fits);
+    (whole - fits) as u64
+}
+
 /// The answer to a question of a kind that this program does not know.
 pub(super) fn unknown() -> Problem {
     Problem {
@@ -112,6 +135,17 @@ pub(super) fn unknown() -> Problem {
         status: 500,
         detail: format!("its program is version {}", env!("CARGO_PKG_VERSION")),
         hint: "upgrade the node's chalk to the version of the service".to_owned(),
+    }
+}
+
+/// The answer in place of one that no line takes.
+pub(super) fn too_long(bytes: usize) -> Problem {
+    Problem {
+        kind: problem::TOO_LARGE.to_owned(),
+        title: "the node's answer is too long".to_owned(),
+        status: 500,
+        detail: format!("{bytes} bytes; at most {MAX_REPORT} can be sent"),
+        hint: String::new(),
     }
 }
 
@@ -133,4 +167,41 @@ fn value(answer: &impl Serialize) -> Result<Value, Problem> {
         detail: e.to_string(),
         hint: String::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use chalk_core::Digest;
+    use chalk_core::wire::{CacheItem, CacheItemKind, CacheUsage};
+
+    use super::*;
+
+    #[test]
+    fn long_lists_are_cut_and_say_so() {
+        let item = |number: usize| CacheItem {
+            kind: CacheItemKind::File,
+            digest: Digest::of(&number.to_le_bytes()),
+            bytes: 1,
+            why: "a mounted file that no sandbox uses".into(),
+            evictable: true,
+        };
+        let report = |freed: usize, kept: usize| GcReport {
+            node: String::new(),
+            dry_run: true,
+            freed_bytes: 0,
+            freed: (0..freed).map(item).collect(),
+            kept: (0..kept).map(item).collect(),
+            usage: CacheUsage::default(),
+            left_out: 0,
+        };
+        let short = freed("n1".into(), report(3, 2));
+        assert_eq!(
+            (short.freed.len(), short.kept.len(), short.left_out),
+            (3, 2, 0)
+        );
+        let long = freed("n1".into(), report(100_000, 7));
+        assert!(long.freed.len() > 10_000 && long.kept.is_empty());
+        assert_eq!(long.freed.len() as u64 + long.left_out, 100_007);
+        assert!(serde_json::to_vec(&long).unwrap().len() < MAX_REPORT);
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chalk_core::wire::agent::{Order, Report, SandboxReport};
+use chalk_core::wire::agent::{MAX_REPORT, Order, Report, SandboxReport};
 use futures_util::StreamExt as _;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -70,15 +70,35 @@ struct Gone;
 
 impl Outbox {
     async fn say(&self, report: &Report) -> Result<(), Gone> {
-        let mut line = match serde_json::to_vec(report) {
-            Ok(line) => line,
-            Err(error) => {
-                tracing::error!(%error, "a report cannot be written as JSON");
-                return Ok(());
-            }
-        };
+        match line(report) {
+            Some(line) => self.0.send(Some(line.into())).await.map_err(|_| Gone),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A report as a line; `None` when it cannot be one. The service ends a session that sends it a
+/// line that is too long, and with the next one the node would say the same.
+fn line(report: &Report) -> Option<Vec<u8>> {
+    let mut line = match serde_json::to_vec(report) {
+        Ok(line) => line,
+        Err(error) => {
+            tracing::error!(%error, "a report cannot be written as JSON");
+            return None;
+        }
+    };
+    if line.len() < MAX_REPORT {
         line.push(b'\n');
-        self.0.send(Some(line.into())).await.map_err(|_| Gone)
+        return Some(line);
+    }
+    tracing::error!(bytes = line.len(), "a report is too long for the service");
+    match report {
+        Report::Answer { request, .. } => self::line(&Report::Answer {
+            request: *request,
+            value: None,
+            error: Some(asks::too_long(line.len())),
+        }),
+        _ => None,
     }
 }
 
@@ -92,8 +112,6 @@ pub(super) async fn hold(
 ) -> Result<End, SessionError> {
     let (sender, lines) = mpsc::channel(WAITING);
     let outbox = Outbox(sender);
-    // From here on no change is missed: what happens before the list is made is in it.
-    let sandbox_changes = agent.sandboxes.changes();
     // The channel is empty, so this does not wait.
     let _ = outbox.say(&hello(agent)).await;
     let lines = ReceiverStream::new(lines).take_while(|line| std::future::ready(line.is_some()));
@@ -106,7 +124,7 @@ pub(super) async fn hold(
     let (welcome, welcomed) = oneshot::channel();
     let writing = tokio::spawn({
         let (agent, outbox, stop) = (agent.clone(), outbox.clone(), stop.clone());
-        async move { write(&agent, &outbox, welcomed, sandbox_changes, &stop).await }
+        async move { write(&agent, &outbox, welcomed, &stop).await }
     });
     let end = tokio::select! {
         end = read(agent, response, &outbox, welcome, joined) => end,
@@ -117,13 +135,16 @@ pub(super) async fn hold(
 }
 
 fn hello(agent: &Agent) -> Report {
+    let sandboxes = agent.sandboxes.reports();
+    let running = sandboxes.iter().filter(|s| !s.state.is_final()).count();
     Report::Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         labels: agent.settings.labels.clone(),
         mirror: agent.mirror.clone(),
         epoch: agent.epoch.clone(),
         usage: agent.images.usage(),
-        sandboxes: agent.sandboxes.reports(),
+        sandboxes: sandboxes.into_iter().map(|report| report.id).collect(),
+        running,
     }
 }
 
@@ -227,7 +248,6 @@ async fn write(
     agent: &Agent,
     outbox: &Outbox,
     welcomed: oneshot::Receiver<Welcome>,
-    mut sandboxes: broadcast::Receiver<SandboxReport>,
     stop: &CancellationToken,
 ) -> Result<(), Gone> {
     let Welcome {
@@ -237,6 +257,7 @@ async fn write(
         welcome = welcomed => welcome.map_err(|_| Gone)?,
         () = stop.cancelled() => return outbox.0.send(None).await.map_err(|_| Gone),
     };
+    let mut sandboxes = say_sandboxes(agent, outbox).await?;
     let mut known = cache_known;
     let mut revisions = agent.images.revision();
     let mut cache_due = Some(Instant::now());
@@ -256,12 +277,7 @@ async fn write(
             change = sandboxes.recv() => match change {
                 Ok(report) => outbox.say(&Report::Sandbox(report)).await?,
                 // More changes than are kept: every state as it is now says as much.
-                Err(RecvError::Lagged(_)) => {
-                    sandboxes = agent.sandboxes.changes();
-                    for report in agent.sandboxes.reports() {
-                        outbox.say(&Report::Sandbox(report)).await?;
-                    }
-                }
+                Err(RecvError::Lagged(_)) => sandboxes = say_sandboxes(agent, outbox).await?,
                 Err(RecvError::Closed) => return Err(Gone),
             },
             () = agent.warms.changed() => warms_due = say_warms(agent, outbox).await?,
@@ -292,6 +308,20 @@ async fn until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
+}
+
+/// Says the state of every sandbox, one a line: all together may be more than a line takes. Gives
+/// what changes from then on.
+async fn say_sandboxes(
+    agent: &Agent,
+    outbox: &Outbox,
+) -> Result<broadcast::Receiver<SandboxReport>, Gone> {
+    // Before looking, so that no change is missed.
+    let changes = agent.sandboxes.changes();
+    for report in agent.sandboxes.reports() {
+        outbox.say(&Report::Sandbox(report)).await?;
+    }
+    Ok(changes)
 }
 
 async fn say_warms(agent: &Agent, outbox: &Outbox) -> Result<Option<Instant>, Gone> {

@@ -165,6 +165,7 @@ impl Images for SimulatedImages {
             usage: self.usage(),
             images: held(&self.images).clone(),
             items: Vec::new(),
+            left_out: 0,
         })
     }
 
@@ -224,6 +225,7 @@ impl Images for SimulatedImages {
             freed: Vec::new(),
             kept: Vec::new(),
             usage: self.usage(),
+            left_out: 0,
         })
     }
 

@@ -61,6 +61,7 @@ impl Cache {
             usage: self.inner.usage(&state),
             images: images.flatten().collect(),
             items: Vec::new(),
+            left_out: 0,
         };
         drop(state);
         if let Some(files) = self.inner.files.get() {
@@ -251,6 +252,7 @@ impl Inner {
             freed,
             kept,
             usage: self.usage(state),
+            left_out: 0,
         }
     }
 }

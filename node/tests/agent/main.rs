@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chalk_core::source::MemoryFiles;
-use chalk_core::wire::{BuildReply, BuildRequest, Node, NodeState, Plan, ResolveRequest};
+use chalk_core::wire::agent::SandboxReport;
+use chalk_core::wire::{
+    BuildReply, BuildRequest, Node, NodeState, Plan, ResolveRequest, SandboxState,
+};
 use chalk_core::{Digest, Image, Spec};
 use chalk_node::agent::{AgentEnd, AgentError};
 use chalk_node::{Join, NodeError, NodeSettings, Parts, RunningNode};
@@ -261,6 +264,39 @@ async fn a_node_is_drained_and_removed() {
         "{end}"
     );
     drop(node);
+    world.stop_service().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_sandboxes_than_a_line_takes_keep_no_node_away() {
+    let mut world = World::new().await;
+    let fakes = Fakes::default();
+    let argument = "x".repeat(4 << 10);
+    fakes.sandboxes.know((0..4200).map(|number| SandboxReport {
+        id: format!("sb-{number}"),
+        state: SandboxState::Exited,
+        args: vec![argument.clone()],
+        warm: false,
+        started: None,
+        finished: None,
+        exit_code: Some(0),
+        ended_by: None,
+        error: None,
+        warnings: Vec::new(),
+    }));
+    let node = world.node(world.admin(), &fakes).await.unwrap();
+    let connected = tokio::time::timeout(PATIENCE, node.connected()).await;
+    assert!(connected.expect("connects"));
+    world.until(NodeState::Ready).await;
+    // The service knows none of them, and says so.
+    let forgotten = async {
+        while fakes.sandboxes.removals() < 4200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let forgotten = tokio::time::timeout(PATIENCE, forgotten).await;
+    assert!(forgotten.is_ok(), "{}", fakes.sandboxes.removals());
+    node.shutdown().await;
     world.stop_service().await;
 }
 

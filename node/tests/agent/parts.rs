@@ -74,6 +74,7 @@ impl CountingImages {
             freed: Vec::new(),
             kept: Vec::new(),
             usage: self.usage(),
+            left_out: 0,
         }
     }
 }
@@ -121,6 +122,7 @@ impl Images for CountingImages {
             usage: self.usage(),
             images: self.since(Some(0)).put,
             items: Vec::new(),
+            left_out: 0,
         })
     }
 
@@ -152,14 +154,18 @@ impl Images for CountingImages {
 
 pub(crate) struct CountingSandboxes {
     changes: broadcast::Sender<SandboxReport>,
+    known: Mutex<Vec<SandboxReport>>,
     ends: AtomicUsize,
+    removals: AtomicUsize,
 }
 
 impl Default for CountingSandboxes {
     fn default() -> Self {
         Self {
             changes: broadcast::Sender::new(16),
+            known: Mutex::default(),
             ends: AtomicUsize::new(0),
+            removals: AtomicUsize::new(0),
         }
     }
 }
@@ -168,6 +174,16 @@ impl CountingSandboxes {
     /// How often all were ended.
     pub(crate) fn ends(&self) -> usize {
         self.ends.load(Ordering::SeqCst)
+    }
+
+    /// Has it know sandboxes.
+    pub(crate) fn know(&self, reports: impl Iterator<Item = SandboxReport>) {
+        self.known.lock().unwrap().extend(reports);
+    }
+
+    /// How many were removed.
+    pub(crate) fn removals(&self) -> usize {
+        self.removals.load(Ordering::SeqCst)
     }
 }
 
@@ -186,7 +202,7 @@ impl Sandboxes for CountingSandboxes {
     fn start(&self, _: String, _: ImageRef, _: SandboxRequest) {}
 
     fn reports(&self) -> Vec<SandboxReport> {
-        Vec::new()
+        self.known.lock().unwrap().clone()
     }
 
     fn changes(&self) -> broadcast::Receiver<SandboxReport> {
@@ -217,8 +233,15 @@ impl Sandboxes for CountingSandboxes {
         Err(none())
     }
 
-    async fn remove(&self, _: &str) -> Result<(), Problem> {
-        Err(none())
+    async fn remove(&self, id: &str) -> Result<(), Problem> {
+        let mut known = self.known.lock().unwrap();
+        let before = known.len();
+        known.retain(|report| report.id != id);
+        if known.len() == before {
+            return Err(none());
+        }
+        self.removals.fetch_add(1, Ordering::SeqCst);
+        Ok(())
     }
 
     async fn output(&self, _: &str, _: &str, _: u64, _: bool) -> Result<Output, Problem> {

@@ -227,7 +227,8 @@ impl Nodes {
             mirror,
             epoch,
             usage,
-            sandboxes,
+            running,
+            ..
         } = hello
         else {
             return false;
@@ -242,7 +243,7 @@ impl Nodes {
         entry.record.last_seen = now();
         entry.mirror.clone_from(mirror);
         entry.usage = *usage;
-        entry.sandboxes = sandboxes.iter().filter(|s| !s.state.is_final()).count();
+        entry.sandboxes = *running;
         if entry.epoch != *epoch || epoch.is_empty() {
             caches.clear(&mut entry.held);
             entry.revision = None;

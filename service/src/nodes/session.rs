@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use chalk_core::wire::agent::{Ask, Order, Report};
+use chalk_core::wire::agent::{Ask, MAX_REPORT, Order, Report};
 use chalk_core::wire::{Problem, problem};
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -26,8 +26,6 @@ use crate::fleet::Fleet;
 
 /// Orders that may wait for a node.
 const QUEUE: usize = 4096;
-/// Longest line of a node: the list of a big cache.
-const LINE_LIMIT: usize = 16 << 20;
 /// How long a node may take for its first line.
 const HELLO: Duration = Duration::from_secs(30);
 /// How long a session that is to end goes on, so that the last orders get through.
@@ -178,7 +176,7 @@ pub(crate) fn open(fleet: &Arc<Fleet>, node: Arc<str>, host: String, body: Body)
         end: end.clone(),
         followers: AtomicUsize::new(0),
     });
-    tokio::spawn(run(fleet.clone(), session, Lines::new(body, LINE_LIMIT)));
+    tokio::spawn(run(fleet.clone(), session, Lines::new(body, MAX_REPORT)));
     let lines = ReceiverStream::new(queue).map(Ok::<_, Infallible>);
     let headers = [
         (header::CONTENT_TYPE, "application/x-ndjson"),

@@ -406,19 +406,18 @@ impl Sandboxes {
         living.cloned().collect()
     }
 
-    /// A node is connected, and says which sandboxes it knows; `believed` are those that were
-    /// thought to live there before it said so.
-    pub(crate) fn up(&self, node: &str, reports: &[SandboxReport], believed: Vec<String>) {
-        for report in reports {
-            let known = self.state().entries.contains_key(&report.id);
-            if known {
-                self.report(node, report);
-            } else {
-                self.forget_there(node, report.id.clone());
+    /// A node is connected, and says which sandboxes it knows (their states it reports
+    /// afterwards); `believed` are those that were thought to live there before it said so.
+    pub(crate) fn up(&self, node: &str, there: &[String], believed: Vec<String>) {
+        let there: BTreeSet<&String> = there.iter().collect();
+        for id in &there {
+            let known = self.state().entries.contains_key(*id);
+            if !known {
+                self.forget_there(node, (*id).clone());
             }
         }
         for id in believed {
-            if !reports.iter().any(|report| report.id == id) {
+            if !there.contains(&id) {
                 self.lose(&id, &format!("node `{node}` knows nothing of it any more"));
             }
         }

@@ -121,9 +121,13 @@ impl Joined {
                 mirror: agent.joined.mirror.clone(),
                 epoch: agent.joined.epoch.clone(),
                 usage: CacheUsage::default(),
-                sandboxes: agent.joined.sandboxes.clone(),
+                sandboxes: agent.joined.sandboxes.iter().map(|s| s.id.clone()).collect(),
+                running: 0,
             })
             .await;
+        for sandbox in &agent.joined.sandboxes {
+            agent.report(&Report::Sandbox(sandbox.clone())).await;
+        }
         Ok(agent)
     }
 }

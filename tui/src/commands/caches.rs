@@ -114,8 +114,17 @@ fn images(listings: &[CacheListing]) -> Result<(), Failure> {
             bytes(usage.size_limit),
             bytes(usage.held)
         ))?;
+        left_out(&listing.node, listing.left_out)?;
     }
     Ok(())
+}
+
+/// Says that a list is not whole.
+fn left_out(node: &str, count: u64) -> Result<(), Failure> {
+    if count == 0 {
+        return Ok(());
+    }
+    output::line(&format!("{node}: {count} more are too many to list"))
 }
 
 fn items(listings: &[CacheListing]) -> Result<(), Failure> {
@@ -132,7 +141,11 @@ fn items(listings: &[CacheListing]) -> Result<(), Failure> {
             row
         })
         .collect();
-    output::table(&["NODE", "KIND", "DIGEST", "SIZE", "", "WHY"], &rows)
+    output::table(&["NODE", "KIND", "DIGEST", "SIZE", "", "WHY"], &rows)?;
+    for listing in listings {
+        left_out(&listing.node, listing.left_out)?;
+    }
+    Ok(())
 }
 
 fn cells(item: &CacheItem) -> Vec<String> {
@@ -166,6 +179,7 @@ fn tell(report: &GcReport) -> Result<(), Failure> {
     if !rows.is_empty() {
         output::table(&["", "KIND", "DIGEST", "SIZE", "WHY"], &rows)?;
     }
+    left_out(&report.node, report.left_out)?;
     output::line(&format!(
         "{}: {went} {}, {} of {} used",
         report.node,
