@@ -215,10 +215,7 @@ async fn read(
 fn carry_out(agent: &Arc<Agent>, outbox: &Outbox, order: Order) {
     match order {
         Order::Welcome { .. } | Order::Removed => {}
-        Order::Prewarm { images } => {
-            let prewarm = agent.prewarm.clone();
-            tokio::spawn(async move { prewarm.set(images).await });
-        }
+        Order::Prewarm { images } => agent.prewarm.set(images),
         Order::Warm { id, image, pin } => agent.warms.order(&id, image, pin),
         Order::CancelWarm { id } => agent.warms.cancel(&id),
         Order::StartSandbox { id, image, request } => {
