@@ -164,7 +164,7 @@ pub(crate) struct Inner {
     revision: watch::Sender<u64>,
     /// Wakes those who wait for a layer to be on its way.
     pub(crate) flying: watch::Sender<u64>,
-    pub(crate) parallel: Semaphore,
+    pub(crate) parallel: Arc<Semaphore>,
     pub(crate) memory: Arc<Semaphore>,
     pub(crate) memory_units: u32,
     /// Peers that failed lately, and until when they are passed over.
@@ -224,7 +224,7 @@ impl Cache {
                 state: Mutex::new(state),
                 revision: watch::Sender::new(1),
                 flying: watch::Sender::new(0),
-                parallel: Semaphore::new(settings.parallel.max(1)),
+                parallel: Arc::new(Semaphore::new(settings.parallel.max(1))),
                 memory: Arc::new(Semaphore::new(units as usize)),
                 memory_units: units,
                 lame: Mutex::default(),

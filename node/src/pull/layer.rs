@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use chalk_core::Digest;
 use chalk_store::Blob;
 use chalk_store::registry::{BlobSource, RegistryError};
-use tokio::sync::{SemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
@@ -132,7 +133,13 @@ impl Seat {
         state.flights.insert(layer.digest, Arc::clone(&flight));
         drop(state);
         cache.inner.flying.send_modify(|n| *n += 1);
-        tokio::spawn(fly(cache.clone(), Arc::clone(&flight), source.clone()));
+        let turn = turn(&cache.inner.parallel);
+        tokio::spawn(fly(
+            cache.clone(),
+            Arc::clone(&flight),
+            source.clone(),
+            turn,
+        ));
         Self {
             flight,
             began: true,
@@ -163,7 +170,28 @@ impl Drop for Seat {
     }
 }
 
-async fn fly(cache: Cache, flight: Arc<Flight>, source: ImageSource) {
+/// The turn to be fetched. Its place in the line is taken now: layers are fetched in the order of
+/// their image, so that nodes that pull from each other fetch the same ones at the same time.
+/// Tasks would stand in line in the order in which the runtime gets to them.
+fn turn(parallel: &Arc<Semaphore>) -> impl Future<Output = Result<OwnedSemaphorePermit>> + use<> {
+    let mut turn = Box::pin(Arc::clone(parallel).acquire_owned());
+    let mut context = Context::from_waker(Waker::noop());
+    let first = turn.as_mut().poll(&mut context);
+    async move {
+        let slot = match first {
+            Poll::Ready(slot) => slot,
+            Poll::Pending => turn.await,
+        };
+        slot.map_err(|_| CacheError::Cancelled)
+    }
+}
+
+async fn fly(
+    cache: Cache,
+    flight: Arc<Flight>,
+    source: ImageSource,
+    turn: impl Future<Output = Result<OwnedSemaphorePermit>>,
+) {
     let mut pull = Pull {
         cache: &cache,
         flight: &flight,
@@ -171,7 +199,7 @@ async fn fly(cache: Cache, flight: Arc<Flight>, source: ImageSource) {
         distrusted: BTreeSet::new(),
     };
     let landed = tokio::select! {
-        landed = pull.run() => landed,
+        landed = pull.run(turn) => landed,
         () = flight.cancel.cancelled() => Err(CacheError::Cancelled),
     };
     let result = match landed {
@@ -207,13 +235,15 @@ struct Senders {
     origin: bool,
 }
 
-impl<'a> Pull<'a> {
+impl Pull<'_> {
     /// Fetches the layer, which then waits for its name; gives the slot that it was fetched in.
-    async fn run(&mut self) -> Result<(Box<Prepared>, SemaphorePermit<'a>)> {
+    async fn run(
+        &mut self,
+        turn: impl Future<Output = Result<OwnedSemaphorePermit>>,
+    ) -> Result<(Box<Prepared>, OwnedSemaphorePermit)> {
+        let slot = turn.await?;
         let cache = self.cache;
         let inner = &cache.inner;
-        let slot = inner.parallel.acquire().await;
-        let slot = slot.map_err(|_| CacheError::Cancelled)?;
         let small = ((BUFFERS + NAMES) / MEMORY_UNIT).min(u64::from(inner.memory_units)) as u32;
         let (mut units, mut emptied, mut repeated) = (small, false, false);
         loop {

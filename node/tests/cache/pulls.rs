@@ -74,6 +74,26 @@ async fn layers_come_whole_whatever_their_compression() {
     assert_whole(&cache, &image);
 }
 
+/// A node that pulls from another one would wait for layers that the other has not begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_are_fetched_in_the_order_of_the_image() {
+    let layers: Vec<Layer> = (0..12)
+        .map(|seed| Layer::noise(seed, 10_000, Packing::Plain))
+        .collect();
+    let image = Image::new("ordered", &layers);
+    let registry = Registry::start(&[&image]).await;
+    let temp = tempfile::tempdir().unwrap();
+    let cache = crate::open(CacheSettings {
+        parallel: 1,
+        ..settings(temp.path())
+    });
+    let source = source(&registry, &image);
+    cache.ensure(&source, None, &silent()).await.unwrap();
+    let expect: Vec<_> = image.layers.iter().map(|layer| layer.digest).collect();
+    // The config comes first.
+    assert_eq!(registry.order()[1..], expect);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn directories_stand_in_where_there_is_no_erofs() {
     let temp = tempfile::tempdir().unwrap();

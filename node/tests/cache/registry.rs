@@ -259,6 +259,12 @@ impl Registry {
         of.map(|(_, range)| range.clone()).collect()
     }
 
+    /// What was asked for, in that order.
+    pub(crate) fn order(&self) -> Vec<Digest> {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().map(|(digest, _)| *digest).collect()
+    }
+
     /// Bytes of layers sent so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
