@@ -35,7 +35,9 @@ struct State {
     job: Option<Job>,
     why_cancelled: Option<String>,
     followers: usize,
-    /// Counts followers that came.
+    /// Clients that asked for it and have not come to follow it yet.
+    expected: usize,
+    /// Counts clients that came: to join it, and to follow it.
     epoch: u64,
     /// Closing: nobody may share it any more.
     closing: bool,
@@ -57,6 +59,8 @@ impl Live {
                 job: None,
                 why_cancelled: None,
                 followers: 0,
+                // The one that asked for it.
+                expected: 1,
                 epoch: 0,
                 closing: false,
             }),
@@ -116,6 +120,9 @@ impl Live {
             self.detached.store(true, Ordering::Relaxed);
         }
         let mut state = self.state();
+        // A client that leaves meanwhile is not the last one.
+        state.expected += 1;
+        state.epoch += 1;
         if let Some(name) = &wanted.name
             && !state.names.contains(name)
         {
@@ -179,6 +186,13 @@ impl Live {
         let over = state.record.status.is_final();
         !over && self.cancels_when_left() && state.followers == 0 && state.epoch == epoch
     }
+
+    /// Whether nobody follows it now, nobody is about to, and nobody wants it all the same.
+    pub(super) fn left_for_good(&self) -> bool {
+        let state = self.state();
+        let over = state.record.status.is_final();
+        !over && self.cancels_when_left() && state.followers == 0 && state.expected == 0
+    }
 }
 
 impl EventSink for Live {
@@ -206,6 +220,7 @@ impl FollowGuard {
     pub(super) fn new(live: Arc<Live>, builds: &Arc<Builds>) -> Self {
         let mut state = live.state();
         state.followers += 1;
+        state.expected = state.expected.saturating_sub(1);
         state.epoch += 1;
         drop(state);
         Self {

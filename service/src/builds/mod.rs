@@ -188,15 +188,19 @@ impl Builds {
     }
 
     /// The build that a request may share, if there is one.
-    pub(crate) fn join(&self, wanted: &Wanted) -> Option<Build> {
+    pub(crate) fn join(self: &Arc<Self>, wanted: &Wanted) -> Option<Build> {
         self.joinable(&self.queue(), wanted)
     }
 
-    fn joinable(&self, queue: &Queue, wanted: &Wanted) -> Option<Build> {
+    fn joinable(self: &Arc<Self>, queue: &Queue, wanted: &Wanted) -> Option<Build> {
         let shared = queue.live.values().find(|live| {
             live.hash() == wanted.image_hash && (live.forced() || !wanted.force) && live.open()
         })?;
         shared.join(wanted);
+        if shared.cancels_when_left() {
+            // In case that this client never follows it.
+            self.watch_left(shared);
+        }
         tracing::info!(id = shared.id(), hash = %wanted.image_hash, "build is shared");
         Some(shared.snapshot())
     }
@@ -331,7 +335,8 @@ impl Builds {
     }
 
     /// A client that followed a build goes for good: ends the build now, without the grace that a
-    /// broken connection has, unless another client follows it or it is to go on without any.
+    /// broken connection has, unless another client follows it or is about to, or it is to go on
+    /// without any.
     ///
     /// # Errors
     /// When there is no such build, or the index fails.
@@ -342,7 +347,7 @@ impl Builds {
         };
         // The leaving client's own connection may still be on its way down.
         for _ in 0..LEAVE_TRIES {
-            if live.left_since(live.epoch()) {
+            if live.left_for_good() {
                 self.end(&live, "its last client left");
                 break;
             }

@@ -1,6 +1,7 @@
 //! The queue: single flight, limits, cancellation.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use chalk_core::wire::{Build, BuildReply, BuildStatus, EventKind, StepState, problem};
 use reqwest::Method;
@@ -158,7 +159,11 @@ async fn builds_are_cancelled_while_they_run_and_while_they_wait() {
 #[tokio::test]
 async fn a_build_ends_with_its_last_client_if_all_of_them_say_so() {
     let dir = tempfile::tempdir().unwrap();
-    let api = Api::start(settings(dir.path())).await;
+    let mut settings = settings(dir.path());
+    // A client has as long to follow what it asked for, also on a busy machine.
+    let grace = Duration::from_secs(5);
+    settings.build.disconnect_grace = grace;
+    let api = Api::start(settings).await;
     let mut bound = request(commands(&["wait", "bound"]));
     bound.cancel_on_disconnect = true;
     let path = |id: &str| format!("/v1/builds/{id}/events");
@@ -171,7 +176,7 @@ async fn a_build_ends_with_its_last_client_if_all_of_them_say_so() {
         .await
         .unwrap();
     stream.chunk().await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tokio::time::sleep(grace + Duration::from_millis(500)).await;
     let build: Build = api.get(&format!("/v1/builds/{}", left.id)).await;
     assert_eq!(build.status, BuildStatus::Running);
     drop(stream);
@@ -199,12 +204,43 @@ async fn a_build_ends_with_its_last_client_if_all_of_them_say_so() {
             .await
             .unwrap(),
     );
-    tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    tokio::time::sleep(grace + Duration::from_millis(500)).await;
     api.control.gate.add_permits(1);
     assert_eq!(
         end_of(&api.events(&kept.id, 0).await).status,
         BuildStatus::Built
     );
+    api.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_no_build_from_one_that_is_about_to_follow() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    settings.build.disconnect_grace = Duration::from_secs(600);
+    let api = Api::start(settings).await;
+    let mut bound = request(commands(&["wait", "bound"]));
+    bound.cancel_on_disconnect = true;
+    let build = api.accepted(&bound).await;
+    let path = format!("/v1/builds/{}/events", build.id);
+    let mut stream = api.request(Method::GET, &path).send().await.unwrap();
+    stream.chunk().await.unwrap();
+    let leave = format!("/v1/builds/{}?leave=true", build.id);
+    // The second has asked for it, and does not follow it yet.
+    assert_eq!(api.accepted(&bound).await.id, build.id);
+    drop(stream);
+    let left: Build = ok(api.request(Method::DELETE, &leave)).await;
+    assert!(!left.status.is_final(), "{left:?}");
+    let mut second = api.request(Method::GET, &path).send().await.unwrap();
+    second.chunk().await.unwrap();
+    // It is the last one.
+    drop(second);
+    let _: Build = ok(api.request(Method::DELETE, &leave)).await;
+    let ended = api
+        .until_build(&build.id, |build| build.status.is_final())
+        .await;
+    assert_eq!(ended.status, BuildStatus::Cancelled);
+    assert_eq!(ended.error.unwrap().detail, "its last client left");
     api.running.shutdown().await;
 }
 

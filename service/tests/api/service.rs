@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chalk_core::spec::{Base, BaseImage, Spec, Step, StepKind};
@@ -26,6 +26,9 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+/// Longest that anything that is waited for may take on a slow and busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What tests see of the engine.
 #[derive(Debug)]
@@ -338,7 +341,8 @@ impl Api {
 
     /// Waits until something is so.
     pub(crate) async fn until(&self, what: impl Fn(&Control) -> bool) {
-        for _ in 0..1000 {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
             if what(&self.control) {
                 return;
             }
@@ -349,7 +353,8 @@ impl Api {
 
     /// Waits until a build is as wanted.
     pub(crate) async fn until_build(&self, id: &str, what: impl Fn(&Build) -> bool) -> Build {
-        for _ in 0..1000 {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
             let build: Build = self.get(&format!("/v1/builds/{id}")).await;
             if what(&build) {
                 return build;

@@ -1,12 +1,11 @@
 //! Several clients, and clients that do not stay.
 
-use std::time::{Duration, Instant};
-
-use chalk_tests::{Project, Service, World, unique};
+use chalk_tests::{Project, Service, Talk, World, run, tool, unique, wait_for, wait_until};
 use serde_json::Value;
 
 use crate::Test;
 use crate::failures::{sleep_mark, wait_for_process};
+use crate::restarts::process_with;
 
 pub(crate) const TESTS: &[Test] = &[
     ("two_clients_share_one_build", two_clients_share_one_build),
@@ -44,16 +43,17 @@ fn builds(service: &Service, hash: &str) -> Vec<Value> {
 
 fn two_clients_share_one_build(world: &World) {
     let service = world.service();
-    let mark = sleep_mark().replace('.', "");
+    let mark = sleep_mark();
     let project = project(&format!(
-        "sleep 2.{mark}; cat /proc/sys/kernel/random/uuid > /stamp"
+        "sleep {mark}; cat /proc/sys/kernel/random/uuid > /stamp"
     ));
     let file = project.arg("image.toml");
     let (first, second) = std::thread::scope(|scope| {
-        let build = || service.build(&file);
-        let first = scope.spawn(build);
-        wait_for_process(&format!("2.{mark}"), true);
-        let second = scope.spawn(build);
+        let first = scope.spawn(|| service.build(&file));
+        wait_for_process(&mark, true);
+        let second = scope.spawn(|| build_late(service, &file));
+        wait_until_shared(service, &file);
+        wake(&mark);
         (first.join().unwrap(), second.join().unwrap())
     });
     assert_eq!(first["digest"], second["digest"]);
@@ -66,52 +66,83 @@ fn two_clients_share_one_build(world: &World) {
     assert_eq!(ran.len(), 1, "one build ran: {ran:#?}");
 }
 
+/// Builds as a second client, under a name by which the service tells that it was asked.
+#[track_caller]
+fn build_late(service: &Service, file: &str) -> Value {
+    let words = ["build", file, "--json", "--name", "shared/late:1"];
+    service.image(&words).ok().result()
+}
+
+/// Waits until the request of [`build_late`] is part of the build that runs.
+#[track_caller]
+fn wait_until_shared(service: &Service, file: &str) {
+    let hash = service.image(&["hash", file, "--json"]).ok().json()["image_hash"].clone();
+    let hash = hash.as_str().unwrap();
+    wait_until("the build is shared", || {
+        let found = builds(service, hash);
+        found.iter().any(|build| {
+            let name = build["name"].as_str().unwrap_or_default();
+            build["status"] == "running" && name.ends_with("shared/late:1")
+        })
+    });
+}
+
+/// Ends a `sleep` of a step, which goes on with what follows.
+#[track_caller]
+fn wake(mark: &str) {
+    let process = process_with(mark);
+    run(&mut tool("kill", [&process])).ok();
+}
+
 fn a_client_that_goes_away(world: &World) {
     let service = world.service();
     for signal in ["-KILL", "-INT"] {
-        let mark = sleep_mark().replace('.', "");
-        let project = project(&format!("sleep 3.{mark}"));
+        let mark = sleep_mark();
+        let project = project(&format!("echo up; sleep {mark}; true"));
         let file = project.arg("image.toml");
-        let build = ["compute", "image", "build", &file];
-        let mut leaving = service.chalk().args(build).start();
-        wait_for_process(&format!("3.{mark}"), true);
+        let mut leaving = follow(world, service, &file);
+        wait_for_process(&mark, true);
         let staying = std::thread::scope(|scope| {
-            let staying = scope.spawn(|| service.build(&file));
-            std::thread::sleep(Duration::from_millis(500));
+            let staying = scope.spawn(|| build_late(service, &file));
+            wait_until_shared(service, &file);
             leaving.signal(signal);
-            leaving.wait();
+            leaving.end();
+            wake(&mark);
             staying.join().unwrap()
         });
         assert_eq!(staying["status"], "built", "{signal}: {staying:#}");
     }
 }
 
+/// Builds in the background, and waits until the client follows a step that says `up`: it listens to
+/// signals by then.
+#[track_caller]
+fn follow(world: &World, service: &Service, file: &str) -> Talk {
+    let build = ["compute", "image", "build", file, "--progress", "plain"];
+    let output = world.folder("follow").join("build");
+    let talk = Talk::start(&mut service.chalk().args(build).into_command(), &output);
+    talk.wait_for_error("up");
+    talk
+}
+
 fn an_interrupted_client_ends_its_build(world: &World) {
     let service = world.service();
     for (signal, code) in [("-INT", Some(130)), ("-KILL", None)] {
         let mark = sleep_mark();
-        let project = project(&format!("sleep {mark}"));
+        let project = project(&format!("echo up; sleep {mark}"));
         let file = project.arg("image.toml");
-        let mut client = service
-            .chalk()
-            .args(["compute", "image", "build", &file])
-            .start();
+        let mut client = follow(world, service, &file);
         wait_for_process(&mark, true);
         client.signal(signal);
-        assert_eq!(client.wait(), code, "after {signal}");
+        assert_eq!(client.end(), code, "after {signal}");
         // Nobody waits for this build any more.
         wait_for_process(&mark, false);
         let hash = service.image(&["hash", &file, "--json"]).ok().json()["image_hash"].clone();
         let hash = hash.as_str().unwrap();
-        let until = Instant::now() + Duration::from_secs(30);
-        loop {
+        wait_until("the build is cancelled", || {
             let found = builds(service, hash);
-            if found.iter().all(|build| build["status"] == "cancelled") {
-                break;
-            }
-            assert!(Instant::now() < until, "{found:#?}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            found.iter().all(|build| build["status"] == "cancelled")
+        });
     }
 }
 
@@ -127,15 +158,10 @@ fn a_build_is_cancelled(world: &World) {
     let id = detached["id"].as_str().expect("an id");
     wait_for_process(&mark, true);
     let reaches = |what: &dyn Fn(&Value) -> bool| {
-        let until = Instant::now() + Duration::from_secs(60);
-        loop {
+        wait_for("a state of the build", || {
             let build = service.get(&format!("/v1/builds/{id}"));
-            if what(&build) {
-                return build;
-            }
-            assert!(Instant::now() < until, "{build:#}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            what(&build).then_some(build)
+        })
     };
     reaches(&|build| build["steps"][0]["state"] == "ran");
     service.image(&["cancel", id]).ok();
