@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::service::{Api, ok};
+use crate::service::{Api, PATIENCE, ok};
 
 /// A machine that joined.
 #[derive(Debug, Clone)]
@@ -155,7 +155,7 @@ impl Agent {
         if let Some(order) = self.seen.pop_front() {
             return Some(order);
         }
-        let order = tokio::time::timeout(Duration::from_secs(20), self.orders.recv());
+        let order = tokio::time::timeout(PATIENCE, self.orders.recv());
         order.await.expect("an order")
     }
 

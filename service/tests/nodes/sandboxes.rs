@@ -240,7 +240,7 @@ async fn mounted_files_are_asked_for() {
 async fn records_follow_the_node() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = settings(dir.path());
-    settings.nodes.lost_after = Duration::from_millis(1500);
+    settings.nodes.lost_after = Duration::from_secs(8);
     let api = Api::start(settings.clone()).await;
     let image = api.image("x").await;
     let node = Agent::new(&api, "n").await;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chalk_core::spec::{Base, Spec, Step, StepKind};
@@ -22,6 +22,9 @@ use reqwest::{Method, RequestBuilder};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+
+/// Longest that anything that is waited for may take on a slow and busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -79,7 +82,8 @@ pub(crate) fn settings(state: &Path) -> Settings {
     let mut settings = Settings::embedded();
     settings.state.dir = state.to_owned();
     settings.nodes.heartbeat = Duration::from_secs(1);
-    settings.nodes.lost_after = Duration::from_secs(20);
+    // No busy machine makes believe that a node is lost.
+    settings.nodes.lost_after = Duration::from_secs(600);
     settings.prewarm.images.clear();
     settings.sandboxes.disconnect_grace = Duration::from_millis(200);
     settings
@@ -255,7 +259,8 @@ pub(crate) async fn problem(request: RequestBuilder) -> Problem {
 
 /// Waits until something comes about.
 pub(crate) async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    for _ in 0..3000 {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
         if let Some(found) = look().await {
             return found;
         }
