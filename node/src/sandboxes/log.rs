@@ -1,16 +1,15 @@
 //! Output of one process, kept on disk up to a limit: the oldest goes first.
 //!
 //! A log is a directory of segments. A segment is named by the number of its first event and holds
-//! records: number (8 bytes), stream (1), length (4, all little-endian), bytes. Readers find what
-//! they have not seen yet by number; where it was dropped meanwhile, they are told how much.
-//! Nothing is dropped as long as somebody follows and reads ([`followers`]).
+//! [`records`]. Readers find what they have not seen yet by number; where it was dropped meanwhile,
+//! they are told how much. Nothing is dropped as long as somebody follows and reads ([`followers`]).
 
 mod followers;
+mod records;
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,17 +17,13 @@ use chalk_core::wire::{OutputEvent, OutputEventKind, Stream};
 use tokio::sync::watch;
 
 use followers::Followers;
+use records::{Record, Records};
 
 /// Into how many segments the kept output is divided: as much goes at a time.
 const SEGMENTS: u64 = 8;
 
 /// Least bytes of a segment.
 const MIN_SEGMENT: u64 = 64 << 10;
-
-/// Longest record.
-const MAX_RECORD: u32 = 1 << 20;
-
-const HEADER: usize = 13;
 
 /// The output of one process. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -63,6 +58,8 @@ struct Segment {
     path: PathBuf,
     /// Bytes of output in it, headers left out.
     bytes: u64,
+    /// Bytes of the file.
+    size: u64,
 }
 
 impl Log {
@@ -88,13 +85,18 @@ impl Log {
         let mut state = State::default();
         for first in firsts {
             let path = dir.join(first.to_string());
-            let file = File::open(&path)?;
-            let (mut bytes, mut offset) = (0, 0);
-            while let Some(record) = read_record(&file, &mut offset)? {
+            let mut records = Records::new(File::open(&path)?);
+            let mut bytes = 0;
+            while let Some(record) = records.next()? {
                 bytes += record.bytes.len() as u64;
                 state.last = record.number;
             }
-            state.segments.push_back(Segment { first, path, bytes });
+            state.segments.push_back(Segment {
+                first,
+                path,
+                bytes,
+                size: records.offset(),
+            });
         }
         let log = Log::with(dir, 0, state, false);
         log.end(end);
@@ -122,7 +124,7 @@ impl Log {
     /// Number of the last event that the next write would drop.
     fn at_stake(&self) -> Option<u64> {
         let state = self.state();
-        let full = state.segments.back()?.bytes >= self.0.segment_limit;
+        let full = state.segments.back()?.size >= self.0.segment_limit;
         let all = state.segments.len() as u64 >= SEGMENTS;
         (full && all).then(|| state.segments.get(1).map_or(state.last, |s| s.first - 1))
     }
@@ -152,7 +154,7 @@ impl Log {
         let full = state
             .segments
             .back()
-            .is_none_or(|segment| segment.bytes >= self.0.segment_limit);
+            .is_none_or(|segment| segment.size >= self.0.segment_limit);
         if full || state.file.is_none() {
             let path = self.0.dir.join(number.to_string());
             state.file = Some(File::create(&path)?);
@@ -161,6 +163,7 @@ impl Log {
                 first: number,
                 path,
                 bytes: 0,
+                size: 0,
             });
             while state.segments.len() as u64 > SEGMENTS
                 && let Some(old) = state.segments.pop_front()
@@ -169,20 +172,13 @@ impl Log {
                 let _ = fs::remove_file(&old.path);
             }
         }
-        let length = u32::try_from(bytes.len())
-            .ok()
-            .filter(|length| *length <= MAX_RECORD)
-            .ok_or_else(|| io::Error::other("too much at once"))?;
-        let mut record = Vec::with_capacity(HEADER + bytes.len());
-        record.extend_from_slice(&number.to_le_bytes());
-        record.push(u8::from(stream == Stream::Stderr));
-        record.extend_from_slice(&length.to_le_bytes());
-        record.extend_from_slice(bytes);
+        let record = Record::encode(number, stream, bytes)?;
         if let Some(file) = &mut state.file {
             file.write_all(&record)?;
         }
         if let Some(segment) = state.segments.back_mut() {
             segment.bytes += bytes.len() as u64;
+            segment.size += record.len() as u64;
         }
         state.last = number;
         Ok(())
@@ -199,6 +195,15 @@ impl Log {
         let last = state.last + 1;
         drop(state);
         self.0.last.send_replace(last);
+    }
+
+    /// Removes everything that is kept; whoever still reads is told how much that was.
+    pub(super) fn discard(&self) {
+        let mut state = self.state();
+        state.file = None;
+        state.dropped += state.segments.drain(..).map(|s| s.bytes).sum::<u64>();
+        drop(state);
+        remove(&self.0.dir);
     }
 
     /// Whether the process has ended.
@@ -218,6 +223,12 @@ impl Log {
             ended: false,
             changed: self.0.last.subscribe(),
         }
+    }
+
+    /// Whether the segment that begins with that event is there.
+    fn keeps(&self, first: u64) -> bool {
+        let state = self.state();
+        state.segments.iter().any(|segment| segment.first == first)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -254,9 +265,7 @@ impl Drop for Reader {
 struct Open {
     /// Number of its first event.
     first: u64,
-    file: File,
-    /// Where the next record begins.
-    offset: u64,
+    records: Records,
 }
 
 /// What a reader is to do next.
@@ -291,14 +300,12 @@ impl Reader {
                 }
                 Next::Open(first, path) => match File::open(path) {
                     Ok(file) => {
-                        self.file = Some(Open {
-                            first,
-                            file,
-                            offset: 0,
-                        });
+                        let records = Records::new(file);
+                        self.file = Some(Open { first, records });
                     }
                     // Dropped since: plan anew.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error)
+                        if error.kind() == io::ErrorKind::NotFound && !self.log.keeps(first) => {}
                     Err(error) => return Err(error),
                 },
                 Next::Read => return self.read().map(Some),
@@ -325,15 +332,16 @@ impl Reader {
                 None => Next::Wait,
             };
         }
-        let Some(first) = state.segments.front() else {
-            return Next::Wait;
-        };
-        if self.seen + 1 < first.first {
+        let first_kept = state
+            .segments
+            .front()
+            .map_or(state.last + 1, |segment| segment.first);
+        if self.seen + 1 < first_kept {
             // All up to the first kept event is gone.
             let bytes = state.dropped - self.seen_bytes.unwrap_or(0).min(state.dropped);
             self.seen_bytes = Some(state.dropped);
             self.file = None;
-            return Next::Give(OutputEventKind::Dropped { bytes }, first.first - 1);
+            return Next::Give(OutputEventKind::Dropped { bytes }, first_kept - 1);
         }
         let wanted = state
             .segments
@@ -350,7 +358,7 @@ impl Reader {
     /// The next record that was not seen yet.
     fn read(&mut self) -> io::Result<OutputEvent> {
         while let Some(open) = &mut self.file
-            && let Some(record) = read_record(&open.file, &mut open.offset)?
+            && let Some(record) = open.records.next()?
         {
             if record.number <= self.seen {
                 continue;
@@ -368,47 +376,6 @@ impl Reader {
             });
         }
         Err(io::Error::other("a record of output was cut off"))
-    }
-}
-
-struct Record {
-    number: u64,
-    stream: Stream,
-    bytes: Vec<u8>,
-}
-
-/// The whole record at `offset`, which is moved behind it.
-fn read_record(file: &File, offset: &mut u64) -> io::Result<Option<Record>> {
-    let mut header = [0; HEADER];
-    if !fill(file, &mut header, *offset)? {
-        return Ok(None);
-    }
-    let [a, b, c, d, e, f, g, h, stream, i, j, k, l] = header;
-    let length = u32::from_le_bytes([i, j, k, l]);
-    if length > MAX_RECORD {
-        return Ok(None);
-    }
-    let mut bytes = vec![0; length as usize];
-    if !fill(file, &mut bytes, *offset + HEADER as u64)? {
-        return Ok(None);
-    }
-    *offset += HEADER as u64 + u64::from(length);
-    Ok(Some(Record {
-        number: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-        stream: if stream == 0 {
-            Stream::Stdout
-        } else {
-            Stream::Stderr
-        },
-        bytes,
-    }))
-}
-
-fn fill(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
-    match file.read_exact_at(bytes, offset) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

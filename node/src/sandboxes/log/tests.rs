@@ -138,3 +138,55 @@ async fn what_the_disk_does_not_take_is_told() {
     let events = read(&log, 0).await;
     assert_eq!(events, ["1 Stdout kept", "1 dropped 12", "2 exited 0"]);
 }
+
+#[tokio::test]
+async fn small_pieces_take_no_more_room_than_big_ones() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = directory.path().join("main");
+    let log = Log::create(path.clone(), 512 << 10, false).expect("created");
+    for _ in 0..100_000 {
+        log.write(Stream::Stdout, b"x");
+    }
+    log.end(exited(0));
+    let size: u64 = fs::read_dir(&path)
+        .expect("readable")
+        .map(|entry| entry.expect("entry").metadata().expect("metadata").len())
+        .sum();
+    assert!(size <= 512 << 10, "{size}");
+    let events = read(&log, 0).await;
+    let kept = events.len() as u64 - 2;
+    assert!(kept > 20_000, "{kept}");
+    let dropped = 100_000 - kept;
+    assert_eq!(events[0], format!("{dropped} dropped {dropped}"));
+    // The next life finds as many.
+    let log = Log::recover(path, exited(0)).expect("recovered");
+    assert_eq!(read(&log, dropped).await[..], events[1..]);
+}
+
+#[tokio::test]
+async fn who_reads_what_is_removed_is_told() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = directory.path().join("main");
+    let log = Log::create(path.clone(), 512 << 10, false).expect("created");
+    for _ in 0..4 {
+        log.write(Stream::Stdout, &vec![b'x'; 64 << 10]);
+    }
+    log.end(exited(3));
+    let mut reader = log.reader(0, true);
+    let first = reader.next().await.expect("read").expect("there");
+    assert_eq!(first.seq, 1);
+    log.discard();
+    assert!(!path.exists());
+    let next = tokio::time::timeout(std::time::Duration::from_secs(60), reader.next()).await;
+    let next = next
+        .expect("no endless search")
+        .expect("read")
+        .expect("there");
+    let expect = OutputEventKind::Dropped {
+        bytes: 3 * (64 << 10),
+    };
+    assert_eq!((next.seq, next.kind), (4, expect));
+    let end = reader.next().await.expect("read").expect("there");
+    assert_eq!((end.seq, end.kind), (5, exited(3)));
+    assert_eq!(read(&log, 0).await[1..], ["5 exited 3"]);
+}
