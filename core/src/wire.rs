@@ -143,6 +143,9 @@ pub mod problem {
     pub const NO_NODE: &str = "urn:chalk:no-node";
     /// The node is not connected, or went away (503). Exit code 3.
     pub const NODE_LOST: &str = "urn:chalk:node-lost";
+    /// The node was removed from the service: its token counts no more (401), and no join token of
+    /// before lets its name in again (403).
+    pub const NODE_REMOVED: &str = "urn:chalk:node-removed";
     /// The node's cache is too small for the image. Exit code 1.
     pub const CACHE_TOO_SMALL: &str = "urn:chalk:cache-too-small";
     /// The node's disk is full. Exit code 1.
@@ -159,6 +162,8 @@ pub mod problem {
     pub const COMMAND_NOT_FOUND: &str = "urn:chalk:command-not-found";
     /// The command cannot be executed by its user (400). Exit code 126, as in a shell.
     pub const COMMAND_NOT_EXECUTABLE: &str = "urn:chalk:command-not-executable";
+    /// A fault of the node that was to run a sandbox (500). Exit code 1.
+    pub const NODE_FAILED: &str = "urn:chalk:node-failed";
     /// A fault of the service (500). Exit code 3.
     pub const INTERNAL: &str = "urn:chalk:internal";
 }

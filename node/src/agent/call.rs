@@ -45,6 +45,11 @@ impl CallError {
     pub fn is_unauthorized(&self) -> bool {
         matches!(self, Self::Refused(problem) if problem.kind == problem::UNAUTHORIZED)
     }
+
+    /// Whether the service says that the node was removed.
+    pub fn is_removed(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.kind == problem::NODE_REMOVED)
+    }
 }
 
 /// A connection to the service, opened with the first call.

@@ -200,7 +200,9 @@ impl Agent {
                 };
                 match joined {
                     Ok(fresh) => credentials = Some(fresh),
-                    Err(AgentError::Refused(error)) if ever_connected || is_busy(&error) => {
+                    Err(AgentError::Refused(error))
+                        if (ever_connected || is_busy(&error)) && !error.is_removed() =>
+                    {
                         self.wait(&error.to_string(), &mut backoff, stop).await;
                     }
                     Err(error) => return Err(error),
@@ -217,12 +219,16 @@ impl Agent {
                         let reason = "the service closed the connection";
                         self.wait(reason, &mut backoff, stop).await;
                     }
+                    // While it was away. To join again is for people to decide.
+                    Err(SessionError::Call(error)) if error.is_removed() => {
+                        return Ok(AgentEnd::Removed);
+                    }
                     Err(SessionError::Call(error)) if error.is_unauthorized() => {
                         if self.settings.join == Join::Never && !ever_connected {
                             return Err(AgentError::Refused(error));
                         }
                         if self.settings.join != Join::Never {
-                            // It was removed, or the service lost its records.
+                            // The service lost its records.
                             credentials = None;
                         }
                         self.wait(&error.to_string(), &mut backoff, stop).await;
