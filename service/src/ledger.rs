@@ -3,15 +3,20 @@
 //! The database `nodes.redb` in the state directory. Unlike the index it cannot be rebuilt from the
 //! registry, so one that is damaged is not set aside silently: the service does not start on it.
 //!
+//! A database that failed takes nothing more until it is opened again, which the writer does before
+//! it gives changes up. As long as that does not help, the service says that it is not ready.
+//!
 //! One thread writes. It takes all changes that wait, commits them together (with a sync to the
 //! disk), and only then tells those who wait, so that many writers share one sync. After a crash
 //! the database holds every change that somebody was told of, and of one transaction all or
 //! nothing.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
@@ -22,6 +27,12 @@ use tokio::sync::oneshot;
 const VERSION: &[u8] = b"1";
 /// Most changes in one commit.
 const BATCH: usize = 4096;
+/// Pauses before the database is opened again, and changes tried once more.
+const PAUSES: [Duration; 3] = [
+    Duration::ZERO,
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+];
 
 /// What is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,16 +49,19 @@ pub(crate) enum Table {
     Targets,
     /// Sandboxes by identifier.
     Sandboxes,
+    /// Nodes that were removed, by the hash of their tokens.
+    Removed,
 }
 
 impl Table {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Meta,
         Self::Nodes,
         Self::Joins,
         Self::Warms,
         Self::Targets,
         Self::Sandboxes,
+        Self::Removed,
     ];
 
     const fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
@@ -58,6 +72,7 @@ impl Table {
             Self::Warms => "warms",
             Self::Targets => "targets",
             Self::Sandboxes => "sandboxes",
+            Self::Removed => "removed",
         })
     }
 }
@@ -127,11 +142,71 @@ impl Changes {
 
 type Told = oneshot::Sender<Result<(), LedgerError>>;
 
+/// Opens the file of a database, or makes an empty one.
+type Open = fn(&Path) -> Result<Database, redb::DatabaseError>;
+
+/// The open database.
+#[derive(Debug)]
+struct File {
+    path: PathBuf,
+    open: Open,
+    /// None after it could not be opened again.
+    database: RwLock<Option<Database>>,
+    /// Whether the newest changes were kept.
+    sound: AtomicBool,
+}
+
+impl File {
+    fn failed(&self, reason: &dyn std::fmt::Display) -> LedgerError {
+        LedgerError::Failed {
+            path: self.path.clone(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// Does something with the database.
+    fn with<T>(
+        &self,
+        act: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, LedgerError> {
+        let database = self.database.read();
+        let database = database.unwrap_or_else(PoisonError::into_inner);
+        match &*database {
+            Some(database) => act(database).map_err(|e| self.failed(&e)),
+            None => Err(self.failed(&"it cannot be opened again")),
+        }
+    }
+
+    /// Opens the database again, which is closed first.
+    fn open_again(&self) -> Result<(), LedgerError> {
+        let database = self.database.write();
+        let mut database = database.unwrap_or_else(PoisonError::into_inner);
+        *database = None;
+        *database = Some(load(&self.path, self.open).map_err(|e| self.failed(&e))?);
+        Ok(())
+    }
+
+    /// Commits changes, in several tries if need be.
+    fn keep(&self, changes: &[&Change]) -> Result<(), LedgerError> {
+        let mut done = self.with(|database| apply(database, changes));
+        for pause in PAUSES {
+            let Err(error) = &done else {
+                break;
+            };
+            tracing::warn!(%error, "the database is opened again");
+            std::thread::sleep(pause);
+            let opened = self.open_again();
+            done = opened.and_then(|()| self.with(|database| apply(database, changes)));
+        }
+        self.sound.store(done.is_ok(), Ordering::Relaxed);
+        done
+    }
+}
+
 /// The database.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    path: PathBuf,
-    database: Arc<Database>,
+    file: Arc<File>,
     changes: Option<Sender<(Changes, Option<Told>)>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -152,29 +227,36 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Open`].
     pub(crate) fn open(path: &Path) -> Result<Self, LedgerError> {
+        Self::open_by(path, |path| Database::create(path))
+    }
+
+    fn open_by(path: &Path, open: Open) -> Result<Self, LedgerError> {
         let unusable = |reason: String| LedgerError::Open {
             path: path.to_owned(),
             reason,
         };
-        // A damaged file may also make the database code panic.
-        let opened = std::panic::catch_unwind(|| load(path));
-        let database = match opened {
-            Ok(Ok(database)) => Arc::new(database),
-            Ok(Err(reason)) => return Err(unusable(reason)),
-            Err(_) => return Err(unusable("its structure is broken".to_owned())),
-        };
+        let file = Arc::new(File {
+            path: path.to_owned(),
+            open,
+            database: RwLock::new(Some(load(path, open).map_err(unusable)?)),
+            sound: AtomicBool::new(true),
+        });
         let (changes, waiting) = channel();
-        let (shared, name) = (database.clone(), path.to_owned());
+        let shared = file.clone();
         let writer = std::thread::Builder::new()
             .name("ledger".to_owned())
-            .spawn(move || write(&shared, &name, &waiting))
+            .spawn(move || write(&shared, &waiting))
             .map_err(|e| unusable(e.to_string()))?;
         Ok(Self {
-            path: path.to_owned(),
-            database,
+            file,
             changes: Some(changes),
             writer: Some(writer),
         })
+    }
+
+    /// Whether what is given is kept, as far as is known.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.file.sound.load(Ordering::Relaxed)
     }
 
     /// Makes changes; done when they are on the disk.
@@ -217,13 +299,12 @@ impl Ledger {
         table: Table,
         key: &str,
     ) -> Result<Option<T>, LedgerError> {
-        let read = || -> Result<_, redb::Error> {
-            let table = self.database.begin_read()?.open_table(table.definition())?;
+        let found = self.file.with(|database| {
+            let table = database.begin_read()?.open_table(table.definition())?;
             Ok(table.get(key)?.map(|value| value.value().to_vec()))
-        };
-        let found = read().map_err(|e| self.failed(&e))?;
+        })?;
         let parsed = found.map(|json| serde_json::from_slice(&json));
-        parsed.transpose().map_err(|e| self.failed(&e))
+        parsed.transpose().map_err(|e| self.file.failed(&e))
     }
 
     /// All values of a table whose keys begin with `prefix`, by key; those that cannot be read are
@@ -237,8 +318,8 @@ impl Ledger {
         prefix: &str,
     ) -> Result<Vec<(String, T)>, LedgerError> {
         let mut found = Vec::new();
-        let mut read = || -> Result<(), redb::Error> {
-            let rows = self.database.begin_read()?.open_table(table.definition())?;
+        self.file.with(|database| {
+            let rows = database.begin_read()?.open_table(table.definition())?;
             for row in rows.range::<&str>(prefix..)? {
                 let (key, json) = row?;
                 if !key.value().starts_with(prefix) {
@@ -252,22 +333,20 @@ impl Ledger {
                 }
             }
             Ok(())
-        };
-        read().map_err(|e| self.failed(&e))?;
+        })?;
         Ok(found)
-    }
-
-    fn failed(&self, error: &dyn std::fmt::Display) -> LedgerError {
-        LedgerError::Failed {
-            path: self.path.clone(),
-            reason: error.to_string(),
-        }
     }
 }
 
-fn load(path: &Path) -> Result<Database, String> {
+fn load(path: &Path, open: Open) -> Result<Database, String> {
+    // A damaged file may also make the database code panic.
+    let opened = std::panic::catch_unwind(|| load_sound(path, open));
+    opened.unwrap_or_else(|_| Err("its structure is broken".to_owned()))
+}
+
+fn load_sound(path: &Path, open: Open) -> Result<Database, String> {
     let make = || -> Result<Database, redb::Error> {
-        let database = Database::create(path)?;
+        let database = open(path)?;
         let write = database.begin_write()?;
         for table in Table::ALL {
             write.open_table(table.definition())?;
@@ -294,7 +373,7 @@ fn load(path: &Path) -> Result<Database, String> {
 }
 
 /// Commits what comes in until nobody can send any more.
-fn write(database: &Database, path: &Path, waiting: &Receiver<(Changes, Option<Told>)>) {
+fn write(file: &File, waiting: &Receiver<(Changes, Option<Told>)>) {
     while let Ok(first) = waiting.recv() {
         let mut count = first.0.0.len();
         let mut batch = vec![first];
@@ -305,10 +384,7 @@ fn write(database: &Database, path: &Path, waiting: &Receiver<(Changes, Option<T
             batch.push(next);
         }
         let changes = batch.iter().flat_map(|(changes, _)| &changes.0);
-        let done = apply(database, changes).map_err(|error| LedgerError::Failed {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        });
+        let done = file.keep(&changes.collect::<Vec<_>>());
         if let Err(error) = &done {
             tracing::error!(%error, "changes were not kept");
         }
@@ -318,10 +394,7 @@ fn write(database: &Database, path: &Path, waiting: &Receiver<(Changes, Option<T
     }
 }
 
-fn apply<'a>(
-    database: &Database,
-    changes: impl Iterator<Item = &'a Change>,
-) -> Result<(), redb::Error> {
+fn apply(database: &Database, changes: &[&Change]) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
     {
         let mut tables = Vec::new();
@@ -379,5 +452,66 @@ mod tests {
         let error = Ledger::open(&path).unwrap_err().to_string();
         assert!(error.contains("nothing else knows"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap().len(), 10_000);
+    }
+
+    /// A disk that fails once somebody says so.
+    #[derive(Debug)]
+    struct Disk(redb::backends::FileBackend);
+
+    static FAILS: AtomicBool = AtomicBool::new(false);
+
+    impl redb::StorageBackend for Disk {
+        fn len(&self) -> std::io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> std::io::Result<()> {
+            self.0.set_len(len)
+        }
+
+        fn sync_data(&self) -> std::io::Result<()> {
+            if FAILS.load(Ordering::Relaxed) {
+                return Err(std::io::Error::other("the disk fails"));
+            }
+            self.0.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+            self.0.write(offset, data)
+        }
+    }
+
+    fn failing(path: &Path) -> Result<Database, redb::DatabaseError> {
+        let mut options = std::fs::OpenOptions::new();
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        let disk = Disk(redb::backends::FileBackend::new(file)?);
+        redb::Builder::new().create_with_backend(disk)
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_failed_for_a_while_is_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open_by(&dir.path().join("nodes.redb"), failing).unwrap();
+        let put = |key: &str| Changes::new().put(Table::Nodes, key, &1);
+        ledger.commit(put("before")).await.unwrap();
+        FAILS.store(true, Ordering::Relaxed);
+        let error = ledger.commit(put("meanwhile")).await.unwrap_err();
+        assert!(matches!(error, LedgerError::Failed { .. }), "{error}");
+        assert!(!ledger.is_sound());
+        FAILS.store(false, Ordering::Relaxed);
+        ledger.commit(put("after")).await.unwrap();
+        assert!(ledger.is_sound());
+        for key in ["before", "after"] {
+            assert_eq!(ledger.get::<u32>(Table::Nodes, key).unwrap(), Some(1));
+        }
     }
 }
