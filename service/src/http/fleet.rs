@@ -5,6 +5,7 @@ use axum::routing::{delete, get, post, put};
 use chalk_core::wire::{self, agent as between};
 
 use super::openapi::Call;
+use super::openapi::Of::{Flag, Number, Text};
 use super::{Route, agent, nodes, sandboxes, warms};
 
 const LINES: &str = "application/x-ndjson";
@@ -158,8 +159,12 @@ pub(super) fn warm_routes() -> Vec<Route> {
             get(warms::list),
             Call::new("List warms, newest first")
                 .query(&[
-                    ("limit", "most warms to list; 50 unless given"),
-                    ("image", "only warms of this image, by hash prefix or name"),
+                    ("limit", Number, "most warms to list; 50 unless given"),
+                    (
+                        "image",
+                        Text,
+                        "only warms of this image, by hash prefix or name",
+                    ),
                 ])
                 .gives::<Vec<wire::Warm>>(),
         ),
@@ -186,7 +191,11 @@ pub(super) fn warm_routes() -> Vec<Route> {
             "/v1/warms/{id}/events",
             get(warms::events),
             Call::new("Follow the events of a warm; `Last-Event-ID` counts before `after`")
-                .query(&[("after", "number of the last event that is not wanted")])
+                .query(&[(
+                    "after",
+                    Number,
+                    "number of the last event that is not wanted",
+                )])
                 .gives_other("text/event-stream"),
         ),
     ]
@@ -209,9 +218,9 @@ pub(super) fn sandbox_routes() -> Vec<Route> {
             get(sandboxes::list),
             Call::new("List sandboxes, newest first")
                 .query(&[
-                    ("all", "true: those that have ended, too"),
-                    ("node", "only those on this node"),
-                    ("image", "only those of this image"),
+                    ("all", Flag, "true: those that have ended, too"),
+                    ("node", Text, "only those on this node"),
+                    ("image", Text, "only those of this image"),
                 ])
                 .gives::<Vec<wire::Sandbox>>(),
         ),
@@ -227,7 +236,7 @@ pub(super) fn sandbox_routes() -> Vec<Route> {
             "/v1/sandboxes/{id}",
             delete(sandboxes::remove),
             Call::new("Forget a sandbox and its output")
-                .query(&[("force", "true: end it first, if it lives")])
+                .query(&[("force", Flag, "true: end it first, if it lives")])
                 .answers(204),
         ),
         Route::new(
@@ -252,8 +261,12 @@ pub(super) fn sandbox_routes() -> Vec<Route> {
             get(sandboxes::output),
             Call::new("Follow the output of a process; `Last-Event-ID` counts before `after`")
                 .query(&[
-                    ("after", "number of the last event that is not wanted"),
-                    ("follow", "`false` to end with what there is by now"),
+                    (
+                        "after",
+                        Number,
+                        "number of the last event that is not wanted",
+                    ),
+                    ("follow", Flag, "`false` to end with what there is by now"),
                 ])
                 .gives_other("text/event-stream"),
         ),
@@ -264,7 +277,7 @@ pub(super) fn sandbox_routes() -> Vec<Route> {
             Call::new(
                 "Write to the standard input of a process; answered when the bytes are taken",
             )
-            .query(&[("close", "true: nothing follows")])
+            .query(&[("close", Flag, "true: nothing follows")])
             .takes_bytes()
             .answers(204),
         ),

@@ -31,6 +31,7 @@ use tower_http::cors::{AllowOrigin, AllowPrivateNetwork, CorsLayer};
 
 pub(crate) use guard::Guard;
 use openapi::Call;
+use openapi::Of::{Flag, Number, Text};
 pub(crate) use page::{PackError, Page};
 use problem::ApiError;
 pub(crate) use sse::frame;
@@ -152,9 +153,9 @@ fn image_routes() -> Vec<Route> {
             get(builds::list),
             Call::new("List builds, newest first")
                 .query(&[
-                    ("limit", "most builds to list; 50 unless given"),
-                    ("name", "only builds under this name"),
-                    ("hash", "only builds of images whose hash begins so"),
+                    ("limit", Number, "most builds to list; 50 unless given"),
+                    ("name", Text, "only builds under this name"),
+                    ("hash", Text, "only builds of images whose hash begins so"),
                 ])
                 .gives::<Vec<wire::Build>>(),
         ),
@@ -169,7 +170,7 @@ fn image_routes() -> Vec<Route> {
             "/v1/builds/{id}",
             delete(builds::cancel),
             Call::new("Cancel a build; its events tell when it has ended")
-                .query(&[("leave", "true: only if no client follows it any more")])
+                .query(&[("leave", Flag, "true: only if no client follows it any more")])
                 .gives::<wire::Build>(),
         ),
         route(
@@ -177,7 +178,7 @@ fn image_routes() -> Vec<Route> {
             "/v1/builds/{id}/events",
             get(builds::events),
             Call::new("Follow the events of a build; `Last-Event-ID` counts before `after`")
-                .query(&[("after", "number of the last event that is not wanted")])
+                .query(&[("after", Number, "number of the last event that is not wanted")])
                 .gives_other("text/event-stream"),
         ),
         route(
@@ -186,8 +187,8 @@ fn image_routes() -> Vec<Route> {
             get(builds::logs),
             Call::new("Output of a build")
                 .query(&[
-                    ("step", "only of this step, counted from 0"),
-                    ("follow", "`true` to go on until the build ends"),
+                    ("step", Number, "only of this step, counted from 0"),
+                    ("follow", Flag, "`true` to go on until the build ends"),
                 ])
                 .gives_other(TEXT),
         ),
@@ -196,7 +197,7 @@ fn image_routes() -> Vec<Route> {
             "/v1/images",
             get(images::list),
             Call::new("List images, newest first")
-                .query(&[("name", "only images of this repository, or repository:tag")])
+                .query(&[("name", Text, "only images of this repository, or repository:tag")])
                 .gives::<Vec<wire::Image>>(),
         ),
         route(
@@ -226,9 +227,9 @@ fn image_routes() -> Vec<Route> {
             post(images::import),
             Call::new("Take in an OCI archive, a `docker save` archive or a root file system")
                 .query(&[
-                    ("ref", "reference that specs may then use as base"),
-                    ("platform", "linux/amd64 unless given"),
-                    ("image", "which image of an archive that holds several"),
+                    ("ref", Text, "reference that specs may then use as base"),
+                    ("platform", Text, "linux/amd64 unless given"),
+                    ("image", Text, "which image of an archive that holds several"),
                 ])
                 .takes_bytes()
                 .gives::<wire::Imported>(),

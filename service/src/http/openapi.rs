@@ -16,7 +16,20 @@ pub(super) struct Call {
     request: Option<Content>,
     status: u16,
     response: Option<Content>,
-    query: &'static [(&'static str, &'static str)],
+    query: &'static [Parameter],
+}
+
+/// A parameter behind the `?`: name, kind of its value, and what for.
+pub(super) type Parameter = (&'static str, Of, &'static str);
+
+/// Kinds of values of parameters.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Of {
+    Text,
+    /// From 0 on.
+    Number,
+    /// `true` or `false`.
+    Flag,
 }
 
 /// A body.
@@ -66,8 +79,8 @@ impl Call {
         self
     }
 
-    /// Parameters behind the `?`: name and what for.
-    pub(super) fn query(mut self, query: &'static [(&'static str, &'static str)]) -> Self {
+    /// Parameters behind the `?`.
+    pub(super) fn query(mut self, query: &'static [Parameter]) -> Self {
         self.query = query;
         self
     }
@@ -144,9 +157,14 @@ fn parameters(route: &Route) -> Vec<Value> {
         let name = word.strip_prefix('{')?.strip_suffix('}')?;
         Some(json!({ "name": name, "in": "path", "required": true, "schema": text }))
     });
-    let in_query = route.call.query.iter().map(
-        |(name, what)| json!({ "name": name, "in": "query", "description": what, "schema": text }),
-    );
+    let in_query = route.call.query.iter().map(|(name, of, what)| {
+        let schema = match of {
+            Of::Text => text.clone(),
+            Of::Number => json!({ "type": "integer", "minimum": 0 }),
+            Of::Flag => json!({ "type": "boolean" }),
+        };
+        json!({ "name": name, "in": "query", "description": what, "schema": schema })
+    });
     in_path.chain(in_query).collect()
 }
 
@@ -185,6 +203,16 @@ mod tests {
             operation_id(&Method::GET, "/v1/builds/{id}/events"),
             "getBuildsIdEvents"
         );
+
+        let kind = |path: &str, name: &str| {
+            let parameters = document["paths"][path]["get"]["parameters"].as_array();
+            let found = parameters.unwrap().iter().find(|p| p["name"] == name);
+            found.unwrap()["schema"]["type"].clone()
+        };
+        assert_eq!(kind("/v1/sandboxes", "all"), "boolean");
+        assert_eq!(kind("/v1/sandboxes", "node"), "string");
+        assert_eq!(kind("/v1/warms", "limit"), "integer");
+        assert_eq!(kind("/v1/warms/{id}/events", "id"), "string");
 
         fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
             match value {
