@@ -89,7 +89,13 @@ pub struct WarmTarget {
     pub bytes_fetched: u64,
     /// Bytes of the image, as stored in the registry, that were there before.
     pub bytes_present: u64,
-    /// Whether every digest was checked.
+    /// Of the bytes that came over the network, those that came from mirrors.
+    #[serde(default)]
+    pub bytes_from_mirrors: u64,
+    /// Digests that were checked; none of an image that was there before.
+    #[serde(default)]
+    pub digests_verified: u32,
+    /// Whether every digest was checked, now or when it was fetched.
     pub verified: bool,
     /// Wall time on the node.
     pub seconds: f64,

@@ -75,6 +75,8 @@ impl Stored {
                 total: 0,
                 bytes_fetched: 0,
                 bytes_present: 0,
+                bytes_from_mirrors: 0,
+                digests_verified: 0,
                 verified: false,
                 seconds: 0.0,
                 error: None,
@@ -122,8 +124,10 @@ impl Stored {
         target.bytes_present = receipt.bytes_present;
         target.total = target.total.max(target.done);
         target.done = target.total;
-        // A node says that it is ready only of what it checked, now or when it fetched it.
-        target.verified = true;
+        target.bytes_from_mirrors = receipt.bytes_from_mirrors;
+        target.digests_verified = receipt.digests_verified;
+        // What was there before was checked when it was fetched: without that it does not get there.
+        target.verified = receipt.digests_verified > 0 || receipt.bytes_fetched == 0;
         target.seconds = receipt.seconds;
         self.pull = None;
     }

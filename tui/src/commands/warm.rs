@@ -172,6 +172,8 @@ pub(super) fn document(warm: &Warm) -> serde_json::Value {
                 "node": target.node, "region": target.region, "image_hash": target.image_hash,
                 "state": target.state, "done": target.done, "total": target.total,
                 "bytes_fetched": target.bytes_fetched, "bytes_present": target.bytes_present,
+                "bytes_from_mirrors": target.bytes_from_mirrors,
+                "digests_verified": target.digests_verified,
                 "verified": target.verified, "seconds": target.seconds, "error": target.error,
                 "retries_left": target.retries_left,
             })
@@ -194,6 +196,7 @@ fn table(warm: &Warm) -> Result<(), Failure> {
                 output::short(target.image_hash),
                 word(target.state).to_owned(),
                 bytes(target.bytes_fetched),
+                bytes(target.bytes_from_mirrors),
                 bytes(target.bytes_present),
                 if target.verified { "yes" } else { "no" }.to_owned(),
                 seconds(target.seconds),
@@ -202,7 +205,7 @@ fn table(warm: &Warm) -> Result<(), Failure> {
         .collect();
     output::table(
         &[
-            "NODE", "REGION", "IMAGE", "STATE", "FETCHED", "PRESENT", "VERIFIED", "TOOK",
+            "NODE", "REGION", "IMAGE", "STATE", "FETCHED", "MIRRORS", "PRESENT", "VERIFIED", "TOOK",
         ],
         &rows,
     )

@@ -329,6 +329,8 @@ mod tests {
             total: 120,
             bytes_fetched: 120,
             bytes_present: 7,
+            bytes_from_mirrors: 0,
+            digests_verified: 4,
             verified: true,
             seconds: 1.5,
             error: None,
