@@ -25,6 +25,7 @@ test("what is asked of nodes", async (context) => {
     "GET /v1/nodes/*/cache": answer,
     "DELETE /v1/nodes/*/cache/*": answer,
     "POST /v1/nodes/*/cache/gc": answer,
+    "POST /v1/nodes/*/cache/*/unpin": gone,
     "GET /v1/regions": () => [],
   });
   const { nodes } = service.client();
@@ -35,6 +36,7 @@ test("what is asked of nodes", async (context) => {
   assert.equal(await nodes.remove("n1"), undefined);
   await nodes.cache("n1");
   assert.deepEqual(await nodes.removeFromCache("n1", "team/app:v1"), { method: "DELETE", words: ["n1", "team/app:v1"] });
+  assert.equal(await nodes.unpin("n1", "team/app:v1"), undefined);
   asked.length = 0;
   await nodes.collect("n1");
   await nodes.collect("n1", { dryRun: true, targetBytes: 5 });
@@ -48,6 +50,7 @@ test("what is asked of nodes", async (context) => {
     "DELETE /v1/nodes/n1",
     "GET /v1/nodes/n1/cache",
     "DELETE /v1/nodes/n1/cache/team%2Fapp%3Av1",
+    "POST /v1/nodes/n1/cache/team%2Fapp%3Av1/unpin",
     "POST /v1/nodes/n1/cache/gc",
     "POST /v1/nodes/n1/cache/gc",
     "GET /v1/regions",

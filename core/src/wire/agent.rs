@@ -147,6 +147,9 @@ pub enum Ask {
     CacheRemove {
         /// Digest of its manifest.
         digest: Digest,
+        /// Whether its pins go, too; a pinned image is refused otherwise.
+        #[serde(default)]
+        unpin: bool,
     },
     /// [`super::GcReport`].
     CacheCollect {

@@ -31,8 +31,8 @@ pub(super) async fn answer(agent: &Arc<Agent>, ask: Ask) -> Result<Value, Proble
             listing.left_out += bound(&mut listing.items, &mut room);
             value(&listing)
         }
-        Ask::CacheRemove { digest } => {
-            value(&freed(name(), images.remove(digest, false).await?))
+        Ask::CacheRemove { digest, unpin } => {
+            value(&freed(name(), images.remove(digest, unpin).await?))
         }
         Ask::CacheCollect { gc } => value(&freed(name(), images.collect(gc).await?)),
         Ask::Unpin { digest, label } => {

@@ -99,6 +99,13 @@ pub(super) fn node_routes() -> Vec<Route> {
         ),
         Route::new(
             Method::POST,
+            "/v1/nodes/{name}/cache/{image}/unpin",
+            post(nodes::unpin),
+            Call::new("Let an image go that a warm pinned in a node's cache, once room is needed")
+                .answers(204),
+        ),
+        Route::new(
+            Method::POST,
             "/v1/nodes/{name}/cache/gc",
             post(nodes::collect),
             Call::new("Free room in a node's cache")

@@ -78,12 +78,10 @@ pub(super) async fn cache_remove(
     service.fleet().nodes().get(&name)?;
     let digest = cached(&service, &name, &image).await?;
     // Who removes an image by name has thought of its pin.
-    let unpin = Ask::Unpin {
+    let remove = Ask::CacheRemove {
         digest,
-        label: WARM_PIN.to_owned(),
+        unpin: true,
     };
-    service.fleet().nodes().ask(&name, unpin, LIST).await?;
-    let remove = Ask::CacheRemove { digest };
     Ok(axum::Json(ask(&service, &name, remove, COLLECT).await?))
 }
 
@@ -127,6 +125,20 @@ async fn cached(service: &Service, name: &str, image: &str) -> ApiResult<Digest>
             format!("node `{name}` has no image `{image}`"),
         )),
     }
+}
+
+pub(super) async fn unpin(
+    State(service): Api,
+    Path((name, image)): Path<(String, String)>,
+) -> ApiResult<StatusCode> {
+    service.fleet().nodes().get(&name)?;
+    let digest = cached(&service, &name, &image).await?;
+    let unpin = Ask::Unpin {
+        digest,
+        label: WARM_PIN.to_owned(),
+    };
+    service.fleet().nodes().ask(&name, unpin, LIST).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn collect(

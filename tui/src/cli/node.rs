@@ -173,6 +173,13 @@ pub(crate) enum Cache {
         /// Hash prefix, name, or digest of the manifest
         image: String,
     },
+    /// Let an image go that a warm pinned, once room is needed
+    Unpin {
+        /// Name of a node
+        node: String,
+        /// Hash prefix, name, or digest of the manifest
+        image: String,
+    },
     /// Free what may go
     Gc {
         /// Name of a node [default: every connected node]

@@ -1,4 +1,4 @@
-//! `node cache ls|rm|gc`: what the caches of nodes hold, and why.
+//! `node cache ls|rm|unpin|gc`: what the caches of nodes hold, and why.
 
 use chalk_core::wire::{
     CacheItem, CacheItemKind, CacheListing, GcReport, GcRequest, NodeState, exit,
@@ -19,17 +19,24 @@ pub(super) async fn caches(verb: Cache, server: &Server, json: bool) -> Result<(
     match verb {
         Cache::Ls { node, all } => {
             let mut listings: Vec<CacheListing> = Vec::new();
+            let mut failures = Vec::new();
             for node in chosen(server, node).await? {
                 let path = format!("/v1/nodes/{}/cache", segment(&node));
-                listings.push(client.get(&path).await?);
+                match client.get(&path).await {
+                    Ok(listing) => listings.push(listing),
+                    Err(failure) => failures.push((node, failure)),
+                }
             }
-            if json {
-                return output::json(&listings);
+            if !listings.is_empty() || failures.is_empty() {
+                if json {
+                    output::json(&listings)?;
+                } else if all {
+                    items(&listings)?;
+                } else {
+                    images(&listings)?;
+                }
             }
-            if all {
-                return items(&listings);
-            }
-            images(&listings)
+            together(failures, listings.len(), json)
         }
         Cache::Rm { node, image } => {
             let path = format!("/v1/nodes/{}/cache/{}", segment(&node), segment(&image));
@@ -38,6 +45,11 @@ pub(super) async fn caches(verb: Cache, server: &Server, json: bool) -> Result<(
                 return output::json(&report);
             }
             tell(&report)
+        }
+        Cache::Unpin { node, image } => {
+            let cache = format!("/v1/nodes/{}/cache", segment(&node));
+            let path = format!("{cache}/{}/unpin", segment(&image));
+            client.tell(&path, &serde_json::json!({})).await
         }
         Cache::Gc {
             node,
@@ -50,16 +62,49 @@ pub(super) async fn caches(verb: Cache, server: &Server, json: bool) -> Result<(
                 target_bytes: target.transpose()?,
             };
             let mut reports: Vec<GcReport> = Vec::new();
+            let mut failures = Vec::new();
             for node in chosen(server, node).await? {
                 let path = format!("/v1/nodes/{}/cache/gc", segment(&node));
-                reports.push(client.post(&path, &request).await?);
+                match client.post(&path, &request).await {
+                    Ok(report) => reports.push(report),
+                    Err(failure) => failures.push((node, failure)),
+                }
             }
-            if json {
-                return output::json(&reports);
+            if json && (!reports.is_empty() || failures.is_empty()) {
+                output::json(&reports)?;
+            } else {
+                reports.iter().try_for_each(tell)?;
             }
-            reports.iter().try_for_each(tell)
+            together(failures, reports.len(), json)
         }
     }
+}
+
+/// What failed on some nodes, when it went well on `well` others and that was printed.
+fn together(mut failures: Vec<(String, Failure)>, well: usize, json: bool) -> Result<(), Failure> {
+    if well == 0 && failures.len() == 1 {
+        return failures.pop().map_or(Ok(()), |(_, failure)| Err(failure));
+    }
+    let Some((_, first)) = failures.first() else {
+        return Ok(());
+    };
+    let code = if well > 0 { exit::PARTLY } else { first.code };
+    let why = failures.iter().map(|(node, failure)| {
+        let line = format!("{node}: {} {}", failure.what, failure.why);
+        harmless(line.trim_end())
+    });
+    let what = format!(
+        "{} of {} nodes did not do it",
+        failures.len(),
+        failures.len() + well
+    );
+    let why: Vec<String> = why.collect();
+    let failure = Failure::new(code, what).why(why.join("\n"));
+    Err(if json && well > 0 {
+        failure.printed()
+    } else {
+        failure
+    })
 }
 
 /// The node that was named, else every connected one.
@@ -187,4 +232,33 @@ fn tell(report: &GcReport) -> Result<(), Failure> {
         bytes(report.usage.used),
         bytes(report.usage.size_limit)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_node_that_fails_takes_nothing_from_the_others() {
+        let lost = |node: &str| {
+            let failure = Failure::new(exit::UNREACHABLE, "the node is not connected");
+            (node.to_owned(), failure.why(format!("node `{node}`")))
+        };
+        let check = |failures: &[&str], well: usize, expect: Option<(u8, &str)>| {
+            let failures = failures.iter().map(|node| lost(node)).collect();
+            let ended = together(failures, well, false).err();
+            let ended = ended.as_ref().map(|f| (f.code, f.what.as_str()));
+            assert_eq!(ended, expect);
+        };
+        check(&[], 0, None);
+        check(&[], 2, None);
+        let alone = (exit::UNREACHABLE, "the node is not connected");
+        check(&["a"], 0, Some(alone));
+        let some = (exit::PARTLY, "1 of 3 nodes did not do it");
+        check(&["a"], 2, Some(some));
+        let all = (exit::UNREACHABLE, "2 of 2 nodes did not do it");
+        check(&["a", "b"], 0, Some(all));
+        let both = together(vec![lost("a"), lost("b")], 1, true).unwrap_err();
+        assert!(both.reported && both.why.contains("a: the node is not connected node `a`"));
+    }
 }

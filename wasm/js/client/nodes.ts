@@ -78,6 +78,15 @@ export class Nodes {
     return this.#connection.json("DELETE", `${at(name, "cache")}/${segment(image)}`, options);
   }
 
+  /**
+   * Takes the pin of a warm off an image in the cache of a node, which may go then, once room is needed.
+   *
+   * @param image - Prefix of its hash, a name, or the digest of its manifest
+   */
+  unpin(name: string, image: string, options: CallOptions = {}): Promise<void> {
+    return this.#connection.done("POST", `${at(name, "cache")}/${segment(image)}/unpin`, options);
+  }
+
   /** Frees room in the cache of a node: what is neither pinned nor in use may go, the longest unused first. */
   collect(name: string, options: CollectOptions = {}): Promise<GcReport> {
     const { dryRun = false, targetBytes, signal } = options;

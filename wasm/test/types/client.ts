@@ -83,6 +83,7 @@ await client.info(signal);
 (await client.nodes.drain("n1")).labels["gpu"] satisfies string | undefined;
 (await client.nodes.remove("n1")) satisfies void;
 (await client.nodes.cache("n1")).items.map(({ kind }) => kind) satisfies ("layer" | "blob" | "file")[];
+(await client.nodes.unpin("n1", "12345678")) satisfies void;
 (await client.nodes.removeFromCache("n1", "12345678")).freed_bytes satisfies number;
 (await client.nodes.collect("n1", { dryRun: true, targetBytes: 5 })).kept[0]?.why satisfies string | undefined;
 (await client.joinTokens.create({ region: "eu", ttlSeconds: 60, uses: 1 })).token satisfies string | null | undefined;
