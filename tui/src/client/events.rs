@@ -145,7 +145,16 @@ impl<T: Numbered + DeserializeOwned> Events<'_, T> {
             };
             match chunks.next().await {
                 Some(Ok(chunk)) => self.ready.extend(parser.push(&chunk)),
-                _ => return Ok(None),
+                None => return Ok(None),
+                Some(Err(error)) => {
+                    self.open = None;
+                    return Err(Failure::new(
+                        exit::UNREACHABLE,
+                        "the service's answer broke off before it was complete",
+                    )
+                    .why(error)
+                    .transient());
+                }
             }
         }
     }
