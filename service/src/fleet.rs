@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{Ledger, LedgerError};
-use crate::nodes::Nodes;
 use crate::nodes::session::Session;
+use crate::nodes::{Attached, Nodes};
 use crate::prewarm::{Fetch, Prewarms};
 use crate::regions::Regions;
 use crate::sandboxes::Sandboxes;
@@ -118,19 +118,20 @@ impl Fleet {
         &self.stop
     }
 
-    /// A node greets. `false` when it was removed.
-    pub(crate) fn up(&self, session: &Arc<Session>, hello: &Report) -> bool {
+    /// A node greets.
+    pub(crate) fn up(&self, session: &Arc<Session>, hello: &Report) -> Attached {
         // From the moment it is attached it can be given others.
         let believed = self.sandboxes.living_on(session.node());
-        if !self.nodes.attach(session, hello) {
-            return false;
+        let attached = self.nodes.attach(session, hello);
+        if attached != Attached::Yes {
+            return attached;
         }
         if let Report::Hello { sandboxes, .. } = hello {
             self.sandboxes.up(session.node(), sandboxes, believed);
         }
         self.prewarms.up(session.node());
         self.warms.up(session.node());
-        true
+        attached
     }
 
     /// A session ended; its node is gone since then.
@@ -144,7 +145,9 @@ impl Fleet {
     /// A node reports.
     pub(crate) fn report(&self, session: &Arc<Session>, report: &Report) {
         let node = session.node();
-        self.nodes.heard(node, report);
+        if !self.nodes.heard(session, report) {
+            return;
+        }
         match report {
             Report::Pulling { .. } | Report::Warmed { .. } | Report::WarmFailed { .. } => {
                 self.warms.report(node, report);
@@ -159,9 +162,9 @@ impl Fleet {
     /// # Errors
     /// When there is none, or the ledger fails.
     pub(crate) async fn remove(&self, name: &str) -> Result<(), Problem> {
-        self.nodes.remove(name).await?;
+        let kept = self.nodes.remove(name)?;
         self.warms.removed(name);
         self.sandboxes.removed(name);
-        Ok(())
+        kept.await
     }
 }

@@ -369,10 +369,11 @@ impl SandboxReport {
             sandbox.args = report.args;
         }
         sandbox.started = report.started.or(sandbox.started.take());
-        sandbox.finished = report.finished.or(sandbox.finished.take());
-        sandbox.exit_code = report.exit_code.or(sandbox.exit_code);
-        sandbox.ended_by = report.ended_by.or(sandbox.ended_by);
-        sandbox.error = report.error.or(sandbox.error.take());
+        // One that was taken for lost has an end of its own, or none yet.
+        sandbox.finished = report.finished;
+        sandbox.exit_code = report.exit_code;
+        sandbox.ended_by = report.ended_by;
+        sandbox.error = report.error;
         if !report.warnings.is_empty() {
             sandbox.warnings = report.warnings;
         }

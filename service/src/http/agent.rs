@@ -24,14 +24,16 @@ pub(super) async fn register(
     Ok(axum::Json(nodes.register(&who, request).await?))
 }
 
-/// The name of the node that asks.
-pub(super) fn node(who: Principal) -> ApiResult<std::sync::Arc<str>> {
+/// The name of the node that asks, and the hash of its token.
+pub(super) fn node(who: Principal) -> ApiResult<(std::sync::Arc<str>, Digest)> {
     match who {
-        Principal::Node(name) => Ok(name),
-        Principal::Admin | Principal::Join(_) => Err(super::guard::forbidden(
-            "this call is for nodes",
-            "register by `POST /v1/agent/register`, and use the token that it gives",
-        )),
+        Principal::Node { name, token } => Ok((name, token)),
+        Principal::Removed(_) | Principal::Admin | Principal::Join(_) => {
+            Err(super::guard::forbidden(
+                "this call is for nodes",
+                "register by `POST /v1/agent/register`, and use the token that it gives",
+            ))
+        }
     }
 }
 
@@ -40,7 +42,7 @@ pub(super) async fn session(
     Extension(who): Extension<Principal>,
     request: Request,
 ) -> ApiResult<Response> {
-    let name = node(who)?;
+    let (name, token) = node(who)?;
     if request.version() != Version::HTTP_2 {
         return Err(ApiError::bad_request(
             "a session needs HTTP/2",
@@ -56,7 +58,7 @@ pub(super) async fn session(
     }
     let host = host_of(&request);
     let body = request.into_body();
-    Ok(session::open(service.fleet(), name, host, body))
+    Ok(session::open(service.fleet(), name, token, host, body))
 }
 
 /// A blob of the store, whole and checked while it is sent: rot breaks the answer off.

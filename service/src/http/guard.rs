@@ -153,7 +153,14 @@ fn allows(who: &Principal, method: &Method, path: &str) -> Result<(), ApiError> 
             "a join token is good for `POST /v1/agent/register` only",
             "register, and use the token that it gives",
         )),
-        Principal::Node(_) => {
+        Principal::Removed(name) => Err(ApiError::new(
+            problem::NODE_REMOVED,
+            401,
+            "the node was removed",
+            format!("node `{name}` was removed from the service, and its token counts no more"),
+            "to have the machine back, make a join token by `chalk compute node token create` and join anew",
+        )),
+        Principal::Node { .. } => {
             let agent = path != REGISTER && below("/v1/agent/");
             let registry = reads && (path == "/v2" || path.starts_with("/v2/"));
             let blob = reads && below("/v1/blobs/");
@@ -258,7 +265,9 @@ pub(crate) async fn token(
     }
     if let Some(who) = guard.who(request.headers(), registry) {
         if let Err(refusal) = allows(&who, request.method(), path) {
-            return if registry {
+            return if registry && matches!(who, Principal::Removed(_)) {
+                registry_refusal()
+            } else if registry {
                 registry_denial()
             } else {
                 refusal.into_response()
@@ -436,7 +445,10 @@ mod tests {
 
     #[test]
     fn what_tokens_allow() {
-        let node = Principal::Node("n".into());
+        let node = Principal::Node {
+            name: "n".into(),
+            token: chalk_core::Digest::of(b"n"),
+        };
         let join = Principal::Join("1".into());
         let check = |who: &Principal, call: &str, expect: bool| {
             let (method, path) = call.split_once(' ').unwrap();

@@ -297,6 +297,10 @@ async fn readyz(State(service): Api) -> Result<&'static str, ApiError> {
     if service.stopping() {
         return Err(ApiError::unavailable("the service stops", ""));
     }
+    if !service.fleet().nodes().are_kept() {
+        let hint = "see the service's log, and whether the disk of its state directory is full";
+        return Err(ApiError::unavailable("the database of nodes fails", hint));
+    }
     Ok("ok")
 }
 

@@ -201,7 +201,7 @@ pub(super) async fn pass_on(
     Path(ticket): Path<String>,
     request: Request,
 ) -> ApiResult<StatusCode> {
-    let node = super::agent::node(who)?;
+    let (node, _) = super::agent::node(who)?;
     let fleet = service.fleet();
     let session = fleet.nodes().session(&node)?;
     let streams = fleet.sandboxes().streams();

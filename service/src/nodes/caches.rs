@@ -27,6 +27,11 @@ impl Held {
         word >> (number % 64) & 1 == 1
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
     fn set(&mut self, number: u32, to: bool) {
         let at = number as usize / 64;
         if self.0.len() <= at {
@@ -122,6 +127,7 @@ mod tests {
             caches.put(&mut a, &digest(n));
         }
         caches.put(&mut b, &digest(70));
+        assert_eq!((a.len(), b.len()), (200, 1));
         assert!(caches.has(&b, &digest(70)) && !caches.has(&b, &digest(71)));
         caches.remove(&mut a, &digest(70));
         caches.remove(&mut a, &digest(70));

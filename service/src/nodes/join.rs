@@ -29,6 +29,9 @@ pub(super) struct Join {
     #[serde(default)]
     region: Option<String>,
     expires: Timestamp,
+    /// When it was made; the first services did not write it down.
+    #[serde(default)]
+    made: Option<Timestamp>,
     #[serde(default)]
     uses_left: Option<u32>,
 }
@@ -134,20 +137,29 @@ impl Nodes {
         self.sweep_joins();
         let token = Token::new("chj_");
         let seconds = i64::try_from(ttl).unwrap_or(i64::MAX);
-        let expires = Timestamp::now().checked_add(SignedDuration::from_secs(seconds));
+        let made = Timestamp::now();
+        let expires = made.checked_add(SignedDuration::from_secs(seconds));
         let join = Join {
             token: token.hash,
             region: request.region,
             expires: expires.map_err(|e| wrong(format!("ttl_seconds: {e}")))?,
+            made: Some(made),
             uses_left: request.uses,
         };
         let id = format!("{:08x}", rand::random::<u32>());
-        let changes = Changes::new().put(Table::Joins, &id, &join);
-        let kept = self.ledger.commit(changes).await;
-        kept.map_err(|e| not_kept(&e))?;
-        self.keys.put_join(join.token, &id);
         let shown = join.shown(&id, Some(token.text));
-        self.joins().insert(id, join);
+        let kept = {
+            let mut joins = self.joins();
+            let changes = Changes::new().put(Table::Joins, &id, &join);
+            self.keys.put_join(join.token, &id);
+            joins.insert(id.clone(), join);
+            self.ledger.begin(changes)
+        };
+        if let Err(error) = kept.await {
+            self.keys.remove_join(&id);
+            self.joins().remove(&id);
+            return Err(not_kept(&error));
+        }
         Ok(shown)
     }
 
@@ -166,25 +178,29 @@ impl Nodes {
     /// # Errors
     /// When there is none, or the ledger fails.
     pub(crate) async fn uninvite(&self, id: &str) -> Result<(), Problem> {
-        if self.joins().remove(id).is_none() {
-            return Err(Problem {
-                kind: problem::NOT_FOUND.to_owned(),
-                title: "no such join token".to_owned(),
-                status: 404,
-                detail: format!("there is no join token `{id}`"),
-                hint: String::new(),
-            });
-        }
-        self.keys.remove_join(id);
-        let changes = Changes::new().remove(Table::Joins, id);
-        self.ledger.commit(changes).await.map_err(|e| not_kept(&e))
+        let unknown = || Problem {
+            kind: problem::NOT_FOUND.to_owned(),
+            title: "no such join token".to_owned(),
+            status: 404,
+            detail: format!("there is no join token `{id}`"),
+            hint: String::new(),
+        };
+        // Under the lock under which its uses are counted: nothing of before is written after.
+        let kept = {
+            let mut joins = self.joins();
+            joins.remove(id).ok_or_else(unknown)?;
+            self.keys.remove_join(id);
+            self.ledger.begin(Changes::new().remove(Table::Joins, id))
+        };
+        kept.await.map_err(|e| not_kept(&e))
     }
 
     /// Forgets tokens that have expired or are used up.
     fn sweep_joins(&self) {
         let mut changes = Changes::new();
         let mut over = Vec::new();
-        self.joins().retain(|id, join| {
+        let mut joins = self.joins();
+        joins.retain(|id, join| {
             if join.is_over() {
                 over.push(id.clone());
             }
@@ -215,12 +231,13 @@ impl Nodes {
         let invitation = match who {
             Principal::Admin => None,
             Principal::Join(id) => Some(&**id),
-            Principal::Node(_) => return Err(refused("a node's token is no join token", "")),
+            Principal::Node { .. } | Principal::Removed(_) => {
+                return Err(refused("a node's token is no join token", ""));
+            }
         };
         let token = Token::new("chn_");
-        let mut changes = Changes::new();
         // One lock over looking and using, so that the last use is used once.
-        let record = {
+        let (record, kept) = {
             let mut joins = self.joins();
             let mut only = None;
             let mut join = None;
@@ -257,18 +274,19 @@ impl Nodes {
                 token: token.hash,
                 draining: false,
             };
-            let record = self.enter(record)?;
-            if let Some((id, join)) = join
-                && let Some(left) = join.uses_left.as_mut()
-            {
-                *left -= 1;
-                changes = changes.put(Table::Joins, id, join);
-            }
-            record
+            let made = join.as_ref().map(|(_, join)| join.made);
+            self.enter(record, made, |record| {
+                let mut changes = Changes::new().put(Table::Nodes, &record.name, record);
+                if let Some((id, join)) = join
+                    && let Some(left) = join.uses_left.as_mut()
+                {
+                    *left -= 1;
+                    changes = changes.put(Table::Joins, id, join);
+                }
+                self.ledger.begin(changes)
+            })?
         };
-        let changes = changes.put(Table::Nodes, &record.name, &record);
-        let kept = self.ledger.commit(changes).await;
-        kept.map_err(|e| not_kept(&e))?;
+        kept.await.map_err(|e| not_kept(&e))?;
         tracing::info!(node = record.name, region = record.region, "node joined");
         Ok(Registered {
             name: record.name,
@@ -277,10 +295,31 @@ impl Nodes {
         })
     }
 
-    /// Puts a new node in its place, unless a connected one has it.
-    fn enter(&self, mut record: Record) -> Result<Record, Problem> {
+    /// Puts a new node in its place, unless a connected one has it; `write` has it written down.
+    /// `made` says when the join token was made, if it has joined by one.
+    fn enter<T>(
+        &self,
+        mut record: Record,
+        made: Option<Option<Timestamp>>,
+        write: impl FnOnce(&Record) -> T,
+    ) -> Result<(Record, T), Problem> {
         let mut state = self.state();
-        let super::State { nodes, caches } = &mut *state;
+        let removed = state.removed_at(&record.name);
+        if let (Some(removed), Some(made)) = (removed, made)
+            && made.is_none_or(|made| made <= removed)
+        {
+            return Err(Problem {
+                kind: problem::NODE_REMOVED.to_owned(),
+                ..refused(
+                    format!(
+                        "node `{}` was removed from the service after the join token was made",
+                        record.name
+                    ),
+                    "to have it back, make another join token by `chalk compute node token create`",
+                )
+            });
+        }
+        let super::State { nodes, caches, .. } = &mut *state;
         if let Some(old) = nodes.get_mut(record.name.as_str()) {
             if old.session.is_some() {
                 return Err(Problem {
@@ -291,6 +330,16 @@ impl Nodes {
                     hint: "choose another name, or end that node first".to_owned(),
                 });
             }
+            // Who may add nodes to one region may not take them from another.
+            if made.is_some() && old.record.region != record.region {
+                return Err(refused(
+                    format!(
+                        "a node `{}` is in region `{}`, and not in `{}`",
+                        record.name, old.record.region, record.region
+                    ),
+                    "choose another name, or remove that node first",
+                ));
+            }
             caches.clear(&mut old.held);
             // Whoever drained it did not mean the program, but the machine.
             record.draining = old.record.draining;
@@ -298,7 +347,8 @@ impl Nodes {
         let name: Arc<str> = record.name.as_str().into();
         self.keys.put_node(record.token, &name);
         nodes.insert(name, Entry::new(record.clone()));
-        Ok(record)
+        let written = write(&record);
+        Ok((record, written))
     }
 }
 

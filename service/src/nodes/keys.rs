@@ -15,8 +15,15 @@ use subtle::ConstantTimeEq as _;
 pub(crate) enum Principal {
     /// Somebody who may do everything.
     Admin,
-    /// A node, by name.
-    Node(Arc<str>),
+    /// A node.
+    Node {
+        /// Its name.
+        name: Arc<str>,
+        /// SHA-256 of the token.
+        token: Digest,
+    },
+    /// What was a node of that name until it was removed.
+    Removed(Arc<str>),
     /// A machine that may join, by the identifier of its token.
     Join(Arc<str>),
 }
@@ -44,6 +51,7 @@ impl Token {
 struct Known {
     nodes: BTreeMap<Digest, Arc<str>>,
     joins: BTreeMap<Digest, Arc<str>>,
+    removed: BTreeMap<Digest, Arc<str>>,
 }
 
 /// All tokens but the administrator's.
@@ -66,13 +74,17 @@ impl Keys {
         // The look-up compares hashes, whose bytes nobody outside can choose; what it finds is
         // compared once more, in a time that tells nothing.
         let same = |found: &Digest| bool::from(found.as_bytes().ct_eq(hash.as_bytes()));
-        if let Some((found, name)) = known.nodes.get_key_value(&hash)
-            && same(found)
-        {
-            return Some(Principal::Node(name.clone()));
+        let find = |tokens: &BTreeMap<Digest, Arc<str>>| {
+            let (found, whose) = tokens.get_key_value(&hash)?;
+            same(found).then(|| whose.clone())
+        };
+        if let Some(name) = find(&known.nodes) {
+            return Some(Principal::Node { name, token: hash });
         }
-        let (found, id) = known.joins.get_key_value(&hash)?;
-        same(found).then(|| Principal::Join(id.clone()))
+        if let Some(id) = find(&known.joins) {
+            return Some(Principal::Join(id));
+        }
+        find(&known.removed).map(Principal::Removed)
     }
 
     /// Lets a node in by that token only.
@@ -85,6 +97,16 @@ impl Keys {
     /// Lets a node in no more.
     pub(crate) fn remove_node(&self, name: &str) {
         self.write().nodes.retain(|_, other| &**other != name);
+    }
+
+    /// Knows a token as that of a node that was removed.
+    pub(crate) fn put_removed(&self, hash: Digest, name: &str) {
+        self.write().removed.insert(hash, name.into());
+    }
+
+    /// Knows a token of a removed node no more.
+    pub(crate) fn forget_removed(&self, hash: &Digest) {
+        self.write().removed.remove(hash);
     }
 
     /// Lets machines join by that token.
@@ -114,11 +136,19 @@ mod tests {
             assert_eq!(keys.who(token.text.as_bytes()), expect);
         };
         check(&a, None);
-        check(&b, Some(Principal::Node(name.clone())));
+        let node = Principal::Node {
+            name: name.clone(),
+            token: b.hash,
+        };
+        check(&b, Some(node));
         check(&join, Some(Principal::Join("7".into())));
         assert_eq!(keys.who(b.hash.to_string().as_bytes()), None);
         keys.remove_join("7");
         keys.remove_node("n1");
+        check(&b, None);
+        keys.put_removed(b.hash, "n1");
+        check(&b, Some(Principal::Removed(name)));
+        keys.forget_removed(&b.hash);
         check(&b, None);
         check(&join, None);
         assert!(a.text != b.text && a.text.len() == 45);

@@ -8,6 +8,7 @@ pub(crate) mod caches;
 pub(crate) mod join;
 pub(crate) mod keys;
 pub(crate) mod lines;
+mod removed;
 mod select;
 pub(crate) mod session;
 
@@ -26,8 +27,14 @@ use crate::ledger::{Changes, Ledger, LedgerError, Table};
 use crate::settings;
 use caches::{Caches, Held};
 use keys::Keys;
+use removed::Removed;
 pub(crate) use select::{Chosen, Selection};
 use session::Session;
+
+/// Images of one node that are known.
+const IMAGES: usize = 100_000;
+/// Longest text that a node says of itself.
+const TEXT: usize = 2048;
 
 /// What lasts of a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -65,6 +72,8 @@ struct Entry {
 struct State {
     nodes: BTreeMap<Arc<str>, Entry>,
     caches: Caches,
+    /// Nodes that were removed, by the hash of their tokens.
+    removed: BTreeMap<Digest, Removed>,
 }
 
 /// All nodes.
@@ -78,6 +87,18 @@ pub(crate) struct Nodes {
     peer_tokens: Mutex<BTreeMap<String, String>>,
     state: Mutex<State>,
     joins: Mutex<BTreeMap<String, join::Join>>,
+}
+
+/// What becomes of a session that greets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attached {
+    /// It is the session of its node now.
+    Yes,
+    /// Its node was removed.
+    Removed,
+    /// Another machine has joined by that name since it was opened, or what it says of itself cannot
+    /// be.
+    Refused,
 }
 
 /// What others need to know of a connected node.
@@ -126,6 +147,12 @@ impl Entry {
             sandboxes: self.sandboxes,
             mirror: self.mirror.clone(),
         }
+    }
+
+    /// Whether that is its session, and no other has taken its place.
+    fn is_held_by(&self, session: &Arc<Session>) -> bool {
+        let current = self.session.as_ref();
+        current.is_some_and(|current| Arc::ptr_eq(current, session))
     }
 
     fn connected(&self) -> Option<Connected> {
@@ -181,6 +208,10 @@ impl Nodes {
             keys.put_node(record.token, &name);
             state.nodes.insert(name, Entry::new(record));
         }
+        for (token, removed) in removed::load(&ledger)? {
+            keys.put_removed(token, &removed.name);
+            state.removed.insert(token, removed);
+        }
         let joins = join::load(&ledger, &keys)?;
         let peer_tokens = ledger.get(Table::Meta, "peer_tokens")?.unwrap_or_default();
         Ok(Self {
@@ -197,6 +228,11 @@ impl Nodes {
     fn state(&self) -> MutexGuard<'_, State> {
         // What is under the lock does not panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what nodes and clients are told is kept.
+    pub(crate) fn are_kept(&self) -> bool {
+        self.ledger.is_sound()
     }
 
     /// How long a node may be silent.
@@ -218,9 +254,9 @@ impl Nodes {
         token
     }
 
-    /// A node greets: its session takes the place of an older one, and it is welcomed. `false` when
-    /// there is no such node any more.
-    pub(super) fn attach(&self, session: &Arc<Session>, hello: &Report) -> bool {
+    /// A node greets: its session takes the place of an older one, and it is welcomed, if the token
+    /// by which it was opened still counts.
+    pub(super) fn attach(&self, session: &Arc<Session>, hello: &Report) -> Attached {
         let Report::Hello {
             version,
             labels,
@@ -231,13 +267,26 @@ impl Nodes {
             ..
         } = hello
         else {
-            return false;
+            return Attached::Refused;
         };
+        let long = |text: &str| text.len() > TEXT;
+        if join::check_labels(labels).is_err()
+            || [version, epoch].into_iter().chain(mirror).any(|t| long(t))
+        {
+            tracing::warn!(
+                node = &**session.node(),
+                "what the node says of itself cannot be"
+            );
+            return Attached::Refused;
+        }
         let mut state = self.state();
-        let State { nodes, caches } = &mut *state;
+        let State { nodes, caches, .. } = &mut *state;
         let Some(entry) = nodes.get_mut(&**session.node()) else {
-            return false;
+            return Attached::Removed;
         };
+        if entry.record.token != session.token() {
+            return Attached::Refused;
+        }
         entry.record.version.clone_from(version);
         entry.record.labels.clone_from(labels);
         entry.record.last_seen = now();
@@ -261,7 +310,7 @@ impl Nodes {
             old.end();
         }
         entry.gone = None;
-        true
+        Attached::Yes
     }
 
     /// A session ended; `false` when another one took its place.
@@ -270,8 +319,7 @@ impl Nodes {
         let Some(entry) = state.nodes.get_mut(&**session.node()) else {
             return false;
         };
-        let current = entry.session.as_ref();
-        if !current.is_some_and(|current| Arc::ptr_eq(current, session)) {
+        if !entry.is_held_by(session) {
             return false;
         }
         entry.session = None;
@@ -281,13 +329,17 @@ impl Nodes {
         true
     }
 
-    /// Takes in what a node says of itself.
-    pub(super) fn heard(&self, name: &str, report: &Report) {
+    /// Takes in what a node says of itself. `false` when what the session says counts no more:
+    /// another has taken its place, or its node was removed.
+    pub(super) fn heard(&self, session: &Arc<Session>, report: &Report) -> bool {
         let mut state = self.state();
-        let State { nodes, caches } = &mut *state;
-        let Some(entry) = nodes.get_mut(name) else {
-            return;
+        let State { nodes, caches, .. } = &mut *state;
+        let Some(entry) = nodes.get_mut(&**session.node()) else {
+            return false;
         };
+        if !entry.is_held_by(session) {
+            return false;
+        }
         entry.record.last_seen = now();
         match report {
             Report::Heartbeat { usage, sandboxes } => {
@@ -306,7 +358,14 @@ impl Nodes {
                 for digest in gone {
                     caches.remove(&mut entry.held, digest);
                 }
-                for CachedImage { digest, .. } in put {
+                let room = IMAGES.saturating_sub(entry.held.len());
+                if put.len() > room {
+                    tracing::warn!(
+                        node = entry.record.name,
+                        "the node has too many images to know"
+                    );
+                }
+                for CachedImage { digest, .. } in put.iter().take(room) {
                     caches.put(&mut entry.held, digest);
                 }
                 entry.revision = Some(*revision);
@@ -314,6 +373,7 @@ impl Nodes {
             Report::Warmed { receipt, .. } => caches.put(&mut entry.held, &receipt.digest),
             _ => {}
         }
+        true
     }
 
     /// Counts a sandbox that is on its way to a node, until its next heartbeat tells.
@@ -395,10 +455,12 @@ impl Nodes {
         warm.filter_map(Entry::connected).collect()
     }
 
-    /// For how long a node is gone; `None` while it is connected or when there is none.
-    pub(crate) fn gone_for(&self, name: &str) -> Option<Duration> {
+    /// Whether nothing is to be expected of a node any more: there is none, or it is gone for
+    /// `patience`.
+    pub(crate) fn is_lost(&self, name: &str, patience: Duration) -> bool {
         let state = self.state();
-        state.nodes.get(name)?.gone.map(|gone| gone.elapsed())
+        let entry = state.nodes.get(name);
+        entry.is_none_or(|entry| entry.gone.is_some_and(|gone| gone.elapsed() >= patience))
     }
 
     /// Lets a node take no new work, or again.
@@ -406,40 +468,17 @@ impl Nodes {
     /// # Errors
     /// When there is no such node, or the ledger fails.
     pub(crate) async fn drain(&self, name: &str, draining: bool) -> Result<Node, Problem> {
-        let record = {
+        let kept = {
             let mut state = self.state();
             let entry = state.nodes.get_mut(name).ok_or_else(|| unknown(name))?;
             entry.record.draining = draining;
-            entry.record.clone()
+            let changes = Changes::new().put(Table::Nodes, name, &entry.record);
+            self.ledger.begin(changes)
         };
-        let changes = Changes::new().put(Table::Nodes, name, &record);
-        let kept = self.ledger.commit(changes).await;
-        kept.map_err(|e| not_kept(&e))?;
+        kept.await.map_err(|e| not_kept(&e))?;
         if let Ok(session) = self.session(name) {
             session.send(&Order::Drain { draining });
         }
         self.get(name)
-    }
-
-    /// Removes a node for good: its token counts no more, and its session ends.
-    ///
-    /// # Errors
-    /// When there is no such node, or the ledger fails.
-    pub(crate) async fn remove(&self, name: &str) -> Result<(), Problem> {
-        self.get(name)?;
-        let changes = Changes::new().remove(Table::Nodes, name);
-        let kept = self.ledger.commit(changes).await;
-        kept.map_err(|e| not_kept(&e))?;
-        self.keys.remove_node(name);
-        let mut state = self.state();
-        let State { nodes, caches } = &mut *state;
-        if let Some(mut entry) = nodes.remove(name) {
-            caches.clear(&mut entry.held);
-            if let Some(session) = entry.session {
-                session.send(&Order::Removed);
-                session.end_soon();
-            }
-        }
-        Ok(())
     }
 }

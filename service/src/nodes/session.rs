@@ -12,6 +12,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use chalk_core::Digest;
 use chalk_core::wire::agent::{Ask, MAX_REPORT, Order, Report};
 use chalk_core::wire::{Problem, problem};
 use futures_util::StreamExt;
@@ -21,7 +22,8 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::lines::{Lines, parse};
+use super::Attached;
+use super::lines::{LineError, Lines, parse};
 use crate::fleet::Fleet;
 
 /// Orders that may wait for a node.
@@ -30,6 +32,8 @@ const QUEUE: usize = 4096;
 const HELLO: Duration = Duration::from_secs(30);
 /// How long a session that is to end goes on, so that the last orders get through.
 const LAST_ORDERS: Duration = Duration::from_millis(500);
+/// How long what a node said is waited for when its time is over.
+const HELD_UP: Duration = Duration::from_millis(250);
 /// Words of the reports that are known.
 const REPORTS: [&str; 8] = [
     "hello",
@@ -48,6 +52,8 @@ type Answer = oneshot::Sender<Result<Value, Problem>>;
 #[derive(Debug)]
 pub(crate) struct Session {
     node: Arc<str>,
+    /// SHA-256 of the token by which it was opened.
+    token: Digest,
     /// Address that the node reaches the service by.
     host: String,
     orders: mpsc::Sender<Bytes>,
@@ -61,6 +67,10 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn node(&self) -> &Arc<str> {
         &self.node
+    }
+
+    pub(super) fn token(&self) -> Digest {
+        self.token
     }
 
     pub(crate) fn host(&self) -> &str {
@@ -98,23 +108,24 @@ impl Session {
             Some(asks) => asks.insert(request, answer),
             None => return Err(lost()),
         };
+        // Also when whoever asks is gone before the answer.
+        let _asked = Asked {
+            session: self,
+            request,
+        };
         if !self.send(&Order::Ask { request, ask }) {
-            self.forget(request);
             return Err(lost());
         }
         match tokio::time::timeout(limit, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(lost()),
-            Err(_) => {
-                self.forget(request);
-                Err(Problem {
-                    kind: problem::TIMED_OUT.to_owned(),
-                    title: "the node did not answer".to_owned(),
-                    status: 504,
-                    detail: format!("node `{}` did not answer in {limit:?}", self.node),
-                    hint: "look at the node's log".to_owned(),
-                })
-            }
+            Err(_) => Err(Problem {
+                kind: problem::TIMED_OUT.to_owned(),
+                title: "the node did not answer".to_owned(),
+                status: 504,
+                detail: format!("node `{}` did not answer in {limit:?}", self.node),
+                hint: "look at the node's log".to_owned(),
+            }),
         }
     }
 
@@ -151,6 +162,18 @@ impl Session {
     }
 }
 
+/// A question that waits for its answer, until it is dropped.
+struct Asked<'a> {
+    session: &'a Session,
+    request: u64,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.session.forget(self.request);
+    }
+}
+
 /// The node is not there.
 pub(crate) fn lost(node: &str, what: &str) -> Problem {
     Problem {
@@ -162,13 +185,20 @@ pub(crate) fn lost(node: &str, what: &str) -> Problem {
     }
 }
 
-/// Begins a session: the answer's body are the orders. `host` is the address by which the node
-/// reaches us.
-pub(crate) fn open(fleet: &Arc<Fleet>, node: Arc<str>, host: String, body: Body) -> Response {
+/// Begins a session of a node that showed that token: the answer's body are the orders. `host` is
+/// the address by which the node reaches us.
+pub(crate) fn open(
+    fleet: &Arc<Fleet>,
+    node: Arc<str>,
+    token: Digest,
+    host: String,
+    body: Body,
+) -> Response {
     let (orders, queue) = mpsc::channel(QUEUE);
     let end = fleet.stop().child_token();
     let session = Arc::new(Session {
         node,
+        token,
         host,
         orders,
         asks: Mutex::new(Some(BTreeMap::new())),
@@ -208,10 +238,14 @@ async fn run(fleet: Arc<Fleet>, session: Arc<Session>, mut lines: Lines) {
             return session.end();
         }
     };
-    // Removed while it greeted.
-    if !fleet.up(&session, &hello) {
-        session.send(&Order::Removed);
-        return session.end_soon();
+    // Much may have happened since its token was looked at.
+    match fleet.up(&session, &hello) {
+        Attached::Yes => {}
+        Attached::Removed => {
+            session.send(&Order::Removed);
+            return session.end_soon();
+        }
+        Attached::Refused => return session.end(),
     }
     tracing::info!(node = &*session.node, "node is connected");
     let heard = listen(&fleet, &session, &mut lines).await;
@@ -226,15 +260,19 @@ async fn listen(fleet: &Arc<Fleet>, session: &Arc<Session>, lines: &mut Lines) -
     let patience = fleet.nodes().lost_after();
     let mut heard = Instant::now();
     loop {
-        let line = tokio::select! {
-            line = lines.next() => line,
-            () = session.end.cancelled() => return Instant::now(),
-            // Nobody takes orders any more.
-            () = session.orders.closed() => return Instant::now(),
-            () = tokio::time::sleep_until(heard + patience) => {
-                tracing::warn!(node = &*session.node, "node is silent");
-                return heard;
-            }
+        let line = match next(session, lines, heard + patience).await {
+            Next::Line(line) => line,
+            Next::End => return Instant::now(),
+            // When we were held up ourselves, what it said meanwhile is still on its way through
+            // the connection.
+            Next::Silence => match next(session, lines, Instant::now() + HELD_UP).await {
+                Next::Line(line) => line,
+                Next::End => return Instant::now(),
+                Next::Silence => {
+                    tracing::warn!(node = &*session.node, "node is silent");
+                    return heard;
+                }
+            },
         };
         heard = Instant::now();
         let report = match line {
@@ -258,5 +296,53 @@ async fn listen(fleet: &Arc<Fleet>, session: &Arc<Session>, lines: &mut Lines) -
                 return heard;
             }
         }
+    }
+}
+
+/// What comes next in a session.
+enum Next {
+    Line(Result<Option<Bytes>, LineError>),
+    /// The session ended, or nobody takes its orders any more.
+    End,
+    /// Nothing came until then.
+    Silence,
+}
+
+async fn next(session: &Session, lines: &mut Lines, until: Instant) -> Next {
+    tokio::select! {
+        // What was said counts before the time at which it is heard.
+        biased;
+        () = session.end.cancelled() => Next::End,
+        () = session.orders.closed() => Next::End,
+        line = lines.next() => Next::Line(line),
+        () = tokio::time::sleep_until(until) => Next::Silence,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_whose_asker_is_gone_is_forgotten() {
+        let (orders, mut queue) = mpsc::channel(4);
+        let session = Session {
+            node: "n".into(),
+            token: Digest::of(b"token"),
+            host: String::new(),
+            orders,
+            asks: Mutex::new(Some(BTreeMap::new())),
+            next: AtomicU64::new(0),
+            end: CancellationToken::new(),
+            followers: AtomicUsize::new(0),
+        };
+        {
+            let asking = session.ask(Ask::CacheList, Duration::from_secs(60));
+            tokio::pin!(asking);
+            assert!(futures_util::poll!(asking.as_mut()).is_pending());
+            assert!(queue.recv().await.is_some());
+            assert_eq!(session.asks().as_ref().unwrap().len(), 1);
+        }
+        assert!(session.asks().as_ref().unwrap().is_empty());
     }
 }

@@ -186,16 +186,15 @@ impl Sandboxes {
             stop_on_disconnect: request.stop_on_disconnect,
         };
         let (id, watched) = (sandbox.id.clone(), request.stop_on_disconnect);
-        {
-            let mut state = self.state();
-            state.living.insert(id.clone());
-            let entry = Entry::new(stored.clone(), false);
-            state.entries.insert(id.clone(), entry);
-        }
         // The disk and the node work at the same time: a sandbox that a node has and nobody wrote
         // down is removed when that node connects again.
-        let kept = Changes::new().put(Table::Sandboxes, &id, &stored);
-        let kept = self.ledger.begin(kept);
+        let kept = {
+            let mut state = self.state();
+            let changes = Changes::new().put(Table::Sandboxes, &id, &stored);
+            state.living.insert(id.clone());
+            state.entries.insert(id.clone(), Entry::new(stored, false));
+            self.ledger.begin(changes)
+        };
         self.nodes.placed(&node.name);
         if self.regions.has_own(&node.region) && !warm {
             let (this, id) = (self.clone(), id.clone());
@@ -483,11 +482,7 @@ impl Sandboxes {
                 state.living.iter().filter_map(node).collect()
             };
             for (id, node) in living {
-                if self
-                    .nodes
-                    .gone_for(&node)
-                    .is_some_and(|gone| gone >= patience)
-                {
+                if self.nodes.is_lost(&node, patience) {
                     self.lose(
                         &id,
                         &format!("node `{node}` is not connected for {patience:?}"),

@@ -252,15 +252,17 @@ impl Sandboxes {
             Err(_) if sandbox.state.is_final() => {}
             Err(error) => return Err(error),
         }
-        {
+        // Under the lock under which its record changes: nothing of before is written after.
+        let kept = {
             let mut state = self.state();
             state.living.remove(&id);
             if let Some(entry) = state.entries.remove(&id) {
                 entry.tell();
             }
-        }
-        let changes = Changes::new().remove(Table::Sandboxes, &id);
-        self.ledger.commit(changes).await.map_err(|e| not_kept(&e))
+            let changes = Changes::new().remove(Table::Sandboxes, &id);
+            self.ledger.begin(changes)
+        };
+        kept.await.map_err(|e| not_kept(&e))
     }
 
     /// Ends a sandbox if nobody follows it for a while.

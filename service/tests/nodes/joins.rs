@@ -45,6 +45,12 @@ async fn who_may_join() {
     // A name is free again while its node is not connected.
     let again: Registered = ok(register(&any, node("b"))).await;
     assert!(again.token != b.token);
+    // But not from another region.
+    let us = api.join_token(json!({"region": "us"})).await;
+    for body in [node("a"), node("b")] {
+        let taken = problem(register(&us, body)).await;
+        assert_eq!((taken.status, &*taken.kind), (403, kinds::FORBIDDEN));
+    }
     let old = api.as_who(&b.token, Method::GET, "/v2/");
     assert_eq!(old.send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
     let c = Agent::new(&api, "c").await;
@@ -54,6 +60,7 @@ async fn who_may_join() {
 
     // The used up and the expired are gone; texts of tokens are told once only.
     let left: Vec<JoinToken> = api.get("/v1/join-tokens").await;
+    let left: Vec<_> = left.into_iter().filter(|join| join.id != us.id).collect();
     assert_eq!(left.len(), 1);
     assert_eq!(
         (left[0].id.clone(), &left[0].token),
@@ -145,4 +152,60 @@ async fn a_node_may_do_little() {
     );
     let refused = problem(api.as_who(&node.token, Method::POST, session)).await;
     assert!(refused.title.contains("HTTP/2"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_removed_node_is_told_so_and_comes_back_by_a_new_token_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = Api::start(settings(dir.path())).await;
+    let before = api.join_token(json!({})).await;
+    let register = |api: &Api, token: &JoinToken, name: &str| {
+        let token = token.token.clone().unwrap();
+        api.as_who(&token, Method::POST, "/v1/agent/register")
+            .json(&json!({"name": name, "version": "1"}))
+    };
+    let away: Registered = ok(register(&api, &before, "n")).await;
+    api.delete("/v1/nodes/n").await;
+    api.running.shutdown().await;
+
+    let api = Api::start(settings(dir.path())).await;
+    let session = "/v1/agent/session";
+    let removed = problem(api.as_who(&away.token, Method::POST, session)).await;
+    assert_eq!((removed.status, &*removed.kind), (401, kinds::NODE_REMOVED));
+    let pull = api.as_who(&away.token, Method::GET, "/v2/");
+    assert_eq!(pull.send().await.unwrap().status(), 401);
+    let refused = problem(register(&api, &before, "n")).await;
+    assert_eq!((refused.status, &*refused.kind), (403, kinds::NODE_REMOVED));
+    let _: Registered = ok(register(&api, &before, "other")).await;
+
+    let since = api.join_token(json!({})).await;
+    let back: Registered = ok(register(&api, &since, "n")).await;
+    let pull = api.as_who(&back.token, Method::GET, "/v2/");
+    assert_eq!(pull.send().await.unwrap().status(), 200);
+    // The machine of before is another one.
+    let removed = problem(api.as_who(&away.token, Method::POST, session)).await;
+    assert_eq!(removed.kind, kinds::NODE_REMOVED);
+}
+
+#[tokio::test]
+async fn a_session_that_was_opened_before_another_machine_joined_is_not_that_machine() {
+    let (api, _dir) = Api::fresh().await;
+    let old = Joined::new(&api, "n", None).await;
+    let (reports, body) = tokio::sync::mpsc::channel::<Result<bytes::Bytes, std::io::Error>>(4);
+    let body = reqwest::Body::wrap_stream(tokio_stream::wrappers::ReceiverStream::new(body));
+    let request = h2().post(format!("{}/v1/agent/session", api.url()));
+    let session = request
+        .bearer_auth(&old.token)
+        .body(body)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(session.status(), StatusCode::OK);
+    let new = Joined::new(&api, "n", None).await;
+    let hello = json!({"report": "hello", "version": "1", "epoch": "1",
+        "usage": chalk_core::wire::CacheUsage::default()});
+    let line = format!("{hello}\n");
+    reports.send(Ok(line.into())).await.unwrap();
+    assert_eq!(session.text().await.unwrap_or_default(), "");
+    new.connect(&api).await;
 }

@@ -296,9 +296,13 @@ async fn records_follow_the_node() {
     drop(beats);
     let joined = node.kill();
     until_state(&api, &runs, SandboxState::Lost).await;
-    let _node = joined.connect(&api).await;
-    until_state(&api, &runs, SandboxState::Running).await;
+    let node = joined.connect(&api).await;
+    let sandbox = until_state(&api, &runs, SandboxState::Running).await;
+    assert_eq!((&sandbox.error, &sandbox.finished), (&None, &None));
     api.delete("/v1/nodes/n").await;
+    // What it says in its last moments brings nothing back.
+    node.says(&runs, SandboxState::Running).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     let sandbox = until_state(&api, &runs, SandboxState::Lost).await;
     assert!(sandbox.error.unwrap().detail.contains("removed"));
 }

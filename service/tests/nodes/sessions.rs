@@ -142,6 +142,65 @@ async fn a_silent_node_is_lost_and_a_broken_one_at_once() {
 }
 
 #[tokio::test]
+async fn a_service_that_was_held_up_takes_no_node_for_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    settings.nodes.lost_after = Duration::from_millis(1500);
+    let api = Api::start(settings).await;
+    let mut node = Agent::new(&api, "n").await;
+    for _ in 0..4 {
+        node.report(&Report::Heartbeat {
+            usage: CacheUsage::default(),
+            sandboxes: 0,
+        })
+        .await;
+        // The service runs on this thread.
+        std::thread::sleep(Duration::from_millis(1700));
+        assert!(!node.is_told().await);
+        assert_eq!(api.node("n").await.state, NodeState::Ready);
+    }
+    // Its session is still the first one.
+    api.post::<Node>("/v1/nodes/n/drain", json!({})).await;
+    assert!(node.drain().await);
+}
+
+#[tokio::test]
+async fn nothing_that_happens_meanwhile_brings_a_removed_node_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = Api::start(settings(dir.path())).await;
+    for round in 0..8 {
+        let name = format!("n{round}");
+        let joined = Joined::new(&api, &name, None).await;
+        let path = format!("/v1/nodes/{name}");
+        let mut calls = Vec::new();
+        for call in 0..16 {
+            let what = if call == 5 {
+                String::new()
+            } else {
+                "/drain".into()
+            };
+            let method = if call == 5 {
+                Method::DELETE
+            } else {
+                Method::POST
+            };
+            calls.push(tokio::spawn(
+                api.request(method, &format!("{path}{what}")).send(),
+            ));
+        }
+        let opened = tokio::spawn(joined.open());
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
+        drop(opened.await.unwrap());
+    }
+    api.running.shutdown().await;
+    let api = Api::start(settings(dir.path())).await;
+    let nodes: Vec<Node> = api.get("/v1/nodes").await;
+    assert!(nodes.is_empty(), "{nodes:?}");
+}
+
+#[tokio::test]
 async fn drained_and_removed_nodes_stay_so() {
     let dir = tempfile::tempdir().unwrap();
     let api = Api::start(settings(dir.path())).await;
@@ -199,18 +258,19 @@ async fn the_cache_of_a_node_is_asked_for() {
         );
         node.answer(request, report.clone()).await;
         let (request, ask) = node.ask().await;
-        assert!(
-            matches!(ask, Ask::Unpin { ref digest, .. } if *digest == image.digest),
-            "{ask:?}"
-        );
+        let unpin = Ask::Unpin {
+            digest: image.digest,
+            label: "warm".into(),
+        };
+        assert_eq!(ask, unpin);
         node.answer(request, json!(null)).await;
+        // Both at once, so that nothing comes in between.
         let (request, ask) = node.ask().await;
-        assert_eq!(
-            ask,
-            Ask::CacheRemove {
-                digest: image.digest
-            }
-        );
+        let remove = Ask::CacheRemove {
+            digest: image.digest,
+            unpin: true,
+        };
+        assert_eq!(ask, remove);
         node.answer(request, report).await;
         // A question that stays open when the node goes away.
         let (_, _) = node.ask().await;
@@ -224,6 +284,8 @@ async fn the_cache_of_a_node_is_asked_for() {
             .await;
         assert_eq!(gc.freed_bytes, 5);
         let path = format!("/v1/nodes/n/cache/{}", image.hash.hex());
+        let unpin = api.request(Method::POST, &format!("{path}/unpin"));
+        assert_eq!(unpin.send().await.unwrap().status(), 204);
         let remove = api.request(Method::DELETE, &path);
         let gc: GcReport = crate::service::ok(remove).await;
         assert_eq!(gc.freed_bytes, 5);

@@ -10,7 +10,7 @@ import type { Problem } from "../generated/wire.js";
  * the last part of the problem's type: `bad-request`, `unauthorized`, `not-found`, `ambiguous`,
  * `base-not-found`, `base-denied`, `base-platform`, `registry-unreachable`, `too-large`,
  * `unavailable`, `foreign-origin`, `misdirected`, `internal`; of nodes and sandboxes `no-node`,
- * `node-lost`, `cache-too-small`, `disk-full`, `damaged`, `timed-out`, `not-running`,
+ * `node-lost`, `node-removed`, `cache-too-small`, `disk-full`, `damaged`, `timed-out`, `not-running`,
  * `sandbox-refused`.
  */
 export class ServiceError extends ChalkError {

@@ -6,7 +6,7 @@ use chalk_core::wire::agent::Order;
 use chalk_core::wire::{Problem, Warm, WarmState, WarmStatus, problem};
 use tokio::time::Instant;
 
-use super::{Pull, Stage, State, WaveKey};
+use super::{Stage, State, WaveKey};
 use crate::nodes::session;
 use crate::warms::record::{Stored, trouble};
 
@@ -15,11 +15,7 @@ impl State {
     pub(in crate::warms) fn tick(&mut self) {
         let patience = self.nodes.lost_after();
         let away = self.pulls.iter().filter(|(_, p)| p.stage == Stage::Away);
-        let lost = |pull: &Pull| match self.nodes.gone_for(&pull.node) {
-            Some(gone) => gone >= patience,
-            None => self.nodes.connected(&pull.node).is_none(),
-        };
-        let lost = away.filter(|(_, pull)| lost(pull));
+        let lost = away.filter(|(_, pull)| self.nodes.is_lost(&pull.node, patience));
         let lost: Vec<(String, String)> =
             lost.map(|(id, p)| (id.clone(), p.node.clone())).collect();
         for (id, node) in lost {
