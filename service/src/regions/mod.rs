@@ -133,9 +133,20 @@ impl Regions {
             image_hash: image.hash,
             registry: registry.to_owned(),
             repository,
-            name: image.name.clone(),
+            name: self.name_at(&image.name, registry, prefix),
             node_login,
             peers,
+        }
+    }
+
+    /// A name in terms of the registry at `host` and `prefix`, where it is one of the home registry:
+    /// nodes hear of no other registry than that of their region.
+    fn name_at(&self, name: &str, host: &str, prefix: &str) -> String {
+        let inside = name.strip_prefix(&*self.public);
+        match inside.and_then(|inside| inside.strip_prefix('/')) {
+            None => name.to_owned(),
+            Some(inside) if prefix.is_empty() => format!("{host}/{inside}"),
+            Some(inside) => format!("{host}/{prefix}/{inside}"),
         }
     }
 

@@ -124,7 +124,9 @@ impl Sandboxes {
         settings: settings::Sandboxes,
     ) -> Result<Self, LedgerError> {
         let mut state = State::default();
+        let ids = Ids::default();
         for (id, stored) in ledger.all::<Stored>(Table::Sandboxes, "")? {
+            ids.follow(&id);
             // Whether the node was told is not known: it says so itself when it connects.
             let entry = Entry::new(stored, true);
             if !entry.is_over() {
@@ -137,7 +139,7 @@ impl Sandboxes {
             nodes,
             regions,
             settings,
-            ids: Ids::default(),
+            ids,
             streams: Arc::default(),
             state: Mutex::new(state),
         })

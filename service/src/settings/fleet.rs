@@ -36,7 +36,7 @@ pub struct Nodes {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Warm {
-    /// Nodes that pull one image from one region's registry at once; others wait, or pull from
+    /// Nodes that pull from one region's registry at once, of all warms; others wait, or pull from
     /// nodes.
     pub registry_pulls: usize,
     /// Nodes that pull an image from each other in a row.

@@ -41,6 +41,14 @@ const EVENT_GAP: u64 = 1_000_000;
 const IDLE_POLL: Duration = Duration::from_millis(20);
 /// For how long changes are gathered before they are written down.
 const SAVE: Duration = Duration::from_millis(25);
+/// Pause before changes are given to the ledger again that were not kept.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
+/// Time between two notes of how long each warm runs.
+const NOTE: Duration = Duration::from_secs(60);
+/// Tries of a copy to a region's registry.
+const COPY_TRIES: u32 = 8;
+/// Pause before the second of them; each is twice the one before.
+const COPY_PAUSE: Duration = Duration::from_secs(1);
 /// Time between two looks at what time brings.
 const TICK: Duration = Duration::from_millis(500);
 /// Time between two events of one copy.
@@ -114,7 +122,9 @@ impl Warms {
         };
         let mut state = State::new(nodes.clone(), regions.clone(), limits);
         let mut past = BTreeMap::new();
+        let ids = Ids::default();
         for (id, mut header) in ledger.all::<Header>(Table::Warms, "")? {
+            ids.follow(&id);
             if header.status != WarmStatus::Running && !header.awaits {
                 past.insert(id, header.targets);
                 continue;
@@ -129,7 +139,7 @@ impl Warms {
             nodes,
             regions,
             settings,
-            ids: Ids::default(),
+            ids,
             state: Mutex::new(state),
             past: Mutex::new(past),
             changed: Notify::new(),
@@ -163,22 +173,25 @@ impl Warms {
 
     /// Has what changed written down, and forgets what is over.
     fn save(self: &Arc<Self>) {
-        let (changes, ended) = {
+        let (kept, written, ended) = {
+            // Given to the ledger under the lock: what is older is never written after what is newer.
             let mut state = self.state();
-            let changes = state.changes();
-            (changes, std::mem::take(&mut state.ended))
+            let (changes, written) = state.changes();
+            let ended = std::mem::take(&mut state.ended);
+            if changes.is_empty() && ended.is_empty() {
+                return;
+            }
+            (self.ledger.begin(changes), written, ended)
         };
-        if ended.is_empty() {
-            return self.ledger.later(changes);
-        }
-        // Sent before anything that happens from now on, whenever the task runs.
-        let kept = self.ledger.begin(changes);
         let this = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = kept.await {
-                tracing::error!(%error, "the end of a warm was not kept");
-            }
-            this.retire(&ended);
+            let Err(error) = kept.await else {
+                return this.retire(&ended);
+            };
+            tracing::error!(%error, "the state of warms was not kept");
+            tokio::time::sleep(SAVE_AGAIN).await;
+            this.state().write_again(&written, ended);
+            this.changed.notify_one();
         });
     }
 
@@ -314,7 +327,8 @@ impl Warms {
         Ok((header.ok_or_else(|| unknown(id))?, targets))
     }
 
-    /// Warms, newest first, at most `limit`, of images whose hash begins with `hash`.
+    /// Warms, newest first, of images whose hash begins with `hash`: at most `limit`, and no further
+    /// ones when those have [`TARGETS`] targets together.
     ///
     /// # Errors
     /// When the ledger fails.
@@ -325,21 +339,40 @@ impl Warms {
     ) -> Result<Vec<Warm>, Problem> {
         let mut ids: BTreeSet<String> = self.past().keys().cloned().collect();
         ids.extend(self.state().live.keys().cloned());
-        let mut warms = Vec::new();
+        let (mut warms, mut targets) = (Vec::new(), 0);
         for id in ids.iter().rev() {
-            if warms.len() >= limit {
+            if warms.len() >= limit || targets >= TARGETS {
                 break;
             }
             // One may be forgotten meanwhile.
-            let Ok(warm) = self.get(id).await else {
+            let Ok(images) = self.images(id).await else {
                 continue;
             };
-            let fits = |image: &Digest| hash.is_none_or(|hash| image.hex().starts_with(hash));
-            if warm.images.iter().any(fits) {
+            if !images
+                .iter()
+                .any(|image| hash.is_none_or(|hash| image.hex().starts_with(hash)))
+            {
+                continue;
+            }
+            if let Ok(warm) = self.get(id).await {
+                targets += warm.nodes.len();
                 warms.push(warm);
             }
         }
         Ok(warms)
+    }
+
+    /// The images of a warm.
+    async fn images(&self, id: &str) -> Result<Vec<Digest>, Problem> {
+        if let Some(live) = self.state().live.get(id) {
+            return Ok(live.header.images.iter().map(|image| image.hash).collect());
+        }
+        let (ledger, wanted) = (self.ledger.clone(), id.to_owned());
+        let read = tokio::task::spawn_blocking(move || ledger.get(Table::Warms, &wanted));
+        let read = read.await.unwrap_or(Err(LedgerError::Stopping));
+        let header: Option<Header> = read.map_err(|e| not_kept(&e))?;
+        let header = header.ok_or_else(|| unknown(id))?;
+        Ok(header.images.iter().map(|image| image.hash).collect())
     }
 
     /// Events of a warm after the one numbered `after`.
@@ -440,9 +473,12 @@ impl Warms {
         let pause = TICK.min(self.nodes.lost_after() / 4);
         let mut ticks = tokio::time::interval(pause.max(Duration::from_millis(20)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut notes = tokio::time::interval(NOTE);
+        notes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => self.with(State::tick),
+                _ = notes.tick() => self.with(State::touch),
                 () = self.changed.notified() => {
                     // What changes together is written together.
                     tokio::time::sleep(SAVE).await;
@@ -457,8 +493,13 @@ impl Warms {
     /// # Errors
     /// When the ledger fails.
     pub(crate) async fn flush(&self) -> Result<(), LedgerError> {
-        let changes = self.state().changes();
-        self.ledger.commit(changes).await
+        let kept = {
+            let mut state = self.state();
+            state.touch();
+            let (changes, _) = state.changes();
+            self.ledger.begin(changes)
+        };
+        kept.await
     }
 
     /// Waits until no warm runs.
@@ -473,25 +514,44 @@ impl Warms {
     }
 }
 
-/// Brings an image to a region's registry for all warms that wait there.
+/// Brings an image to a region's registry for all warms that wait there, in several tries if need
+/// be, as long as some wait.
 async fn copy(warms: Arc<Warms>, region: String, image: ImageAt) {
     let wave = (region, image.digest);
-    let Some(mut copying) = warms.regions.bring(&wave.0, &image) else {
-        return warms.with(|state| state.copied(&wave, Ok(())));
+    let mut pause = COPY_PAUSE;
+    for left in (0..COPY_TRIES).rev() {
+        let done = try_copy(&warms, &wave, &image).await;
+        let Err(error) = &done else {
+            return warms.with(|state| state.copied(&wave, done));
+        };
+        if left == 0 || !warms.with(|state| state.copy_failed(&wave, error, left)) {
+            return warms.with(|state| state.copied(&wave, done));
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+}
+
+async fn try_copy(
+    warms: &Arc<Warms>,
+    wave: &(String, Digest),
+    image: &ImageAt,
+) -> Result<(), Problem> {
+    let Some(mut copying) = warms.regions.bring(&wave.0, image) else {
+        return Ok(());
     };
     loop {
         let now = copying.borrow_and_update().clone();
         if now.total > 0 {
-            warms.with(|state| state.copying(&wave, image.hash, now.done, now.total));
+            warms.with(|state| state.copying(wave, image.hash, now.done, now.total));
         }
         if let Some(done) = now.ended {
-            return warms.with(|state| state.copied(&wave, done));
+            return done;
         }
         tokio::time::sleep(COPY_PROGRESS).await;
         if copying.changed().await.is_err() && copying.borrow().ended.is_none() {
             let detail = "the service stops".to_owned();
-            let error = trouble(problem::UNAVAILABLE, "the copy broke off", detail);
-            return warms.with(|state| state.copied(&wave, Err(error)));
+            return Err(trouble(problem::UNAVAILABLE, "the copy broke off", detail));
         }
     }
 }

@@ -9,6 +9,7 @@
 //! Nothing here knows of time-outs of warms, sessions or messages.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,10 +20,54 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Limits of a wave.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Nodes that pull from the registry at once.
+    /// Nodes of a region that pull from its registry at once.
     pub(super) direct: usize,
     /// Nodes in a chain.
     pub(super) chain: u32,
+}
+
+/// The registry of a region: who pulls from it, of all waves there.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Registry(Arc<Mutex<Pulling>>);
+
+#[derive(Debug, Default)]
+struct Pulling {
+    /// How many images each node pulls from there. A node limits itself how much it fetches at
+    /// once, so that it counts as one.
+    nodes: BTreeMap<String, usize>,
+    /// A node stopped to pull from there since somebody asked.
+    freed: bool,
+}
+
+impl Registry {
+    fn pulling(&self) -> MutexGuard<'_, Pulling> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_room(&self, node: &str, limit: usize) -> bool {
+        let pulling = self.pulling();
+        pulling.nodes.len() < limit || pulling.nodes.contains_key(node)
+    }
+
+    fn enter(&self, node: &str) {
+        *self.pulling().nodes.entry(node.to_owned()).or_insert(0) += 1;
+    }
+
+    fn leave(&self, node: &str) {
+        let mut pulling = self.pulling();
+        if let Some(count) = pulling.nodes.get_mut(node) {
+            *count -= 1;
+            if *count == 0 {
+                pulling.nodes.remove(node);
+                pulling.freed = true;
+            }
+        }
+    }
+
+    /// Whether there is room that was not there when somebody asked last.
+    pub(super) fn freed(&self) -> bool {
+        std::mem::take(&mut self.pulling().freed)
+    }
 }
 
 /// Where a node pulls from first.
@@ -44,6 +89,8 @@ struct Member {
     serves: bool,
     parent: Parent,
     depth: u32,
+    /// Whether it waits before its next try, and pulls from nobody.
+    pauses: bool,
 }
 
 /// A node that can serve others.
@@ -67,16 +114,23 @@ pub(super) struct Wave {
     servers: BTreeMap<String, Server>,
     /// Servers that nobody pulls from, those with the whole image first.
     free: BTreeSet<(u32, String)>,
-    /// Pulls from the registry.
-    direct: usize,
+    registry: Registry,
     /// Ordered pulls of nodes that will serve when they report.
     pending: BTreeMap<String, Instant>,
 }
 
 impl Wave {
-    /// Whether nothing waits and nothing is ordered.
-    pub(super) fn is_empty(&self) -> bool {
-        self.ordered.is_empty() && self.links.is_empty() && self.leaves.is_empty()
+    /// Nobody, in the region of that registry.
+    pub(super) fn new(registry: Registry) -> Self {
+        Self {
+            registry,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a pull waits for its turn.
+    pub(super) fn waits(&self) -> bool {
+        !(self.links.is_empty() && self.leaves.is_empty())
     }
 
     /// A node has the whole image and serves it.
@@ -118,6 +172,7 @@ impl Wave {
             serves,
             parent: Parent::None,
             depth: 1,
+            pauses: false,
         };
         self.ordered.insert(pull.to_owned(), member);
     }
@@ -140,10 +195,10 @@ impl Wave {
             None => {
                 // Somebody will serve in a moment.
                 let soon = |ordered: &Instant| ordered.elapsed() < PATIENCE;
-                if self.direct >= limits.direct || self.pending.values().any(soon) {
+                if !self.registry.has_room(node, limits.direct) || self.pending.values().any(soon) {
                     return None;
                 }
-                self.direct += 1;
+                self.registry.enter(node);
                 (Parent::Registry, 1)
             }
         };
@@ -161,6 +216,7 @@ impl Wave {
             serves: serves && depth < limits.chain,
             parent: parent.clone(),
             depth,
+            pauses: false,
         };
         self.ordered.insert(pull.clone(), member);
         Some((pull, parent))
@@ -176,14 +232,46 @@ impl Wave {
     /// A node reported that it pulls: from now on it can serve what it has.
     pub(super) fn pulls(&mut self, pull: &str) {
         self.pending.remove(pull);
-        let Some(member) = self.ordered.get(pull) else {
+        let Some(member) = self.ordered.get_mut(pull) else {
             return;
         };
+        if std::mem::take(&mut member.pauses) {
+            member.parent = match std::mem::replace(&mut member.parent, Parent::None) {
+                // It did not ask whether there is room.
+                Parent::Registry => {
+                    self.registry.enter(&member.node);
+                    Parent::Registry
+                }
+                // Whom it pulled from may serve another one by now.
+                Parent::Node(_) | Parent::None => Parent::None,
+            };
+        }
         if member.serves && !self.servers.contains_key(&member.node) {
             let (depth, busy) = (member.depth, false);
             self.free.insert((depth, member.node.clone()));
             self.servers
                 .insert(member.node.clone(), Server { depth, busy });
+        }
+    }
+
+    /// A pull failed for now: whom it pulled from is free, and nobody else is sent to its node,
+    /// until it reports that it pulls again.
+    pub(super) fn pauses(&mut self, pull: &str) {
+        self.pending.remove(pull);
+        let Some(member) = self.ordered.get_mut(pull) else {
+            return;
+        };
+        if std::mem::replace(&mut member.pauses, true) {
+            return;
+        }
+        let (node, parent) = (member.node.clone(), member.parent.clone());
+        self.release(&node, parent);
+        if self
+            .servers
+            .get(&node)
+            .is_some_and(|server| server.depth > 0)
+        {
+            self.forget(&node);
         }
     }
 
@@ -216,12 +304,19 @@ impl Wave {
             self.leaves.retain(|(other, _)| other != pull);
             return;
         };
-        match member.parent {
-            Parent::Registry => self.direct -= 1,
-            Parent::Node(node) => {
-                if let Some(server) = self.servers.get_mut(&node) {
+        if !member.pauses {
+            self.release(&member.node, member.parent);
+        }
+    }
+
+    /// Frees whom a node pulled from.
+    fn release(&mut self, node: &str, parent: Parent) {
+        match parent {
+            Parent::Registry => self.registry.leave(node),
+            Parent::Node(parent) => {
+                if let Some(server) = self.servers.get_mut(&parent) {
                     server.busy = false;
-                    self.free.insert((server.depth, node));
+                    self.free.insert((server.depth, parent));
                 }
             }
             Parent::None => {}
@@ -237,6 +332,12 @@ mod tests {
         direct: 2,
         chain: 3,
     };
+
+    impl Wave {
+        fn is_empty(&self) -> bool {
+            self.ordered.is_empty() && !self.waits()
+        }
+    }
 
     /// Everything that can go out now, as `pull<parent`.
     fn out(wave: &mut Wave) -> Vec<String> {
@@ -321,7 +422,8 @@ mod tests {
         assert_eq!(out(&mut wave), ["n2<registry"]);
         wave.gone("n0", "n0");
         wave.gone("n2", "n2");
-        assert!(wave.is_empty() && wave.direct == 0 && wave.free.is_empty());
+        assert!(wave.is_empty() && wave.registry.pulling().nodes.is_empty());
+        assert!(wave.free.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -334,6 +436,56 @@ mod tests {
         assert_eq!(out(&mut wave), ["n1<n0"]);
         wave.ready("n0", "n0", true);
         wave.gone("n1", "n1");
+        assert_eq!(out(&mut wave), ["n2<n0"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waves_of_a_region_share_its_registry() {
+        let registry = Registry::default();
+        let mut waves = [Wave::new(registry.clone()), Wave::new(registry.clone())];
+        for wave in &mut waves {
+            for name in ["n0", "n1", "n2"] {
+                wave.wait(name, name, false, false);
+            }
+        }
+        assert_eq!(out(&mut waves[0]), ["n0<registry", "n1<registry"]);
+        // Who pulls there already is no further node.
+        assert_eq!(out(&mut waves[1]), ["n0<registry", "n1<registry"]);
+        waves[0].ready("n0", "n0", false);
+        assert!(!registry.freed() && out(&mut waves[0]).is_empty());
+        waves[1].ready("n0", "n0", false);
+        assert!(registry.freed() && !registry.freed());
+        assert_eq!(out(&mut waves[0]), ["n2<registry"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_its_next_try_holds_nobody_up() {
+        let mut wave = wave(0, 4);
+        assert_eq!(out(&mut wave), ["n0<registry", "n1<registry"]);
+        wave.pulls("n0");
+        wave.pauses("n0");
+        wave.pauses("n0");
+        assert_eq!(out(&mut wave), ["n2<registry"]);
+        // Back again, it counts again.
+        wave.pulls("n0");
+        wave.ready("n1", "n1", false);
+        assert!(out(&mut wave).is_empty());
+        wave.pauses("n0");
+        wave.gone("n0", "n0");
+        assert_eq!(out(&mut wave), ["n3<registry"]);
+        wave.ready("n2", "n2", false);
+        wave.ready("n3", "n3", false);
+        assert!(wave.is_empty() && wave.registry.pulling().nodes.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_sent_to_a_node_that_waits_for_its_next_try() {
+        let mut wave = wave(3, 0);
+        assert_eq!(out(&mut wave), ["n0<registry"]);
+        wave.pulls("n0");
+        wave.pauses("n0");
+        assert_eq!(out(&mut wave), ["n1<registry"]);
+        wave.pulls("n0");
         assert_eq!(out(&mut wave), ["n2<n0"]);
     }
 }

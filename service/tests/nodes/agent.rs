@@ -121,7 +121,12 @@ impl Joined {
                 mirror: agent.joined.mirror.clone(),
                 epoch: agent.joined.epoch.clone(),
                 usage: CacheUsage::default(),
-                sandboxes: agent.joined.sandboxes.iter().map(|s| s.id.clone()).collect(),
+                sandboxes: agent
+                    .joined
+                    .sandboxes
+                    .iter()
+                    .map(|s| s.id.clone())
+                    .collect(),
                 running: 0,
             })
             .await;
@@ -234,7 +239,7 @@ impl Agent {
         let receipt = Receipt {
             digest: image.digest,
             bytes_fetched: fetched,
-            bytes_from_mirrors: 0,
+            bytes_from_mirrors: fetched / 2,
             bytes_present: present,
             digests_verified: 4,
             seconds: 0.5,

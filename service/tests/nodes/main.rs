@@ -5,6 +5,7 @@
 
 mod agent;
 mod joins;
+mod limits;
 mod prewarm;
 mod sandboxes;
 mod service;

@@ -65,6 +65,7 @@ async fn chains_grow_and_events_are_resumed() {
         (b.bytes_fetched, b.bytes_present, b.verified),
         (60, 40, true)
     );
+    assert_eq!((b.bytes_from_mirrors, b.digests_verified), (30, 4));
     assert_eq!((b.done, b.total, b.seconds), (100, 100, 0.5));
     assert!(warm.finished.is_some());
 
@@ -468,6 +469,8 @@ async fn images_are_copied_to_the_registry_of_a_region() {
         (host.as_str(), false)
     );
     assert_eq!(at.repository, "mirror/chalk/images");
+    let name = format!("{host}/mirror/chalk/images:{}", image.hash.hex());
+    assert_eq!(at.name, name);
     let name = image.digest.to_string();
     let there = far
         .0
@@ -510,9 +513,19 @@ async fn images_are_copied_to_the_registry_of_a_region() {
     let warm = api.warm(&everywhere(&other)).await;
     let (id, at, _) = home.warm().await;
     home.warmed(&id, &at, 1, 0).await;
-    let warm = api.until_warm(&warm.id, WarmStatus::Partly).await;
-    let error = warm.nodes.iter().find_map(|t| t.error.clone()).unwrap();
+    // The copy is tried again.
+    let path = format!("/v1/warms/{}", warm.id);
+    let waiting = until(async || {
+        let warm: Warm = api.get(&path).await;
+        let target = warm.nodes.into_iter().find(|t| t.node == "eu")?;
+        target.error.is_some().then_some(target)
+    })
+    .await;
+    let error = waiting.error.unwrap();
     assert_eq!(error.kind, kinds::REGISTRY_UNREACHABLE);
+    assert!(waiting.state == WarmState::Queued && waiting.retries_left > 0);
+    let warm: Warm = ok(api.request(Method::DELETE, &path)).await;
+    assert_eq!(warm.status, WarmStatus::Cancelled);
     let node: Node = api.node("eu").await;
     assert_eq!(node.region, "eu");
 }

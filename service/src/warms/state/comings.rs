@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chalk_core::wire::{WarmState, WarmStatus, problem};
 
-use super::{Stage, State};
+use super::{Mine, Stage, State};
 use crate::warms::record::{Stored, trouble};
 
 impl State {
@@ -16,15 +16,12 @@ impl State {
             .connected(node)
             .is_some_and(|n| n.mirror.is_some());
         let region = self.nodes.connected(node).map(|n| n.region);
-        for id in self.by_node.get(node).cloned().unwrap_or_default() {
-            if let Some(pull) = self.pulls.get(&id) {
-                let key = (pull.region.clone(), pull.image.digest);
-                if let Some(group) = self.groups.get_mut(&key) {
-                    group.wave.gone(&id, node);
-                }
-                touched.insert(key);
-            }
-            self.line_up(&id, true);
+        let mine = self.pulls_of(node);
+        for id in &mine {
+            touched.extend(self.put_away(id));
+        }
+        for id in &mine {
+            self.line_up(id, true);
         }
         for (warm, at) in self.lost.remove(node).unwrap_or_default() {
             let Some(live) = self.live.get_mut(&warm) else {
@@ -54,21 +51,19 @@ impl State {
 
     /// A node is not connected any more.
     pub(in crate::warms) fn down(&mut self, node: &str) {
+        // It has connected anew before somebody told of the end of the session before.
+        if self.nodes.connected(node).is_some() {
+            return;
+        }
         let mut touched = BTreeSet::new();
         for (key, group) in &mut self.groups {
             group.wave.forget(node);
             touched.insert(key.clone());
         }
-        for id in self.by_node.get(node).cloned().unwrap_or_default() {
-            let Some(pull) = self.pulls.get_mut(&id) else {
-                continue;
-            };
-            pull.stage = Stage::Away;
-            let key = (pull.region.clone(), pull.image.digest);
-            let targets = pull.targets.clone();
-            if let Some(group) = self.groups.get_mut(&key) {
-                group.wave.gone(&id, node);
-            }
+        for id in self.pulls_of(node) {
+            self.put_away(&id);
+            let pull = self.pulls.get(&id);
+            let targets = pull.map(|pull| pull.targets.clone()).unwrap_or_default();
             for (warm, at) in targets {
                 self.change(&warm, at, |stored| stored.target.state = WarmState::Queued);
             }
@@ -82,9 +77,28 @@ impl State {
     pub(in crate::warms) fn removed(&mut self, node: &str) {
         let detail = format!("node `{node}` was removed");
         let error = trouble(problem::NOT_FOUND, "the node was removed", detail);
-        for id in self.by_node.get(node).cloned().unwrap_or_default() {
-            self.fail(&id, &error);
-        }
+        let mine = self.pulls_of(node);
+        self.fail(&mine, &error);
         self.lost.remove(node);
+    }
+
+    /// Pulls of a node, none of which is held back any more.
+    fn pulls_of(&mut self, node: &str) -> Vec<String> {
+        let Some(Mine { pulls, held, .. }) = self.by_node.get_mut(node) else {
+            return Vec::new();
+        };
+        held.clear();
+        pulls.iter().cloned().collect()
+    }
+
+    /// Takes a pull out of its wave; its node is not there, or is there anew.
+    fn put_away(&mut self, id: &str) -> Option<super::WaveKey> {
+        let pull = self.pulls.get(id)?;
+        let key = (pull.region.clone(), pull.image.digest);
+        if let Some(group) = self.groups.get_mut(&key) {
+            group.wave.gone(id, &pull.node);
+        }
+        self.stage(id, Stage::Away);
+        Some(key)
     }
 }

@@ -1,6 +1,6 @@
 //! What time and clients bring: ends, and new beginnings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chalk_core::wire::agent::Order;
 use chalk_core::wire::{Problem, Warm, WarmState, WarmStatus, problem};
@@ -16,11 +16,20 @@ impl State {
         let patience = self.nodes.lost_after();
         let away = self.pulls.iter().filter(|(_, p)| p.stage == Stage::Away);
         let lost = away.filter(|(_, pull)| self.nodes.is_lost(&pull.node, patience));
-        let lost: Vec<(String, String)> =
-            lost.map(|(id, p)| (id.clone(), p.node.clone())).collect();
-        for (id, node) in lost {
+        let mut lost_by_node: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (id, pull) in lost {
+            let ids = lost_by_node.entry(pull.node.clone()).or_default();
+            ids.push(id.clone());
+        }
+        for (node, ids) in lost_by_node {
             let error = session::lost(&node, &format!("is not connected for {patience:?}"));
-            self.fail(&id, &error);
+            self.fail(&ids, &error);
+        }
+        let away = self.pulls.iter().filter(|(_, p)| p.stage == Stage::Away);
+        let back = away.filter(|(_, pull)| self.nodes.connected(&pull.node).is_some());
+        let back: Vec<String> = back.map(|(id, _)| id.clone()).collect();
+        for id in back {
+            self.line_up(&id, true);
         }
         let late = self.live.iter().filter(|(_, live)| live.is_late());
         let late: Vec<String> = late.map(|(id, _)| id.clone()).collect();
@@ -55,25 +64,26 @@ impl State {
         let open = live.targets.iter().enumerate();
         let open = open.filter(|(_, stored)| !stored.is_over());
         let open: Vec<(usize, Option<String>)> = open.map(|(at, s)| (at, s.pull.clone())).collect();
+        let mut alone = Vec::new();
         for (at, pull) in open {
-            let Some((id, pull)) = pull.and_then(|id| {
-                let pull = self.pulls.get_mut(&id)?;
-                Some((id, pull))
-            }) else {
-                self.change(warm, at, |stored| stored.fail(error));
-                continue;
-            };
-            pull.targets
-                .retain(|target| *target != (warm.to_owned(), at));
-            let (alone, node) = (pull.targets.is_empty(), pull.node.clone());
-            if alone {
-                if let Ok(session) = self.nodes.session(&node) {
-                    session.send(&Order::CancelWarm { id: id.clone() });
+            if let Some(id) = pull
+                && let Some(pull) = self.pulls.get_mut(&id)
+            {
+                pull.targets
+                    .retain(|target| *target != (warm.to_owned(), at));
+                if pull.targets.is_empty() {
+                    if pull.told
+                        && let Ok(session) = self.nodes.session(&pull.node)
+                    {
+                        session.send(&Order::CancelWarm { id: id.clone() });
+                    }
+                    alone.push(id);
                 }
-                self.fail(&id, error);
             }
             self.change(warm, at, |stored| stored.fail(error));
         }
+        // All of them at once, so that none of them is ordered in the place of another.
+        self.fail(&alone, error);
     }
 
     /// Ends a warm before its end.

@@ -8,18 +8,18 @@ mod comings;
 mod ends;
 mod reports;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_core::wire::agent::Order;
-use chalk_core::wire::{Problem, Warm, WarmEventKind, WarmStatus};
+use chalk_core::wire::{Problem, Warm, WarmEventKind, WarmState, WarmStatus};
 use tokio::time::Instant;
 
 use super::log::{About, Log};
 use super::record::{Header, Stored, key, status};
-use super::waves::{Limits, Parent, Wave};
+use super::waves::{Limits, Parent, Registry, Wave};
 use crate::http::nodes::WARM_PIN;
 use crate::ledger::{Changes, Table};
 use crate::nodes::Nodes;
@@ -27,6 +27,9 @@ use crate::regions::{ImageAt, Regions};
 
 /// Time between two progress events of one target.
 const PROGRESS: Duration = Duration::from_millis(250);
+/// Pulls of one node that are in line or ordered; further ones are held back until some are over,
+/// so that no node gets more orders than wait for it without harm.
+const LINED: usize = 64;
 /// Nodes with the whole image that an order names besides the one to pull from.
 const FURTHER_PEERS: usize = 3;
 
@@ -42,17 +45,28 @@ pub(in crate::warms) struct Live {
     told: BTreeMap<usize, Instant>,
     open: usize,
     dirty: BTreeSet<usize>,
+    /// The header is to be written, whatever else is.
+    stale: bool,
 }
 
 /// Where a pull stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// Its node is not connected.
+    Away,
+    /// Waits until others of its node are over.
+    Held,
     /// Waits for its turn.
     Waiting,
     /// Its node has the order.
     Ordered,
-    /// Its node is not connected.
-    Away,
+}
+
+impl Stage {
+    /// Whether it is part of its wave.
+    fn is_lined(self) -> bool {
+        matches!(self, Self::Waiting | Self::Ordered)
+    }
 }
 
 /// An image on its way to a node.
@@ -65,6 +79,18 @@ struct Pull {
     /// Warms that want it, with the place in their lists.
     targets: Vec<(String, usize)>,
     stage: Stage,
+    /// Whether its node may know the order, of this session or an earlier one.
+    told: bool,
+}
+
+/// The pulls of one node.
+#[derive(Debug, Default)]
+struct Mine {
+    pulls: BTreeSet<String>,
+    /// How many of them are in line or ordered.
+    lined: usize,
+    /// Those that were held back, and may have ended meanwhile.
+    held: VecDeque<String>,
 }
 
 /// An image and a region.
@@ -76,6 +102,8 @@ struct Group {
     wave: Wave,
     /// The image is being copied.
     copying: bool,
+    /// Pulls of it, those of nodes that are away included.
+    pulls: usize,
 }
 
 /// All that runs.
@@ -87,8 +115,10 @@ pub(in crate::warms) struct State {
     pub(in crate::warms) live: BTreeMap<String, Live>,
     pulls: BTreeMap<String, Pull>,
     by_place: BTreeMap<(String, Digest, bool), String>,
-    by_node: BTreeMap<String, BTreeSet<String>>,
+    by_node: BTreeMap<String, Mine>,
     groups: BTreeMap<WaveKey, Group>,
+    /// Registries by region.
+    registries: BTreeMap<String, Registry>,
     /// Targets that failed because their node was lost, by node.
     lost: BTreeMap<String, BTreeSet<(String, usize)>>,
     /// Images to copy: taken by whoever holds the lock, when it is free again.
@@ -108,6 +138,7 @@ impl State {
             by_place: BTreeMap::new(),
             by_node: BTreeMap::new(),
             groups: BTreeMap::new(),
+            registries: BTreeMap::new(),
             lost: BTreeMap::new(),
             to_copy: Vec::new(),
             ended: Vec::new(),
@@ -125,6 +156,7 @@ impl State {
             told: BTreeMap::new(),
             open: targets.iter().filter(|stored| !stored.is_over()).count(),
             dirty: BTreeSet::new(),
+            stale: false,
             header,
             targets,
         };
@@ -172,7 +204,9 @@ impl State {
         let id = id.unwrap_or_else(|| format!("{warm}.{at}"));
         stored.pull = Some(id.clone());
         live.dirty.insert(at);
-        let group = (region.clone(), image.digest);
+        let told = stored.target.state == WarmState::Pulling;
+        let key = (region.clone(), image.digest);
+        self.group(&key, &image).pulls += 1;
         let pull = Pull {
             node: node.clone(),
             region,
@@ -180,53 +214,133 @@ impl State {
             pin,
             targets: vec![(warm.to_owned(), at)],
             stage: Stage::Away,
+            told,
         };
         self.by_place.insert(place, id.clone());
-        self.by_node.entry(node).or_default().insert(id.clone());
+        let mine = self.by_node.entry(node).or_default();
+        mine.pulls.insert(id.clone());
         self.pulls.insert(id.clone(), pull);
         self.line_up(&id, false);
-        Some(group)
+        Some(key)
     }
 
-    /// Lets a pull wait for its turn, or go at once where its node has the image.
-    fn line_up(&mut self, id: &str, first: bool) {
-        let Some(pull) = self.pulls.get_mut(id) else {
-            return;
-        };
-        let key = (pull.region.clone(), pull.image.digest);
-        if !self.groups.contains_key(&key) {
-            let copying = self.regions.has_own(&key.0);
+    /// The wave of an image in a region; a new one begins with the copy to the region's registry.
+    fn group(&mut self, key: &WaveKey, image: &ImageAt) -> &mut Group {
+        let (nodes, regions) = (&self.nodes, &self.regions);
+        let (registries, to_copy) = (&mut self.registries, &mut self.to_copy);
+        self.groups.entry(key.clone()).or_insert_with(|| {
+            let copying = regions.has_own(&key.0);
             if copying {
-                self.to_copy.push((key.0.clone(), pull.image.clone()));
+                to_copy.push((key.0.clone(), image.clone()));
             }
-            let mut wave = Wave::default();
-            for node in self.nodes.warm(&key.1) {
+            let registry = registries.entry(key.0.clone()).or_default();
+            let mut wave = Wave::new(registry.clone());
+            for node in nodes.warm(&key.1) {
                 if node.region == key.0 && node.mirror.is_some() {
                     wave.serves(&node.name);
                 }
             }
-            self.groups.insert(key.clone(), Group { wave, copying });
-        }
-        let Some(group) = self.groups.get_mut(&key) else {
+            Group {
+                wave,
+                copying,
+                pulls: 0,
+            }
+        })
+    }
+
+    /// Puts a pull into another stage.
+    fn stage(&mut self, id: &str, stage: Stage) {
+        let Some(pull) = self.pulls.get_mut(id) else {
             return;
         };
-        let Some(node) = self.nodes.connected(&pull.node) else {
-            pull.stage = Stage::Away;
-            return;
-        };
-        let serves = node.mirror.is_some();
-        if self.nodes.has(&pull.node, &pull.image.digest) {
-            pull.stage = Stage::Ordered;
-            group.wave.passes(id, &pull.node, serves);
-            self.send(id, &Parent::None);
-        } else {
-            pull.stage = Stage::Waiting;
-            group.wave.wait(id, &pull.node, serves, first);
+        let was = std::mem::replace(&mut pull.stage, stage);
+        if let Some(mine) = self.by_node.get_mut(&pull.node) {
+            mine.lined += usize::from(stage.is_lined());
+            mine.lined -= usize::from(was.is_lined());
+            if stage == Stage::Held && was != Stage::Held {
+                mine.held.push_back(id.to_owned());
+            }
         }
     }
 
-    /// Gives out the orders of a wave that can go out.
+    /// Lets a pull wait for its turn, or go at once where its node has the image.
+    fn line_up(&mut self, id: &str, first: bool) {
+        let Some(pull) = self.pulls.get(id) else {
+            return;
+        };
+        let Some(node) = self.nodes.connected(&pull.node) else {
+            return self.stage(id, Stage::Away);
+        };
+        let mine = self.by_node.get(&pull.node);
+        if !pull.stage.is_lined() && mine.is_some_and(|mine| mine.lined >= LINED) {
+            return self.stage(id, Stage::Held);
+        }
+        let key = (pull.region.clone(), pull.image.digest);
+        let serves = node.mirror.is_some();
+        let has = self.nodes.has(&pull.node, &pull.image.digest);
+        let name = pull.node.clone();
+        let Some(group) = self.groups.get_mut(&key) else {
+            return;
+        };
+        if has {
+            group.wave.passes(id, &name, serves);
+            self.stage(id, Stage::Ordered);
+            self.send(id, &Parent::None);
+        } else {
+            group.wave.wait(id, &name, serves, first);
+            self.stage(id, Stage::Waiting);
+        }
+    }
+
+    /// Lets pulls that were held back take the place of those of their node that are over; gives
+    /// the waves that they are in.
+    fn admit(&mut self, node: &str) -> Vec<WaveKey> {
+        let mut touched = Vec::new();
+        while let Some(mine) = self.by_node.get_mut(node)
+            && mine.lined < LINED
+            && let Some(id) = mine.held.pop_front()
+        {
+            if let Some(pull) = self.pulls.get(&id)
+                && pull.stage == Stage::Held
+            {
+                touched.push((pull.region.clone(), pull.image.digest));
+                self.line_up(&id, false);
+            }
+        }
+        touched
+    }
+
+    /// What follows when pulls of `nodes` in the waves `touched` are over.
+    fn go_on(&mut self, nodes: &BTreeSet<String>, mut touched: BTreeSet<WaveKey>) {
+        for node in nodes {
+            touched.extend(self.admit(node));
+        }
+        for key in &touched {
+            self.pump(key);
+        }
+        for key in &touched {
+            self.drop_empty(key);
+        }
+    }
+
+    /// Gives out the orders of a wave that can go out, and those of others in its region when the
+    /// registry has room again.
     fn pump(&mut self, key: &WaveKey) {
+        let registry = self.registries.get(&key.0);
+        if registry.is_some_and(Registry::freed) {
+            let others = self.groups.iter();
+            let others = others.filter(|(other, group)| other.0 == key.0 && group.wave.waits());
+            let others: Vec<WaveKey> = others.map(|(other, _)| other.clone()).collect();
+            // This one comes last, so that one wave does not take all the room that there ever is.
+            let after = others.partition_point(|other| other <= key);
+            for other in others[after..].iter().chain(&others[..after]) {
+                self.order(other);
+            }
+        }
+        self.order(key);
+    }
+
+    fn order(&mut self, key: &WaveKey) {
         loop {
             let Some(group) = self.groups.get_mut(key) else {
                 return;
@@ -237,9 +351,7 @@ impl State {
             let Some((id, parent)) = group.wave.next(self.limits) else {
                 return;
             };
-            if let Some(pull) = self.pulls.get_mut(&id) {
-                pull.stage = Stage::Ordered;
-            }
+            self.stage(&id, Stage::Ordered);
             self.send(&id, &parent);
         }
     }
@@ -247,12 +359,13 @@ impl State {
     /// Sends the order of a pull to its node. One that does not get through is sent again when the
     /// node connects.
     fn send(&mut self, id: &str, parent: &Parent) {
-        let Some(pull) = self.pulls.get(id) else {
+        let Some(pull) = self.pulls.get_mut(id) else {
             return;
         };
         let Ok(session) = self.nodes.session(&pull.node) else {
             return;
         };
+        pull.told = true;
         let key = (pull.region.clone(), pull.image.digest);
         let group = self.groups.get(&key);
         let mut names: Vec<&str> = Vec::new();
@@ -272,45 +385,49 @@ impl State {
         });
     }
 
-    /// Ends a pull without success.
-    fn fail(&mut self, id: &str, error: &Problem) {
-        let node = self.pulls.get(id).map(|pull| pull.node.clone());
-        let Some((key, targets)) = self.take(id) else {
-            return;
-        };
-        if let (Some(group), Some(node)) = (self.groups.get_mut(&key), &node) {
-            group.wave.gone(id, node);
+    /// Ends pulls without success.
+    fn fail(&mut self, ids: &[String], error: &Problem) {
+        let (mut nodes, mut touched) = (BTreeSet::new(), BTreeSet::new());
+        for id in ids {
+            let Some((key, pull)) = self.take(id) else {
+                continue;
+            };
+            if let Some(group) = self.groups.get_mut(&key) {
+                group.wave.gone(id, &pull.node);
+            }
+            for (warm, at) in pull.targets {
+                self.change(&warm, at, |stored| stored.fail(error));
+            }
+            touched.insert(key);
+            nodes.insert(pull.node);
         }
-        for (warm, at) in targets {
-            self.change(&warm, at, |stored| stored.fail(error));
-        }
-        self.pump(&key);
-        self.drop_empty(&key);
+        self.go_on(&nodes, touched);
     }
 
     /// Takes a pull out of the lists, but not out of its wave.
-    fn take(&mut self, id: &str) -> Option<(WaveKey, Vec<(String, usize)>)> {
+    fn take(&mut self, id: &str) -> Option<(WaveKey, Pull)> {
         let pull = self.pulls.remove(id)?;
         let place = (pull.node.clone(), pull.image.digest, pull.pin);
         self.by_place.remove(&place);
         if let Some(mine) = self.by_node.get_mut(&pull.node) {
-            mine.remove(id);
-            if mine.is_empty() {
+            mine.pulls.remove(id);
+            mine.lined -= usize::from(pull.stage.is_lined());
+            if mine.pulls.is_empty() {
                 self.by_node.remove(&pull.node);
             }
         }
-        Some(((pull.region, pull.image.digest), pull.targets))
+        let key = (pull.region.clone(), pull.image.digest);
+        if let Some(group) = self.groups.get_mut(&key) {
+            group.pulls -= 1;
+        }
+        Some((key, pull))
     }
 
-    /// Forgets a wave that is over.
+    /// Forgets a wave that is over. Pulls of nodes that are away are in no line, but their copy
+    /// need not be made twice.
     fn drop_empty(&mut self, key: &WaveKey) {
-        let empty = self
-            .groups
-            .get(key)
-            .is_some_and(|g| g.wave.is_empty() && !g.copying);
-        // Pulls of nodes that are away are in no line, but their copy need not be made twice.
-        let wanted = |pull: &Pull| (&pull.region, &pull.image.digest) == (&key.0, &key.1);
-        if empty && !self.pulls.values().any(wanted) {
+        let over = |group: &Group| group.pulls == 0 && !group.copying;
+        if self.groups.get(key).is_some_and(over) {
             self.groups.remove(key);
         }
     }
@@ -369,12 +486,13 @@ impl State {
         Some(live.header.shown(&live.targets))
     }
 
-    /// Changes since the last call, for the ledger.
-    pub(in crate::warms) fn changes(&mut self) -> Changes {
-        let mut changes = Changes::new();
+    /// Changes since the last call, for the ledger, and the warms that they are of.
+    pub(in crate::warms) fn changes(&mut self) -> (Changes, Vec<String>) {
+        let (mut changes, mut written) = (Changes::new(), Vec::new());
         for (id, live) in &mut self.live {
             let ended = self.ended.contains(id);
-            if live.dirty.is_empty() && !ended {
+            let stale = std::mem::take(&mut live.stale);
+            if live.dirty.is_empty() && !ended && !stale {
                 continue;
             }
             for at in std::mem::take(&mut live.dirty) {
@@ -383,8 +501,29 @@ impl State {
             live.header.spent = live.began.elapsed().as_secs_f64();
             live.header.last_event = live.log.last();
             changes = changes.put(Table::Warms, id, &live.header);
+            written.push(id.clone());
         }
-        changes
+        (changes, written)
+    }
+
+    /// Has the headers of the warms that run written with the next changes: what a warm has spent
+    /// of its time is known to nobody else.
+    pub(in crate::warms) fn touch(&mut self) {
+        let running = self.live.values_mut();
+        for live in running.filter(|live| live.header.status == WarmStatus::Running) {
+            live.stale = true;
+        }
+    }
+
+    /// Has warms written once more, whose changes were not kept.
+    pub(in crate::warms) fn write_again(&mut self, written: &[String], ended: Vec<String>) {
+        for id in written {
+            if let Some(live) = self.live.get_mut(id) {
+                live.stale = true;
+                live.dirty.extend(0..live.targets.len());
+            }
+        }
+        self.ended.extend(ended);
     }
 }
 

@@ -1,12 +1,16 @@
 //! What nodes and copies report of images on their way.
 
 use chalk_core::Digest;
+use chalk_core::wire::agent::Order;
 use chalk_core::wire::{LayerProgress, Problem, Receipt, WarmEventKind, WarmState, problem};
 use tokio::time::Instant;
 
 use super::{Live, PROGRESS, Pull, Stage, State, WaveKey, tell_target};
 use crate::warms::log::About;
 use crate::warms::record::{Stored, trouble};
+
+/// Layers of which a progress event tells.
+const LAYERS: usize = 128;
 
 impl State {
     /// A copy to a region's registry ended.
@@ -22,12 +26,31 @@ impl State {
             };
             let failed = self.pulls.iter().filter(|(_, pull)| waiting(pull));
             let failed: Vec<String> = failed.map(|(id, _)| id.clone()).collect();
-            for id in failed {
-                self.fail(&id, &problem);
-            }
+            self.fail(&failed, &problem);
         }
         self.pump(key);
         self.drop_empty(key);
+    }
+
+    /// A copy to a region's registry failed for now; it is tried again `retries` times. `false` when
+    /// nobody waits for it any more.
+    pub(in crate::warms) fn copy_failed(
+        &mut self,
+        key: &WaveKey,
+        error: &Problem,
+        retries: u32,
+    ) -> bool {
+        let waiting = self.pulls.values().filter(|pull| {
+            pull.stage != Stage::Ordered && (&pull.region, &pull.image.digest) == (&key.0, &key.1)
+        });
+        let waiting: Vec<(String, usize)> = waiting.flat_map(|p| p.targets.clone()).collect();
+        for (warm, at) in &waiting {
+            self.change(warm, *at, |stored| {
+                stored.target.error = Some(error.clone());
+                stored.target.retries_left = retries;
+            });
+        }
+        !waiting.is_empty()
     }
 
     /// Tells all warms that wait for a copy how far it is.
@@ -74,8 +97,14 @@ impl State {
         layers: &[LayerProgress],
     ) {
         let Some(pull) = self.pulls.get_mut(id).filter(|pull| pull.node == node) else {
+            // It has the order of a service or session before, and nobody wants it any more.
+            if let Ok(session) = self.nodes.session(node) {
+                session.send(&Order::CancelWarm { id: id.to_owned() });
+            }
             return;
         };
+        pull.told = true;
+        let targets = pull.targets.clone();
         let key = (pull.region.clone(), pull.image.digest);
         let Some(group) = self.groups.get_mut(&key) else {
             return;
@@ -86,11 +115,13 @@ impl State {
                 .nodes
                 .connected(node)
                 .is_some_and(|n| n.mirror.is_some());
-            pull.stage = Stage::Ordered;
             group.wave.passes(id, node, serves);
+            group.wave.pulls(id);
+            self.stage(id, Stage::Ordered);
+        } else {
+            group.wave.pulls(id);
         }
-        group.wave.pulls(id);
-        for (warm, at) in pull.targets.clone() {
+        for (warm, at) in targets {
             let Some(live) = self.live.get_mut(&warm) else {
                 continue;
             };
@@ -113,7 +144,7 @@ impl State {
                     image_hash: live.targets[at].target.image_hash,
                     done,
                     total,
-                    layers: layers.to_vec(),
+                    layers: layers.iter().take(LAYERS).cloned().collect(),
                 };
                 live.log.add(About::Progress(at), kind);
             }
@@ -132,23 +163,22 @@ impl State {
                 receipt.digest, pull.image.digest
             );
             let error = trouble(problem::DAMAGED, "the node has another image", detail);
-            return self.fail(id, &error);
+            return self.fail(&[id.to_owned()], &error);
         }
         let serves = self
             .nodes
             .connected(node)
             .is_some_and(|n| n.mirror.is_some());
-        let Some((key, targets)) = self.take(id) else {
+        let Some((key, pull)) = self.take(id) else {
             return;
         };
         if let Some(group) = self.groups.get_mut(&key) {
             group.wave.ready(id, node, serves);
         }
-        for (warm, at) in targets {
+        for (warm, at) in pull.targets {
             self.change(&warm, at, |stored| stored.ready(receipt));
         }
-        self.pump(&key);
-        self.drop_empty(&key);
+        self.go_on(&[node.to_owned()].into(), [key].into());
     }
 
     /// A pull failed, for now or for good.
@@ -157,13 +187,18 @@ impl State {
             return;
         };
         if retries == 0 {
-            return self.fail(id, error);
+            return self.fail(&[id.to_owned()], error);
         }
+        let key = (pull.region.clone(), pull.image.digest);
         for (warm, at) in pull.targets.clone() {
             self.change(&warm, at, |stored| {
                 stored.target.error = Some(error.clone());
                 stored.target.retries_left = retries;
             });
         }
+        if let Some(group) = self.groups.get_mut(&key) {
+            group.wave.pauses(id);
+        }
+        self.pump(&key);
     }
 }
