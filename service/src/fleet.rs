@@ -59,6 +59,7 @@ impl Fleet {
             regions.clone(),
             fetch,
             &settings.prewarm,
+            settings.warm.registry_pulls,
         )?;
         Ok(Arc::new(Self {
             nodes,
@@ -139,6 +140,7 @@ impl Fleet {
         if self.nodes.detach(session, gone) {
             tracing::info!(node = &**session.node(), "node is not connected any more");
             self.warms.down(session.node());
+            self.prewarms.down(session.node());
         }
     }
 
@@ -153,6 +155,10 @@ impl Fleet {
                 self.warms.report(node, report);
             }
             Report::Sandbox(sandbox) => self.sandboxes.report(node, sandbox),
+            Report::Cache { put, .. } => {
+                let images = put.iter().map(|image| image.digest);
+                self.prewarms.cached(node, images);
+            }
             _ => {}
         }
     }

@@ -2,10 +2,12 @@
 //!
 //! Each image of the list is looked up now and then, as what was imported under its reference or at
 //! its own registry; brought into the home registry and those of regions with nodes; and ordered to
-//! every node, which pins it. When a tag moves, the order names the new image instead. What cannot
-//! be had is said in the list, and tried again later and later.
+//! every node, which pins it; nodes of a region take turns with what they lack. When a tag moves, the
+//! order names the new image instead. What cannot be had is said in the list, and tried again later
+//! and later.
 
 mod fetch;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +16,7 @@ use std::time::Duration;
 use chalk_core::wire::agent::Order;
 use chalk_core::wire::{Prewarm, PrewarmState, Problem, problem};
 use chalk_core::{Digest, Reference};
+use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -23,6 +26,7 @@ use crate::nodes::{Connected, Nodes, not_kept};
 use crate::regions::{ImageAt, Regions};
 use crate::settings;
 pub(crate) use fetch::Fetch;
+use turns::Turns;
 
 /// Most images of the list.
 const IMAGES: usize = 100;
@@ -30,6 +34,10 @@ const IMAGES: usize = 100;
 const FIRST: Duration = Duration::from_secs(5);
 /// Pause before the first further try of an image that cannot be had, at most.
 const RETRY: Duration = Duration::from_secs(30);
+/// Nodes with the image that an order names.
+const PEERS: usize = 4;
+/// Time between two looks for nodes that wait for their turn.
+const TURN: Duration = Duration::from_secs(30);
 /// Longest pause between tries of an image that cannot be had.
 const RETRY_LIMIT: Duration = Duration::from_secs(3600);
 
@@ -69,11 +77,13 @@ pub(crate) struct Prewarms {
     fetch: Fetch,
     interval: Duration,
     state: Mutex<State>,
+    turns: Mutex<Turns>,
     wake: Notify,
 }
 
 impl Prewarms {
-    /// The list of an earlier service, or that of the settings. Blocks.
+    /// The list of an earlier service, or that of the settings; `direct` nodes of a region fetch an
+    /// image from its registry at once. Blocks.
     ///
     /// # Errors
     /// When the ledger cannot be read.
@@ -83,6 +93,7 @@ impl Prewarms {
         regions: Arc<Regions>,
         fetch: Fetch,
         settings: &settings::Prewarm,
+        direct: usize,
     ) -> Result<Self, LedgerError> {
         let images: Option<Vec<String>> = ledger.get(Table::Meta, "prewarm")?;
         let found: Option<BTreeMap<String, Found>> = ledger.get(Table::Meta, "prewarm_found")?;
@@ -105,6 +116,7 @@ impl Prewarms {
             fetch,
             interval: settings.interval,
             state: Mutex::new(state),
+            turns: Mutex::new(Turns::new(direct)),
             wake: Notify::new(),
         })
     }
@@ -184,27 +196,77 @@ impl Prewarms {
         self.wake.notify_one();
     }
 
-    /// Sends a node the images that its region's registry has.
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node says which images it has: others may fetch those now.
+    pub(crate) fn cached(&self, node: &str, images: impl Iterator<Item = Digest>) {
+        let next = {
+            let mut turns = self.turns();
+            let next: BTreeSet<_> = images
+                .flat_map(|image| turns.over(node, Some(&image)))
+                .collect();
+            next
+        };
+        self.tell_some(next);
+    }
+
+    /// A node is not connected any more.
+    pub(crate) fn down(&self, node: &str) {
+        let next = self.turns().over(node, None);
+        self.tell_some(next);
+    }
+
+    fn tell_some(&self, nodes: impl IntoIterator<Item = Arc<str>>) {
+        for node in nodes {
+            if let Some(node) = self.nodes.connected(&node) {
+                self.tell(&node);
+            }
+        }
+    }
+
+    /// Sends a node the images that its region's registry has: those that it has itself, and those
+    /// that it may fetch now.
     fn tell(&self, node: &Connected) {
         let Ok(session) = self.nodes.session(&node.name) else {
             return;
         };
         let own = self.regions.has_own(&node.region);
         let state = self.state();
+        let mut turns = self.turns();
         let images = state.images.iter().filter_map(|name| {
             let found = state.entries.get(name)?.found.as_ref()?;
             if own && !found.regions.contains(&node.region) {
                 return None;
             }
+            let mut peers = Vec::new();
+            if !self.nodes.has(&node.name, &found.digest) {
+                let warm = self.nodes.warm(&found.digest);
+                let near = warm.into_iter().filter(|other| other.region == node.region);
+                peers = near.filter_map(|other| other.mirror).collect();
+                if !turns.may(&node.region, &found.digest, &node.name, peers.len()) {
+                    return None;
+                }
+                // Not all of them the same ones.
+                peers.shuffle(&mut rand::rng());
+                peers.truncate(PEERS);
+            }
             let image = found.image(name);
             let regions = &self.regions;
-            Some(regions.image_ref(&node.region, session.host(), &image, Vec::new()))
+            Some(regions.image_ref(&node.region, session.host(), &image, peers))
         });
         let images = images.collect();
         session.send(&Order::Prewarm { images });
     }
 
     fn tell_all(&self) {
+        {
+            let state = self.state();
+            let found = state.entries.values().filter_map(|e| e.found.as_ref());
+            let wanted: BTreeSet<Digest> = found.map(|found| found.digest).collect();
+            self.turns().keep(|image| wanted.contains(image));
+        }
         for node in self.nodes.all_connected() {
             self.tell(&node);
         }
@@ -212,7 +274,7 @@ impl Prewarms {
 
     /// Looks for what is due, until the task is dropped.
     pub(crate) async fn run(self: Arc<Self>) {
-        let mut begun = false;
+        let (mut begun, mut looked) = (false, Instant::now());
         loop {
             let nodes = self.nodes.all_connected();
             if nodes.is_empty() {
@@ -239,7 +301,14 @@ impl Prewarms {
                 self.tell_all();
                 continue;
             }
-            let next = next.unwrap_or(self.interval).min(self.interval);
+            // Those whose turn came because another's was over without the image.
+            let mut waiting = BTreeSet::new();
+            if looked.elapsed() >= TURN {
+                looked = Instant::now();
+                waiting = self.turns().waiting();
+            }
+            self.tell_some(waiting);
+            let next = next.unwrap_or(self.interval).min(self.interval).min(TURN);
             tokio::select! {
                 () = tokio::time::sleep(next.max(Duration::from_millis(20))) => {}
                 () = self.wake.notified() => {}

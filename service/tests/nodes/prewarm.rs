@@ -87,3 +87,37 @@ async fn imports_and_images_of_other_registries_are_kept_ready() {
     let mut node = joined.connect(&api).await;
     assert_eq!(list(&mut node, 1).await[0].digest, moved);
 }
+
+#[tokio::test]
+async fn nodes_take_turns_with_what_they_lack() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    settings.prewarm.interval = Duration::from_millis(100);
+    settings.prewarm.images = vec!["base:v1".into()];
+    settings.warm.registry_pulls = 1;
+    let api = Api::start(settings).await;
+    let place = "imports/docker.io/library/base";
+    let (digest, _) = api.publish(place, "v1", b"layer").await;
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c"] {
+        let joined = crate::agent::Joined::new(&api, name, None).await.serving();
+        nodes.push(joined.connect(&api).await);
+    }
+    // The registry is asked by one, and the others have it from that one.
+    let told = async |node: &mut Agent, within: Duration| {
+        let images = tokio::time::timeout(within, list(node, 1)).await;
+        images.ok().map(|images| images[0].peers.clone())
+    };
+    assert_eq!(
+        told(&mut nodes[0], Duration::from_secs(20)).await,
+        Some(vec![])
+    );
+    for node in &mut nodes[1..] {
+        assert_eq!(told(node, Duration::from_millis(300)).await, None);
+    }
+    nodes[0].cached(1, true, &[digest]).await;
+    for node in &mut nodes[1..] {
+        let peers = told(node, Duration::from_secs(20)).await;
+        assert_eq!(peers, Some(vec!["http://a.example:1".to_owned()]));
+    }
+}
