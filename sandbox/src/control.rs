@@ -103,7 +103,7 @@ impl Control {
             outbox.early.push(signal);
         } else if outbox.pieces.is_empty() {
             // A full or closed socket means that the run is ending or flooded with signals.
-            let _ = self.socket.try_write(&[signal]);
+            let _ = transmit(self.socket.as_fd(), &[signal], &[]);
         } else {
             outbox.push_signals(vec![signal]);
         }
@@ -206,7 +206,7 @@ impl Control {
 
     fn flush(&self, outbox: &mut Outbox) -> io::Result<()> {
         while let Some(piece) = outbox.pieces.front_mut() {
-            let sent = self.socket.try_io(Interest::WRITABLE, || {
+            let send = || {
                 let descriptors: Vec<BorrowedFd<'_>> =
                     piece.descriptors.iter().map(|fd| fd.as_fd()).collect();
                 transmit(
@@ -214,7 +214,15 @@ impl Control {
                     &piece.bytes[piece.sent..],
                     &descriptors,
                 )
-            });
+            };
+            // Of a new socket Tokio does not know yet that it can be written to, and would say no
+            // unasked: a spare would begin to prepare only when it is used.
+            let sent = match send() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.socket.try_io(Interest::WRITABLE, send)
+                }
+                sent => sent,
+            };
             match sent {
                 Ok(count) => {
                     piece.sent += count;
@@ -291,4 +299,41 @@ fn receive(
     }
     text.extend_from_slice(&buffer[..message.bytes]);
     Ok(message.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream as StdUnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_sent_first_is_on_its_way_at_once() {
+        let (ours, mut theirs) = StdUnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("set");
+        theirs.set_nonblocking(true).expect("set");
+        let control = Control::new(UnixStream::from_std(ours).expect("registered"));
+        control.send(&"frame", Vec::new(), true).expect("sent");
+        control.signal(15);
+        let mut bytes = [0; 64];
+        let count = theirs.read(&mut bytes).expect("there already");
+        assert_eq!(&bytes[..count], b"\x07\0\0\0\"frame\"\x0f");
+    }
+
+    #[tokio::test]
+    async fn what_the_socket_does_not_take_goes_out_later() {
+        let (ours, mut theirs) = StdUnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("set");
+        let control = Control::new(UnixStream::from_std(ours).expect("registered"));
+        let text = "x".repeat(8 << 20);
+        control.send(&text, Vec::new(), true).expect("sent");
+        let reader = std::thread::spawn(move || {
+            let mut bytes = vec![0; 4 + 2 + (8 << 20)];
+            theirs.read_exact(&mut bytes).map(|()| bytes)
+        });
+        control.deliver().await.expect("delivered");
+        let bytes = reader.join().expect("no panic").expect("whole");
+        assert!(bytes.ends_with(b"xx\""));
+    }
 }
