@@ -178,10 +178,9 @@ async fn terminals_have_a_size_that_changes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stops_are_gentle_first() {
     let node = Node::start().await;
-    let check = async |id: &str, script: &str, code: i32| {
+    let check = async |id: &str, script: &str, grace: Duration, code: i32| {
         node.script(id, script);
         node.until(id, "main", "ready").await;
-        let grace = Duration::from_millis(500);
         let stop = node.sandboxes.stop(id, grace, SandboxEnd::Stopped).await;
         stop.expect("taken");
         let report = node.ended(id).await;
@@ -192,9 +191,11 @@ async fn stops_are_gentle_first() {
         );
     };
     let wait = "echo ready; while :; do sleep 0.05; done";
-    check("kind", &format!("trap 'exit 5' TERM; {wait}"), 5).await;
-    check("plain", "echo ready; exec sleep 1000", 143).await;
-    check("deaf", &format!("trap '' TERM; {wait}"), 137).await;
+    let long = Duration::from_secs(30);
+    check("kind", &format!("trap 'exit 5' TERM; {wait}"), long, 5).await;
+    check("plain", "echo ready; exec sleep 1000", long, 143).await;
+    let short = Duration::from_millis(500);
+    check("deaf", &format!("trap '' TERM; {wait}"), short, 137).await;
     // Before it is there.
     node.script("early", "sleep 1000");
     let stop = node
