@@ -55,6 +55,12 @@ impl Spare {
         })
     }
 
+    /// Whether it can still be used: not when its helper ended, for instance killed by the
+    /// out-of-memory killer.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Runs `spec` in it, as [`Running::start`] does.
     ///
     /// # Errors

@@ -102,6 +102,7 @@ pub(crate) fn code_of(kind: &str) -> u8 {
         | problem::DISK_FULL
         | problem::DAMAGED
         | problem::TIMED_OUT
+        | problem::NODE_FAILED
         | problem::NOT_RUNNING => exit::FAILED,
         problem::COMMAND_NOT_FOUND => exit::NO_COMMAND,
         problem::COMMAND_NOT_EXECUTABLE => exit::NOT_EXECUTABLE,

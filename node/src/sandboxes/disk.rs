@@ -4,10 +4,10 @@
 //! It is ext4 in a sparse file, without a journal (nothing of it outlives the sandbox). Made and
 //! mounted ahead of time, it costs a start nothing. One of the usual size is a copy of the few
 //! blocks that `mkfs.ext4` wrote once, so that starts one after the other do not wait for the
-//! making either; one of another size is formatted on demand. A filesystem in memory would need no making, but what a sandbox writes would count
-//! against its memory, and `pip install` of a big package would end it; it is what remains where
-//! `mkfs.ext4` or loop devices are missing. Project quotas would need a state directory on a
-//! filesystem that was made and mounted for them.
+//! making either; one of another size is formatted on demand. A filesystem in memory would need no
+//! making, but what a sandbox writes would count against its memory, and `pip install` of a big
+//! package would end it; it is what remains where `mkfs.ext4` or loop devices are missing. Project
+//! quotas would need a state directory on a filesystem that was made and mounted for them.
 
 use std::fs;
 use std::io;
@@ -24,20 +24,37 @@ use super::loop_device::LoopDevice;
 /// Least size that ext4 has any use for.
 pub(super) const MIN_SIZE: u64 = 4 << 20;
 
+/// Most bytes that a file of ext4 with blocks of 4 KiB takes, and so a disk on one.
+pub(super) const MAX_SIZE: u64 = (16 << 40) - (4 << 10);
+
+/// Why a disk cannot be made in a file.
+#[derive(Debug)]
+enum NoFile {
+    /// The host has not what that needs.
+    Missing(io::Error),
+    Failed(io::Error),
+}
+
+impl From<io::Error> for NoFile {
+    fn from(error: io::Error) -> NoFile {
+        NoFile::Failed(error)
+    }
+}
+
 /// A formatted filesystem without a name, that others of its size are copies of. Made when it is
 /// first needed.
 #[derive(Debug, Default)]
 pub(super) struct Model(Mutex<Option<fs::File>>);
 
 impl Model {
-    fn copy(&self, to: &Path, size: u64) -> io::Result<fs::File> {
+    fn copy(&self, to: &Path, size: u64) -> Result<fs::File, NoFile> {
         let mut model = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = &*model {
-            return copy_sparse(model, to);
+            return Ok(copy_sparse(model, to)?);
         }
         let made = format(to, size)?;
         fs::remove_file(to)?;
-        copy_sparse(model.insert(made), to)
+        Ok(copy_sparse(model.insert(made), to)?)
     }
 }
 
@@ -67,27 +84,44 @@ impl Disk {
             in_memory: None,
         };
         fs::create_dir(&disk.dir)?;
-        if let Err(error) = disk.mount_file(size, model) {
-            let _ = fs::remove_file(&disk.image);
-            let options = std::ffi::CString::new(format!("size={size},mode=0755"))?;
-            rustix::mount::mount("tmpfs", &disk.dir, "tmpfs", MountFlags::NODEV, &*options)?;
-            disk.in_memory = Some(error.to_string());
+        match disk.mount(size, model).and_then(|()| disk.make_dirs()) {
+            Ok(()) => Ok(disk),
+            Err(error) => {
+                disk.remove();
+                Err(error)
+            }
         }
-        for name in ["upper", "work", "mounts", "empty"] {
-            let path = disk.dir.join(name);
-            fs::DirBuilder::new().mode(0o755).create(&path)?;
-            // Whatever the umask is: `/` of the sandbox shows these bits.
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        }
-        Ok(disk)
     }
 
-    fn mount_file(&self, size: u64, model: Option<&Model>) -> io::Result<()> {
+    fn mount(&mut self, size: u64, model: Option<&Model>) -> io::Result<()> {
+        let missing = match self.mount_file(size, model) {
+            Err(NoFile::Missing(error)) => error,
+            Err(NoFile::Failed(error)) => return Err(error),
+            Ok(()) => return Ok(()),
+        };
+        let _ = fs::remove_file(&self.image);
+        // What is asked for as room on a disk may be more memory than there is.
+        let size = size.min(memory() / 2);
+        let options = std::ffi::CString::new(format!("size={size},mode=0755"))?;
+        rustix::mount::mount("tmpfs", &self.dir, "tmpfs", MountFlags::NODEV, &*options)?;
+        self.in_memory = Some(missing.to_string());
+        Ok(())
+    }
+
+    fn mount_file(&self, size: u64, model: Option<&Model>) -> Result<(), NoFile> {
         let file = match model {
             Some(model) => model.copy(&self.image, size)?,
             None => format(&self.image, size)?,
         };
-        let device = LoopDevice::attach(&file)?;
+        let device = LoopDevice::attach(&file).map_err(|error| {
+            if LoopDevice::is_missing(&error) {
+                NoFile::Missing(io::Error::other(format!(
+                    "loop devices cannot be used: {error}"
+                )))
+            } else {
+                NoFile::Failed(error)
+            }
+        })?;
         // The inode tables are holes of the file, which read as zeros.
         rustix::mount::mount(
             device.path(),
@@ -95,7 +129,22 @@ impl Disk {
             "ext4",
             MountFlags::NODEV | MountFlags::NOATIME,
             c"noinit_itable",
-        )?;
+        )
+        .map_err(|errno| match errno {
+            rustix::io::Errno::NODEV => {
+                NoFile::Missing(io::Error::other("the kernel does not know ext4"))
+            }
+            errno => NoFile::Failed(errno.into()),
+        })
+    }
+
+    fn make_dirs(&self) -> io::Result<()> {
+        for name in ["upper", "work", "mounts", "empty"] {
+            let path = self.dir.join(name);
+            fs::DirBuilder::new().mode(0o755).create(&path)?;
+            // Whatever the umask is: `/` of the sandbox shows these bits.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        }
         Ok(())
     }
 
@@ -129,8 +178,12 @@ impl Disk {
 
     /// Unmounts and removes it. All users must be gone.
     pub(super) fn remove(&self) {
-        if let Err(error) = rustix::mount::unmount(&self.dir, UnmountFlags::DETACH) {
-            tracing::warn!(dir = %self.dir.display(), %error, "cannot unmount a disk");
+        match rustix::mount::unmount(&self.dir, UnmountFlags::DETACH) {
+            // It did not come to a mount.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => {
+                tracing::warn!(dir = %self.dir.display(), %error, "cannot unmount a disk");
+            }
         }
         let _ = fs::remove_dir(&self.dir);
         match fs::remove_file(&self.image) {
@@ -143,7 +196,7 @@ impl Disk {
 }
 
 /// Makes a filesystem in a new file.
-fn format(image: &Path, size: u64) -> io::Result<fs::File> {
+fn format(image: &Path, size: u64) -> Result<fs::File, NoFile> {
     let file = new_file(image)?;
     file.set_len(size)?;
     let mut format = Command::new("mkfs.ext4");
@@ -153,6 +206,12 @@ fn format(image: &Path, size: u64) -> io::Result<fs::File> {
         .arg(image);
     run(&mut format)?;
     Ok(file)
+}
+
+/// Bytes of memory of the host.
+fn memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(info.mem_unit.into())
 }
 
 /// Copies what of a file is no hole.
@@ -186,23 +245,31 @@ fn new_file(path: &Path) -> io::Result<fs::File> {
     options.read(true).write(true).create_new(true).open(path)
 }
 
-fn run(command: &mut Command) -> io::Result<()> {
+fn run(command: &mut Command) -> Result<(), NoFile> {
     let program = command.get_program().to_owned();
     let output = command
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| io::Error::other(format!("cannot run {}: {error}", program.display())))?;
+        .map_err(|error| {
+            let text = format!("cannot run {}: {error}", program.display());
+            match error.kind() {
+                io::ErrorKind::NotFound => NoFile::Missing(io::Error::other(text)),
+                kind => NoFile::Failed(io::Error::new(kind, text)),
+            }
+        })?;
     if output.status.success() {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!(
-        "{} failed: {}",
-        program.display(),
-        text.trim()
-    )))
+    let kind = if text.contains("No space left on device") {
+        io::ErrorKind::StorageFull
+    } else {
+        io::ErrorKind::Other
+    };
+    let text = format!("{} failed: {}", program.display(), text.trim());
+    Err(NoFile::Failed(io::Error::new(kind, text)))
 }
 
 #[cfg(test)]
@@ -225,6 +292,25 @@ mod tests {
         let blocks = fs::metadata(&to).expect("there").blocks();
         assert!(blocks * 512 < 1 << 20, "{blocks} blocks");
         copy_sparse(&file, &to).expect_err("it is there");
+    }
+
+    /// Needs root.
+    #[tokio::test]
+    async fn a_disk_that_finds_no_room_is_not_made_in_memory_and_leaves_nothing() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mounts = crate::mounts::Mounts::start(&directory.path().join("mounts"));
+        let dir = directory.path().join("disks");
+        fs::create_dir(&dir).expect("made");
+        let make = move || {
+            let options = c"size=64k";
+            rustix::mount::mount("tmpfs", &dir, "tmpfs", MountFlags::empty(), options)?;
+            let made = Disk::make(&dir, "1", 1 << 30, None);
+            assert_eq!(fs::read_dir(&dir)?.count(), 0);
+            Ok(made)
+        };
+        let made: io::Result<_> = mounts.expect("started").within(make).await.expect("done");
+        let error = made.expect("mounted").expect_err("no room");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
     }
 
     #[test]

@@ -8,9 +8,12 @@ use chalk_sandbox::{ExecSpec, Stdin, User};
 use super::config::further_process;
 use super::log::Log;
 use super::plan::terminal_size;
-use super::problems::{bad_request, internal, not_running, of_sandbox};
+use super::problems::{bad_request, node_failed, not_running, of_sandbox};
 use super::process::{Process, exit_code};
-use super::{MAIN, Shared, below};
+use super::{Entry, MAIN, Shared, below};
+
+/// How many ended processes of a sandbox are kept, with their output.
+const KEPT: usize = 64;
 
 /// Starts it; whether it can be executed is told by the end of its output.
 pub(super) async fn start(
@@ -53,7 +56,7 @@ pub(super) async fn start(
         .map_err(|error| of_sandbox(&error))?;
 
     let log = Log::create(output, shared.settings.log_limit, true)
-        .map_err(|error| internal("the output of the process cannot be kept", &error))?;
+        .map_err(|error| node_failed("the output of the process cannot be kept", &error))?;
     let process = Arc::new(Process::new(log));
     {
         let mut processes = entry.processes();
@@ -66,19 +69,32 @@ pub(super) async fn start(
         }
         processes.insert(name.clone(), Arc::clone(&process));
     }
-    process.connect(&mut running).await;
-    if !request.stdin {
-        // A terminal can be typed into even so; only who asked may.
-        process.forget_input().await;
-    }
-    let task = Arc::clone(&process);
-    let cancel = entry.cancel.clone();
+    process.connect(&mut running, request.stdin).await;
+    let ended = name.clone();
     tokio::spawn(async move {
-        let exit = task.wait(running, &cancel).await;
-        task.finish(&exit_code(&exit).map(|code| (code, None)));
+        let exit = process.wait(running, &entry.cancel).await;
+        process.finish(&exit_code(&exit).map(|code| (code, None)));
+        drop(process);
+        forget_oldest(&entry, ended);
     });
     Ok(SandboxProcess {
         sandbox: sandbox.to_owned(),
         process: name,
     })
+}
+
+/// Takes note of the end of a process, and forgets the one that ended first when too many have.
+fn forget_oldest(entry: &Entry, name: String) {
+    let oldest = {
+        let mut ended = entry.ended();
+        ended.push_back(name);
+        if ended.len() <= KEPT {
+            return;
+        }
+        ended.pop_front()
+    };
+    let process = oldest.and_then(|name| entry.processes().remove(&name));
+    if let Some(process) = process {
+        tokio::task::spawn_blocking(move || process.log().discard());
+    }
 }

@@ -8,7 +8,7 @@ use chalk_core::wire::agent::ImageRef;
 use tokio::sync::watch;
 
 use super::ImageConfig;
-use super::problems::internal;
+use super::problems::node_failed;
 use crate::agent::PullProgress;
 use crate::cache::NodeImages;
 
@@ -42,7 +42,7 @@ impl Leases for NodeImages {
             .map_err(|error| error.problem())?;
         let config = serde_json::to_value(lease.config())
             .and_then(serde_json::from_value)
-            .map_err(|error| internal("the image's configuration cannot be read", &error))?;
+            .map_err(|error| node_failed("the image's configuration cannot be read", &error))?;
         let layers = lease.layers().iter().rev();
         Ok(Leased {
             layers: layers.map(|layer| layer.path.clone()).collect(),

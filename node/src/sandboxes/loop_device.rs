@@ -92,6 +92,24 @@ impl LoopDevice {
         Err(io::Error::from_raw_os_error(libc::EBUSY))
     }
 
+    /// Whether an error of [`attach`](Self::attach) means that this host has no loop devices for
+    /// us: no driver, none that we may use (in a container), or a kernel before 5.8.
+    pub(super) fn is_missing(error: &io::Error) -> bool {
+        matches!(
+            error.raw_os_error(),
+            Some(
+                libc::ENOENT
+                    | libc::ENODEV
+                    | libc::ENXIO
+                    | libc::EACCES
+                    | libc::EPERM
+                    | libc::ENOTTY
+                    | libc::EINVAL
+                    | libc::ENOSYS
+            )
+        )
+    }
+
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path

@@ -4,7 +4,7 @@
 //! of its processes. Both outlive the node's process; the sandbox itself does not, and is reported
 //! as lost by the next one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,10 +23,12 @@ use crate::agent::{Output, Sandboxes as Interface};
 use crate::files::Files;
 use crate::mounts::Mounts;
 
+mod brief;
 mod cdi;
 mod config;
 mod disk;
 mod exec;
+mod groups;
 mod host_files;
 mod images;
 mod log;
@@ -87,6 +89,8 @@ struct Entry {
     id: String,
     report: watch::Sender<SandboxReport>,
     processes: Mutex<BTreeMap<String, Arc<Process>>>,
+    /// Those of them that were started later and have ended, the first that did so first.
+    ended: Mutex<VecDeque<String>>,
     /// What the main process was made of, once it is known.
     main: Mutex<Option<config::Process>>,
     stop: Mutex<Stop>,
@@ -112,7 +116,7 @@ impl Sandboxes {
         files: Files,
     ) -> Result<Sandboxes, Problem> {
         let unusable = |error: &io::Error| {
-            problems::internal("the records of sandboxes cannot be used", error)
+            problems::node_failed("the records of sandboxes cannot be used", error)
         };
         let dir = settings.records.clone();
         let (records, old) = tokio::task::spawn_blocking(move || Records::open(&dir))
@@ -121,7 +125,10 @@ impl Sandboxes {
             .and_then(|opened| opened)
             .map_err(|error| unusable(&error))?;
         // Control groups of an earlier life are removed here, with what may still run in them.
-        let slots = Slots::start(mounts.clone(), &settings.disks, settings.disk)?;
+        let (disks, disk, within) = (settings.disks.clone(), settings.disk, mounts.clone());
+        let slots = tokio::task::spawn_blocking(move || Slots::start(within, &disks, disk))
+            .await
+            .map_err(|error| unusable(&io::Error::other(error)))??;
         let shared = Shared {
             settings,
             mounts,
@@ -132,10 +139,17 @@ impl Sandboxes {
             entries: Mutex::default(),
             changes: broadcast::Sender::new(CHANGES),
         };
-        for report in old {
-            let entry = shared.recover(report);
-            shared.lock().insert(entry.id.clone(), entry);
-        }
+        let recover = move || {
+            for report in old {
+                let entry = shared.recover(report);
+                shared.lock().insert(entry.id.clone(), entry);
+            }
+            shared
+        };
+        // All that was kept of their output is read.
+        let shared = tokio::task::spawn_blocking(recover)
+            .await
+            .map_err(|error| unusable(&io::Error::other(error)))?;
         Ok(Sandboxes(Arc::new(shared)))
     }
 
@@ -148,7 +162,7 @@ impl Sandboxes {
         let ended = report.wait_for(|report| report.state.is_final()).await;
         ended
             .map(|report| report.clone())
-            .map_err(|error| problems::internal("the sandbox is gone", &error))
+            .map_err(|error| problems::node_failed("the sandbox is gone", &error))
     }
 }
 
@@ -177,14 +191,13 @@ impl Shared {
 
     /// Changes what is known of a sandbox, for everybody to see.
     fn update(&self, entry: &Entry, change: impl FnOnce(&mut SandboxReport)) {
-        entry.report.send_modify(change);
-        let report = entry.report.borrow().clone();
-        self.records.put(&report);
-        let _ = self.changes.send(report);
+        let changed = entry.change(change, |report| self.records.put(report));
+        let _ = self.changes.send(changed);
     }
 
     /// A sandbox of an earlier life.
     fn recover(&self, mut report: SandboxReport) -> Arc<Entry> {
+        brief::shorten(&mut report);
         if !report.state.is_final() {
             report.state = SandboxState::Lost;
             report.finished = Some(now());
@@ -220,6 +233,7 @@ impl Shared {
             id: report.id.clone(),
             report: watch::Sender::new(report),
             processes: Mutex::new(processes),
+            ended: Mutex::default(),
             main: Mutex::default(),
             stop: Mutex::default(),
             cancel: tokio_util::sync::CancellationToken::new(),
@@ -245,10 +259,32 @@ impl Entry {
             id,
             report: watch::Sender::new(report),
             processes: Mutex::new(BTreeMap::from([(MAIN.to_owned(), Arc::new(main))])),
+            ended: Mutex::default(),
             main: Mutex::default(),
             stop: Mutex::default(),
             cancel: tokio_util::sync::CancellationToken::new(),
         }
+    }
+
+    /// Changes its report and has it `kept` before anybody who waits for the change is told: they
+    /// may go on to remove what is kept.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut SandboxReport),
+        kept: impl FnOnce(&SandboxReport),
+    ) -> SandboxReport {
+        let mut changed = None;
+        self.report.send_modify(|report| {
+            change(report);
+            brief::shorten(report);
+            kept(report);
+            changed = Some(report.clone());
+        });
+        changed.unwrap_or_else(|| self.report.borrow().clone())
+    }
+
+    fn ended(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn processes(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Process>>> {
@@ -345,6 +381,10 @@ impl Interface for Sandboxes {
         self.ended(sandbox).await?;
         self.0.lock().remove(sandbox);
         self.0.records.remove(sandbox).await;
+        // Who still reads its output does not look for it for ever.
+        let processes: Vec<Arc<Process>> = entry.processes().values().cloned().collect();
+        let discard = move || processes.iter().for_each(|process| process.log().discard());
+        let _ = tokio::task::spawn_blocking(discard).await;
         Ok(())
     }
 
@@ -399,3 +439,6 @@ fn below(parent: &Path, name: &str) -> Option<PathBuf> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

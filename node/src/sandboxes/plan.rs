@@ -9,7 +9,7 @@ use chalk_sandbox::cgroup::Limits;
 use chalk_sandbox::{Device, Mount, Network, Root, RunSpec, Stdin, User};
 
 use super::config::{self, Process};
-use super::problems::{bad_request, internal, of_mount};
+use super::problems::{bad_request, node_failed, of_mount};
 use super::slots::Home;
 use super::{Leased, Shared, cdi, host_files};
 use crate::files::Held;
@@ -185,7 +185,7 @@ async fn mounted_files(
         });
         let made: std::io::Result<Mount> = made.await.map_err(|error| of_mount(&error))?;
         let title = format!("`{}` cannot be mounted writable", mount.dest);
-        mounts.push(made.map_err(|error| internal(&title, &error))?);
+        mounts.push(made.map_err(|error| node_failed(&title, &error))?);
     }
     Ok((mounts, held))
 }

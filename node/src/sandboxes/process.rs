@@ -1,7 +1,7 @@
 //! One process of a sandbox as clients reach it: output, input, terminal, signals.
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Mutex as SyncMutex, MutexGuard, PoisonError};
 
 use chalk_core::wire::{OutputEventKind, Problem, SandboxEnd, Stream, TerminalSize, problem};
 use chalk_sandbox::{Exit, Handle, Input, OutputSink, Running, SandboxError, Status};
@@ -9,14 +9,14 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::log::Log;
-use super::problems::{bad_request, internal, not_running, of_sandbox};
+use super::problems::{bad_request, node_failed, not_running, of_sandbox};
 
 /// A process, before, while and after it runs.
 #[derive(Debug)]
 pub(super) struct Process {
     log: Log,
-    handle: OnceLock<Handle>,
-    /// `None` when it has none, or it was closed.
+    handle: SyncMutex<Option<Handle>>,
+    /// `None` when clients have none, or it was closed.
     input: Mutex<Option<Input>>,
     /// Whether `handle` and `input` are there, or never will be.
     ready: watch::Sender<bool>,
@@ -27,7 +27,7 @@ impl Process {
     pub(super) fn new(log: Log) -> Process {
         Process {
             log,
-            handle: OnceLock::new(),
+            handle: SyncMutex::default(),
             input: Mutex::new(None),
             ready: watch::Sender::new(false),
         }
@@ -40,20 +40,22 @@ impl Process {
         process
     }
 
+    fn handle(&self) -> MutexGuard<'_, Option<Handle>> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn log(&self) -> &Log {
         &self.log
     }
 
-    /// Makes a process that was started reachable.
-    pub(super) async fn connect(&self, running: &mut Running) {
-        let _ = self.handle.set(running.handle());
-        *self.input.lock().await = running.take_input();
+    /// Makes a process that was started reachable. Clients get its input only with `input`: a
+    /// terminal can be typed into even so.
+    pub(super) async fn connect(&self, running: &mut Running, input: bool) {
+        *self.handle() = Some(running.handle());
+        if input {
+            *self.input.lock().await = running.take_input();
+        }
         self.ready.send_replace(true);
-    }
-
-    /// Takes its input away from clients, and leaves it open.
-    pub(super) async fn forget_input(&self) {
-        drop(self.input.lock().await.take());
     }
 
     /// Waits for its end; what it prints goes to the log, whose end is not written.
@@ -128,8 +130,8 @@ impl Process {
     /// Waits until it was started.
     pub(super) async fn running(&self) -> Result<Handle, Problem> {
         let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
-        match self.handle.get() {
-            Some(handle) if !self.log.has_ended() => Ok(handle.clone()),
+        match self.handle().clone() {
+            Some(handle) if !self.log.has_ended() => Ok(handle),
             _ => Err(not_running("the process does not run any more", "")),
         }
     }
@@ -162,7 +164,7 @@ fn input_problem(error: &io::Error) -> Problem {
     if error.kind() == io::ErrorKind::BrokenPipe {
         not_running("the process does not read any more", "")
     } else {
-        internal("the process cannot be reached", error)
+        node_failed("the process cannot be reached", error)
     }
 }
 

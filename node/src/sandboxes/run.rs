@@ -9,9 +9,9 @@ use chalk_sandbox::{Exit, SandboxError, Status};
 
 use super::log::Log;
 use super::plan::Plan;
-use super::problems::{bad_request, internal, not_running};
+use super::problems::{bad_request, ending, node_failed, not_running};
 use super::process::{Process, exit_code};
-use super::{Entry, MAIN, Shared, below, now, plan};
+use super::{Entry, MAIN, Shared, below, disk, now, plan};
 
 /// Makes a sandbox known and starts it in the background.
 pub(super) fn start(shared: &Arc<Shared>, id: String, image: ImageRef, request: SandboxRequest) {
@@ -39,7 +39,12 @@ pub(super) fn start(shared: &Arc<Shared>, id: String, image: ImageRef, request: 
     tokio::spawn(async move {
         shared.update(&entry, |_| ());
         let result = match trouble {
-            Some(error) => Err(internal("the output of the sandbox cannot be kept", &error)),
+            Some(error) => Err(node_failed(
+                "the output of the sandbox cannot be kept",
+                &error,
+            )),
+            // Looked at when it is known: the end of all finds it, or it finds that.
+            None if shared.slots.is_closed() => Err(ending()),
             None => run(&shared, &entry, &image, &request).await,
         };
         finish(&shared, &entry, result);
@@ -88,20 +93,47 @@ async fn run(
     request: &SandboxRequest,
 ) -> Result<Ended, Problem> {
     check(request)?;
+    if let Some(ended) = attempt(shared, entry, image, request, true).await? {
+        return Ok(ended);
+    }
+    tracing::warn!(
+        id = entry.id,
+        "the place of a sandbox ended before the sandbox began; another one is taken"
+    );
+    let ended = attempt(shared, entry, image, request, false).await?;
+    ended.ok_or_else(|| not_running("the sandbox is gone", ""))
+}
+
+/// Runs it in one place; `None` when that ended before anything of the sandbox ran in it, and it
+/// may be tried `again`.
+async fn attempt(
+    shared: &Arc<Shared>,
+    entry: &Arc<Entry>,
+    image: &ImageRef,
+    request: &SandboxRequest,
+    again: bool,
+) -> Result<Option<Ended>, Problem> {
     let prepared = async {
         // A place is at hand, mostly; an image may have to be fetched.
-        let (lease, slot) = tokio::join!(
-            shared.images.lease(image),
-            shared.slots.take(request.limits.disk)
-        );
+        let place = async {
+            let slots = &shared.slots;
+            match again {
+                true => slots.take(request.limits.disk).await,
+                // What ended one of those that are ready may have ended all.
+                false => slots.make_one(request.limits.disk).await,
+            }
+        };
+        let (lease, slot) = tokio::join!(shared.images.lease(image), place);
         let (lease, slot) = (lease?, slot?);
-        shared.update(entry, |report| report.warm = lease.warm);
+        if again {
+            shared.update(entry, |report| report.warm = lease.warm);
+        }
         let plan = plan::make(shared, &entry.id, request, &lease, &slot.home).await?;
         Ok::<_, Problem>((lease, slot, plan))
     };
     let (lease, slot, plan) = tokio::select! {
         prepared = prepared => prepared?,
-        () = entry.cancel.cancelled() => return stopped_early(entry),
+        () = entry.cancel.cancelled() => return Ok(Some(stopped_early(entry))),
     };
     let Plan {
         spec,
@@ -112,10 +144,14 @@ async fn run(
     } = plan;
     slot.home.limit(&limits)?;
     let warned = !warnings.is_empty();
-    entry.report.send_modify(|report| {
-        report.args.clone_from(&process.args);
-        report.warnings = warnings;
-    });
+    // Told with the next change.
+    entry.change(
+        |report| {
+            report.args.clone_from(&process.args);
+            report.warnings = warnings;
+        },
+        |_| (),
+    );
     *entry.main() = Some(process);
     let main = entry
         .processes()
@@ -127,15 +163,12 @@ async fn run(
         .spare
         .run(&spec)
         .map_err(|error| super::problems::of_sandbox(&error))?;
-    main.connect(&mut running).await;
-    if !request.stdin {
-        // A terminal can be typed into even so; only who asked may.
-        main.forget_input().await;
-    }
+    main.connect(&mut running, request.stdin).await;
     let handle = running.handle();
     let (shared_, entry_) = (Arc::clone(shared), Arc::clone(entry));
     let started = tokio::spawn(async move {
-        if handle.started().await {
+        let began = handle.started().await;
+        if began {
             shared_.update(&entry_, |report| {
                 report.state = SandboxState::Running;
                 report.started = Some(now());
@@ -143,14 +176,21 @@ async fn run(
         } else if warned {
             shared_.update(&entry_, |_| ());
         }
+        began
     });
     let exit = main.wait(running, &entry.cancel).await;
     // Its report comes before that of the end.
-    let _ = started.await;
+    let began = started.await.unwrap_or(true);
     let oom_kills = slot.home.oom_kills();
     // Layers stay mounted until nothing of the sandbox sees them.
     drop((held, lease));
-    ended(entry, &exit, oom_kills)
+    let died = matches!(exit, Err(SandboxError::HelperDied { .. })) && oom_kills == 0;
+    // What a client wrote to it would be lost.
+    let untouched = !began && !request.stdin && entry.stop().reason.is_none();
+    if again && died && untouched {
+        return Ok(None);
+    }
+    ended(entry, &exit, oom_kills).map(Some)
 }
 
 fn check(request: &SandboxRequest) -> Result<(), Problem> {
@@ -163,27 +203,28 @@ fn check(request: &SandboxRequest) -> Result<(), Problem> {
             "",
         ));
     }
-    if request
-        .limits
-        .disk
-        .is_some_and(|disk| disk < super::disk::MIN_SIZE)
-    {
-        return Err(bad_request(
+    match request.limits.disk {
+        Some(disk) if disk < disk::MIN_SIZE => Err(bad_request(
             "the limit of the disk is too small",
             "at least 4 MiB are needed",
             "",
-        ));
+        )),
+        Some(disk) if disk > disk::MAX_SIZE => Err(bad_request(
+            "the limit of the disk is too large",
+            "less than 16 TiB can be had",
+            "",
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// A stop that came before there was a process.
-fn stopped_early(entry: &Entry) -> Result<Ended, Problem> {
-    Ok(Ended {
+fn stopped_early(entry: &Entry) -> Ended {
+    Ended {
         code: 128 + 9,
         ended_by: entry.stop().reason,
         warning: None,
-    })
+    }
 }
 
 fn ended(

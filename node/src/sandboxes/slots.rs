@@ -17,7 +17,8 @@ use chalk_sandbox::cgroup::{Group, Hierarchies, Limits};
 use tokio::sync::watch;
 
 use super::disk::{Disk, Model};
-use super::problems::{internal, of_cgroup, of_mount, of_spawn};
+use super::groups;
+use super::problems::{node_failed, of_cgroup, of_disk, of_mount, of_spawn};
 use crate::mounts::Mounts;
 
 /// How many are kept ready: as many starts as may come at once without waiting. Each takes about
@@ -62,15 +63,15 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// Removes what an earlier life of the node left (`dir` and control groups), and begins to
-    /// make places.
+    /// Removes what an earlier life of the node left (`dir` and control groups), which may take a
+    /// while, and begins to make places. Must be called within a Tokio runtime.
     pub(super) fn start(
         mounts: Mounts,
         dir: &Path,
         default_size: u64,
     ) -> Result<Arc<Slots>, Problem> {
         let failed =
-            |error: &std::io::Error| internal("the directory of disks cannot be used", error);
+            |error: &std::io::Error| node_failed("the directory of disks cannot be used", error);
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed(&error));
@@ -84,11 +85,12 @@ impl Slots {
             .ok();
         // Two nodes on one host have different state directories.
         let name = &Digest::of(dir.as_os_str().as_encoded_bytes()).hex()[..12];
-        let parent = PathBuf::from("chalk").join(name);
-        if let Some(hierarchies) = &hierarchies {
-            let old = Group::named(hierarchies, &parent);
-            old.remove().map_err(|error| of_cgroup(&error))?;
-        }
+        let parent = match &hierarchies {
+            Some(hierarchies) => {
+                groups::begin(hierarchies, name).map_err(|error| of_cgroup(&error))?
+            }
+            None => PathBuf::new(),
+        };
         let slots = Arc::new(Slots {
             mounts,
             hierarchies,
@@ -108,17 +110,34 @@ impl Slots {
 
     /// A place with a disk of `size` bytes, the usual size when `None`.
     pub(super) async fn take(self: &Arc<Self>, size: Option<u64>) -> Result<Slot, Problem> {
-        let size = size.unwrap_or(self.default_size);
-        let ready = if size == self.default_size {
-            self.lock().pop_front()
-        } else {
-            None
-        };
+        let usual = size.is_none_or(|size| size == self.default_size);
+        let ready = if usual { self.ready() } else { None };
         self.fill();
         match ready {
             Some(slot) => Ok(slot),
-            None => self.make(size).await,
+            None => self.make_one(size).await,
         }
+    }
+
+    /// A place as of [`take`](Self::take) that was not ready before.
+    pub(super) async fn make_one(self: &Arc<Self>, size: Option<u64>) -> Result<Slot, Problem> {
+        self.make(size.unwrap_or(self.default_size)).await
+    }
+
+    /// One of those that are ready. What died meanwhile, say for want of memory, is given up.
+    fn ready(&self) -> Option<Slot> {
+        loop {
+            let mut slot = self.lock().pop_front()?;
+            if slot.spare.is_alive() {
+                return Some(slot);
+            }
+            tracing::warn!("a place for a sandbox had ended before it was used");
+        }
+    }
+
+    /// Whether no more places are kept ready, because the node ends.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Keeps no more places ready, and gives up those that are.
@@ -153,20 +172,29 @@ impl Slots {
         }
         let slots = Arc::clone(self);
         tokio::spawn(async move {
-            while slots.lock().len() < READY && !slots.closed.load(Ordering::SeqCst) {
+            let mut failed = false;
+            while slots.lacks() && !failed {
                 match slots.make(slots.default_size).await {
                     Ok(slot) => slots.lock().push_back(slot),
                     Err(problem) => {
                         tracing::warn!(?problem, "no place for a sandbox can be made ahead");
-                        break;
+                        failed = true;
                     }
                 }
             }
             slots.filling.store(false, Ordering::SeqCst);
-            if slots.closed.load(Ordering::SeqCst) {
+            if slots.is_closed() {
                 slots.close();
+            } else if slots.lacks() && !failed {
+                // Taken in this very moment by one who found the filling under way.
+                slots.fill();
             }
         });
+    }
+
+    /// Whether more places are to be made ready.
+    fn lacks(&self) -> bool {
+        self.lock().len() < READY && !self.is_closed()
     }
 
     async fn make(self: &Arc<Self>, size: u64) -> Result<Slot, Problem> {
@@ -184,12 +212,13 @@ impl Slots {
         }
         let dir = self.dir.clone();
         let model = (size == self.default_size).then(|| Arc::clone(&self.model));
-        let disk = self
-            .mounts
-            .within(move || Disk::make(&dir, &name, size, model.as_deref()))
-            .await
-            .map_err(|error| of_mount(&error))?;
-        home.disk = Some(disk.map_err(|error| internal("no writable layer can be made", &error))?);
+        // The home goes along: who waits for the disk may be gone when it is made.
+        let made = self.mounts.within(move || {
+            home.disk = Some(Disk::make(&dir, &name, size, model.as_deref())?);
+            Ok(home)
+        });
+        let made = made.await.map_err(|error| of_mount(&error))?;
+        let home = made.map_err(|error| of_disk(&error))?;
         let spare = self.mounts.spare(home.cgroups()).await;
         Ok(Slot {
             spare: spare.map_err(|error| of_spawn(&error))?,
@@ -236,7 +265,7 @@ impl Drop for Home {
     fn drop(&mut self) {
         let (group, disk) = (self.group.take(), self.disk.take());
         // The last one of a node that ends takes the group above along.
-        let ending = self.slots.closed.load(Ordering::SeqCst);
+        let ending = self.slots.is_closed();
         let parent = self.slots.parent_group().filter(|_| ending);
         let homes = Arc::clone(&self.slots.homes);
         self.slots.mounts.within_later(move || {

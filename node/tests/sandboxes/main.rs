@@ -8,6 +8,8 @@
 mod faults;
 mod kills;
 mod lifecycle;
+mod places;
+mod processes;
 mod support;
 
 chalk_sandbox::init_before_main!();

@@ -63,7 +63,10 @@ impl Hierarchies {
     }
 
     /// Those in a text of the form of `/proc/self/mountinfo`.
-    pub(super) fn from_mounts(mountinfo: &str) -> Result<Hierarchies, CgroupError> {
+    ///
+    /// # Errors
+    /// [`CgroupError::NotMounted`], [`CgroupError::Detect`].
+    pub fn from_mounts(mountinfo: &str) -> Result<Hierarchies, CgroupError> {
         let mut found = Hierarchies {
             version_1: Vec::new(),
             version_2: None,

@@ -7,10 +7,11 @@
 //! Why not a crate: `cgroups-rs` takes version 2 only where it is alone, swallows errors of
 //! limits that it cannot set, and brings D-Bus; `libcgroups` brings an OCI runtime.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 mod hierarchies;
 
@@ -22,8 +23,8 @@ const PERIOD_US: u64 = 100_000;
 /// Least processor time in a period that the kernel takes.
 const MIN_QUOTA_US: u64 = 1_000;
 
-/// How often, and how far apart, the removal of a group is tried whose processes are just ending.
-const REMOVE_TRIES: u32 = 200;
+/// How long, and how far apart, the removal of a group is tried whose processes are just ending.
+const REMOVE_PATIENCE: Duration = Duration::from_secs(1);
 const REMOVE_PAUSE: Duration = Duration::from_millis(5);
 
 /// A failure with control groups.
@@ -233,16 +234,39 @@ impl Group {
         Ok(())
     }
 
-    /// Kills what is left in it, and removes the group and all groups below it; waits for a while
-    /// until the killed processes are gone. A group that does not exist is removed already.
+    /// Kills what is left in it, and removes the group and all groups below it; waits at most a
+    /// second until the killed processes are gone. A group that does not exist is removed already.
     ///
     /// # Errors
     /// [`CgroupError::File`].
     pub fn remove(&self) -> Result<(), CgroupError> {
+        self.remove_within(REMOVE_PATIENCE)
+    }
+
+    /// [`remove`](Self::remove) that waits longer, or less long.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn remove_within(&self, patience: Duration) -> Result<(), CgroupError> {
+        let until = Instant::now() + patience;
         for directory in self.directories() {
-            remove_tree(&directory)?;
+            remove_tree(&directory, until)?;
         }
         Ok(())
+    }
+
+    /// Names of the groups right below it, in whichever hierarchy they are.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn children(&self) -> Result<BTreeSet<String>, CgroupError> {
+        let mut names = BTreeSet::new();
+        for directory in self.directories() {
+            let found = children(&directory)?;
+            let found = found.iter().filter_map(|path| path.file_name()?.to_str());
+            names.extend(found.map(str::to_owned));
+        }
+        Ok(names)
     }
 
     /// Removes the group where nothing is in it.
@@ -293,11 +317,11 @@ fn kill_below(directory: &Path) -> Result<(), CgroupError> {
     Ok(())
 }
 
-fn remove_tree(directory: &Path) -> Result<(), CgroupError> {
-    for _ in 0..REMOVE_TRIES {
+fn remove_tree(directory: &Path, until: Instant) -> Result<(), CgroupError> {
+    loop {
         let result = children(directory)?
             .iter()
-            .try_for_each(|child| remove_tree(child))
+            .try_for_each(|child| remove_tree(child, until))
             .and_then(|()| match fs::remove_dir(directory) {
                 Ok(()) => Ok(true),
                 Err(error) if gone(&error) => Ok(true),
@@ -307,11 +331,13 @@ fn remove_tree(directory: &Path) -> Result<(), CgroupError> {
         if result? {
             return Ok(());
         }
+        if Instant::now() >= until {
+            let busy = io::Error::from_raw_os_error(libc::EBUSY);
+            return Err(file("remove", directory)(busy));
+        }
         kill_below(directory)?;
         std::thread::sleep(REMOVE_PAUSE);
     }
-    let busy = io::Error::from_raw_os_error(libc::EBUSY);
-    Err(file("remove", directory)(busy))
 }
 
 fn children(directory: &Path) -> Result<Vec<PathBuf>, CgroupError> {
