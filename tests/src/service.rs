@@ -195,7 +195,6 @@ impl Service {
 
     /// Events of a finished build, by number.
     #[track_caller]
-    #[track_caller]
     pub fn events(&self, build: &str, after: u64) -> Vec<(u64, Value)> {
         self.follow(&format!("/v1/builds/{build}/events"), after)
     }
