@@ -40,6 +40,12 @@ async fn a_finished_image_is_not_built_again() {
     forced.force = true;
     assert_eq!(api.finished(&forced).await.status, BuildStatus::Built);
     assert_eq!(api.control.begun.load(Ordering::SeqCst), 2);
+
+    // A step that is to run anew does so although the whole image is there.
+    let mut partly = wanted.clone();
+    partly.spec.steps[1].force = true;
+    assert_eq!(api.finished(&partly).await.status, BuildStatus::Built);
+    assert_eq!(api.control.begun.load(Ordering::SeqCst), 3);
     api.running.shutdown().await;
 }
 
