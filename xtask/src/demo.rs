@@ -2,6 +2,7 @@
 //! afterwards.
 
 use std::fs;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -91,7 +92,35 @@ fn play(stage: &mut Stage, options: &Options) -> Result<()> {
         ("with `rich` added", stage.build(&changed)?),
     ];
     print(&rows, (!reachable).then_some(options.stand_in));
-    check(&rows)
+    check(&rows)?;
+    offer(stage, &example_text)
+}
+
+/// Offers to open the app on what was built, where somebody is there to be asked.
+fn offer(stage: &Stage, example: &str) -> Result<()> {
+    let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout());
+    if !input.is_terminal() || !output.is_terminal() {
+        return Ok(());
+    }
+    let mut answer = String::new();
+    let asked = write!(output, "\nOpen the terminal app on it? [y/N] ")
+        .and_then(|()| output.flush())
+        .and_then(|()| input.read_line(&mut answer));
+    asked.map_err(at("the terminal"))?;
+    drop(input);
+    if !matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    let mut app = stage.command(&["--open", example])?;
+    // Not by the runner of other programs: this one has the terminal, and its own way with signals.
+    let ended = app.status().map_err(|source| Failure::Start {
+        command: "chalk".to_owned(),
+        source,
+    })?;
+    match ended.success() {
+        true => Ok(()),
+        false => Err(Failure::Other(format!("the app ended with {ended}"))),
+    }
 }
 
 /// How one build went.
@@ -139,9 +168,7 @@ fn print(rows: &[(&str, Built)], stand_in: Option<bool>) {
         println!("      made by mmdebstrap, {why}");
     }
     println!("last: {}", rows[2].1.image);
-    println!(
-        "seconds are of the whole command; the service has been stopped and its state removed"
-    );
+    println!("seconds are of the whole command; the service is stopped and its state removed");
 }
 
 /// The demo shows skipping and partial rebuilding, so it fails when they did not happen.
