@@ -37,6 +37,7 @@ mod registry;
 mod restarts;
 mod sandboxes;
 mod secrets;
+mod simulator;
 mod terminals;
 mod tokens;
 mod warms;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 26] = [
+    let modules: [(&str, &[Test]); 27] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("restarts", restarts::TESTS),
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         ("progress", progress::TESTS),
         ("registry", registry::TESTS),
         ("secrets", secrets::TESTS),
+        ("simulator", simulator::TESTS),
         ("tokens", tokens::TESTS),
     ];
     let mut trials = Vec::new();
