@@ -66,6 +66,11 @@ impl Connector {
     }
 }
 
+fn gone() -> Failure {
+    Failure::new(chalk_core::wire::exit::UNREACHABLE, "the service has ended")
+        .hint("it is found again when it is back; `chalk serve` starts it")
+}
+
 struct Keeper {
     loaded: Loaded,
     shared: Shared,
@@ -76,11 +81,11 @@ struct Keeper {
 
 impl Keeper {
     async fn keep(self, lost: Arc<Notify>) {
-        let mut tries = 0;
+        let (mut tries, mut known) = (0, false);
         loop {
-            match self.connect().await {
+            match self.connect(known).await {
                 Ok((client, link)) => {
-                    tries = 0;
+                    (tries, known) = (0, true);
                     let own = link.own;
                     self.shared.tell(Feed::Connected(Box::new(link))).await;
                     self.client.send_replace(Some(client));
@@ -104,14 +109,19 @@ impl Keeper {
         }
     }
 
-    async fn connect(&self) -> Result<(Client, Link), Failure> {
+    /// `known` says that a service was reached before, which is then waited for.
+    async fn connect(&self, known: bool) -> Result<(Client, Link), Failure> {
         let mut held = self.server.lock().await;
         // A service of our own does not go away while we live.
-        let known = held.as_ref().map(|server| server.client().clone());
-        let (client, own) = match known {
+        let ours = held.as_ref().map(|server| server.client().clone());
+        let (client, own) = match ours {
             Some(client) => (client, true),
             None => {
-                let server = Server::connect(&self.loaded).await?;
+                let server = match known {
+                    false => Server::connect(&self.loaded).await?,
+                    // Who restarts a service finds its state taken if we begin one meanwhile.
+                    true => Server::running(&self.loaded).await?.ok_or_else(gone)?,
+                };
                 let client = server.client().clone();
                 let own = server.is_own();
                 if own {

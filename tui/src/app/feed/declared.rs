@@ -232,14 +232,14 @@ async fn read_file(
     };
     // Before the files are read, so that no change in between is missed.
     let mut directories = BTreeSet::from([directory(path)]);
-    lock(watcher).watch(directories.clone());
+    lock(watcher).watch(&directories);
     let read = declaration::read(&file).await?;
     for upload in read.uploads.values() {
         if let UploadFrom::File(path) = &upload.from {
             directories.insert(directory(path));
         }
     }
-    lock(watcher).watch(directories);
+    lock(watcher).watch(&directories);
     let text = tokio::fs::read(path).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&text[..text.len().min(TEXT)]).into_owned();
     let bytes = read.uploads.values().map(|upload| upload.size).sum();

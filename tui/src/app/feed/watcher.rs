@@ -54,15 +54,15 @@ impl FileWatcher {
 
     /// Watches these directories and no others. What cannot be watched is not: the app's own reload
     /// still reads it.
-    pub(super) fn watch(&mut self, directories: BTreeSet<PathBuf>) {
+    pub(super) fn watch(&mut self, directories: &BTreeSet<PathBuf>) {
         let Some(watcher) = &mut self.watcher else {
             return;
         };
-        for old in self.watched.difference(&directories) {
+        for old in self.watched.difference(directories) {
             let _ = watcher.unwatch(old);
         }
         let mut watched: BTreeSet<PathBuf> =
-            self.watched.intersection(&directories).cloned().collect();
+            self.watched.intersection(directories).cloned().collect();
         for new in directories.difference(&self.watched) {
             if watcher.watch(new, RecursiveMode::NonRecursive).is_ok() {
                 watched.insert(new.clone());

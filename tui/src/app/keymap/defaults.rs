@@ -25,9 +25,9 @@ pub(super) const KEYS: &[(Place, &str)] = &[
         Place::Builds,
         "
         open            enter l right
+        build           b
         cancel          x
         retry           r
-        build           b
         failure         J
         filter          /
         sort            s
@@ -42,14 +42,14 @@ pub(super) const KEYS: &[(Place, &str)] = &[
     (
         Place::Steps,
         "
-        open            enter l right
+        next-pane       tab
         cancel          x
         retry           r
-        build-from      F
         failure         J
-        next-pane       tab
         follow          f
         zoom            z
+        open            enter l right
+        build-from      F
         details         d
         why             y
         warm            W
@@ -65,8 +65,8 @@ pub(super) const KEYS: &[(Place, &str)] = &[
         previous-match  N
         follow          f
         wrap            w
-        times           t
         save            s
+        times           t
         zoom            z
         next-pane       tab
         failure         J
@@ -81,12 +81,12 @@ pub(super) const KEYS: &[(Place, &str)] = &[
         open            enter l right
         mark            space
         warm            W w
+        filter          /
         diff            d
         why             y
         manifest        m
         tag             t
         delete          D delete
-        filter          /
         sort            s
         sort-reverse    S
         clear-marks     u
@@ -118,11 +118,11 @@ pub(super) const KEYS: &[(Place, &str)] = &[
         matrix          m
         group           r
         filter          /
+        warm            W w
         sort            s
         sort-reverse    S
         mark            space
         clear-marks     u
-        warm            W w
         drain           d
         collect         x
         copy-hash       c
@@ -132,13 +132,13 @@ pub(super) const KEYS: &[(Place, &str)] = &[
         Place::Matrix,
         "
         open            enter
-        matrix          m
         filter          /
+        mark            space
+        warm            W w
+        matrix          m
         sort            s
         sort-reverse    S
-        mark            space
         clear-marks     u
-        warm            W w
         copy-hash       c
         copy-reference  C
         ",
@@ -147,10 +147,10 @@ pub(super) const KEYS: &[(Place, &str)] = &[
         Place::Node,
         "
         open            enter l right
+        filter          /
         drain           d
         collect         x
         delete          D delete
-        filter          /
         sort            s
         sort-reverse    S
         copy-hash       c
@@ -162,10 +162,10 @@ pub(super) const KEYS: &[(Place, &str)] = &[
         "
         open            enter l right
         warm            W w
+        filter          /
         retry           r
         cancel          x
         prewarm         p
-        filter          /
         sort            s
         sort-reverse    S
         copy-hash       c

@@ -121,7 +121,7 @@ impl Builds {
         match self.list.sort {
             0 => rows.sort_by_key(|b| rank(b.status)),
             1 => rows.sort_by(|a, b| a.name.cmp(&b.name)),
-            2 => rows.sort_by(|a, b| a.image_hash.cmp(&b.image_hash)),
+            2 => rows.sort_by_key(|b| b.image_hash),
             3 => rows.sort_by_key(|b| b.steps.len()),
             4 => rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds)),
             _ => {}

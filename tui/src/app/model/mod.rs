@@ -261,10 +261,16 @@ impl State {
         self.dirty = true;
     }
 
-    /// Last lines of the builds of this app that failed, for the screen that it leaves behind.
+    /// Last lines of the builds of this app that failed and were not built again, for the screen that
+    /// it leaves behind.
     pub(crate) fn farewell(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for id in &self.builds.started {
+        let called = |id: &String| self.builds.all.get(id).map(builds::called);
+        for (at, id) in self.builds.started.iter().enumerate() {
+            let later = &self.builds.started[at + 1..];
+            if later.iter().any(|other| called(other) == called(id)) {
+                continue;
+            }
             let Some(followed) = self.builds.followed.get(id) else {
                 continue;
             };
@@ -272,8 +278,7 @@ impl State {
                 continue;
             };
             let step = &followed.state.steps[at];
-            let name = self.builds.all.get(id).map(builds::called);
-            let name = name.unwrap_or_else(|| id.clone());
+            let name = called(id).unwrap_or_else(|| id.clone());
             lines.push(format!("build {name} failed at: {}", step.title));
             let tail = followed.tail(at, FAREWELL);
             lines.extend(tail.iter().map(|line| format!("  {line}")));

@@ -1,6 +1,7 @@
 //! What lies over a view: the palette, questions, forms, the file picker and the help.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use tui_input::Input;
@@ -9,7 +10,7 @@ use super::filter::Filter;
 use super::list::List;
 use crate::app::action::Action;
 use crate::app::effect::{Effect, Source};
-use crate::app::event::Entry;
+use crate::app::event::Entry as Listed;
 use crate::app::keymap::Place;
 
 /// What lies over a view and takes the keys.
@@ -98,7 +99,7 @@ pub(crate) struct Question {
 pub(crate) struct Files {
     pub(crate) input: Input,
     pub(crate) directory: PathBuf,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<Listed>,
     pub(crate) recent: Vec<PathBuf>,
     pub(crate) list: List,
     /// By key of the list: what is opened.
@@ -149,9 +150,9 @@ impl Files {
         let mut keys = Vec::new();
         let mut choices = BTreeMap::new();
         let mut add = |key: String, choice: Choice| {
-            if !choices.contains_key(&key) {
-                keys.push(key.clone());
-                choices.insert(key, choice);
+            if let Entry::Vacant(free) = choices.entry(key) {
+                keys.push(free.key().clone());
+                free.insert(choice);
             }
         };
         if is_hash(&typed) {

@@ -46,7 +46,10 @@ impl SpecState {
     pub(crate) fn called(&self) -> String {
         match &self.source {
             None => "no declaration".to_owned(),
-            Some(Source::File(path)) => path.display().to_string(),
+            Some(Source::File(path)) => {
+                let shown = path.strip_prefix(".").unwrap_or(path);
+                shown.display().to_string()
+            }
             Some(Source::Image(id)) => match id.strip_prefix("sha256:") {
                 Some(hex) => format!("image {}", hex.get(..12).unwrap_or(hex)),
                 None => format!("image {id}"),

@@ -6,6 +6,7 @@ use chalk_core::wire::WarmStatus;
 use super::subject;
 use crate::app::action::Action;
 use crate::app::keymap::{Chord, Place};
+use crate::app::model::builds::Followed;
 use crate::app::model::{State, View};
 
 /// Whether an action does something now, and if not why.
@@ -36,7 +37,7 @@ pub(crate) fn available(state: &State, action: Action) -> Result<(), &'static st
                     .builds
                     .followed
                     .get(id)
-                    .and_then(|f| f.step())
+                    .and_then(Followed::step)
                     .is_some()
                     && state
                         .builds
@@ -128,8 +129,9 @@ pub(crate) fn available(state: &State, action: Action) -> Result<(), &'static st
             },
             "no image is chosen",
         ),
-        Action::Drain => needs(subject::node(state).is_some(), "no single node is chosen"),
-        Action::Collect => needs(subject::node(state).is_some(), "no single node is chosen"),
+        Action::Drain | Action::Collect => {
+            needs(subject::node(state).is_some(), "no single node is chosen")
+        }
         Action::Mark => needs(
             !(matches!(view, View::Cache) && state.fleet.grouped),
             "regions cannot be marked; `r` shows the nodes",
@@ -154,40 +156,29 @@ pub(crate) fn available(state: &State, action: Action) -> Result<(), &'static st
     }
 }
 
-/// Actions of the footer with their keys, most wanted first: those of the view that do something
-/// now, then those of every view.
-pub(crate) fn footer(state: &State) -> Vec<(Chord, Action)> {
+/// Actions with their keys.
+type Keys = Vec<(Chord, Action)>;
+
+/// Actions of the footer with their keys: those of the view that do something now, most wanted first,
+/// and those of every view.
+pub(crate) fn footer(state: &State) -> (Keys, Keys) {
     let place = state.place();
-    let general = [
-        Action::Filter,
-        Action::Search,
-        Action::Back,
-        Action::Palette,
-        Action::Help,
-        Action::Quit,
-    ];
-    let own: Vec<_> = state
-        .config
-        .keys
+    let keys = &state.config.keys;
+    let general = [Action::Back, Action::Palette, Action::Help, Action::Quit];
+    let own = keys
         .of_place(place)
         .into_iter()
-        .filter(|(action, _)| !action.is_movement() && available(state, *action).is_ok())
+        .filter(|(action, _)| !action.is_movement() && !general.contains(action))
         .filter(|(action, _)| own_key(state, place, *action))
+        .filter(|(action, _)| available(state, *action).is_ok())
         .filter_map(|(action, chords)| Some((*chords.first()?, action)))
         .collect();
-    let (first, last): (Vec<_>, Vec<_>) = own
+    let general = general
         .into_iter()
-        .partition(|(_, action)| !general.contains(action));
-    let everywhere = general.iter().filter_map(|action| {
-        let known = last.iter().find(|(_, a)| a == action).copied();
-        if matches!(action, Action::Filter | Action::Search) {
-            return known;
-        }
-        available(state, *action).ok()?;
-        known.or_else(|| Some((state.config.keys.chord(place, *action)?, *action)))
-    });
-    let everywhere: Vec<_> = everywhere.collect();
-    first.into_iter().chain(everywhere).collect()
+        .filter(|action| available(state, *action).is_ok())
+        .filter_map(|action| Some((keys.chord(place, action)?, action)))
+        .collect();
+    (own, general)
 }
 
 /// Whether an action belongs to the place itself, so that the footer names it.

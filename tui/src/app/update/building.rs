@@ -4,7 +4,7 @@ use super::open::open;
 use super::subject;
 use crate::app::action::Action;
 use crate::app::effect::Effect;
-use crate::app::model::builds::ALL_STEPS;
+use crate::app::model::builds::{ALL_STEPS, Followed};
 use crate::app::model::{State, View};
 
 /// Does one of these actions.
@@ -24,7 +24,7 @@ pub(super) fn building(state: &mut State, action: Action) -> Vec<Effect> {
                 vec![Effect::Build { force: false, from }]
             }
             View::Build(id) => {
-                let from = state.builds.followed.get(&id).and_then(|f| f.step());
+                let from = state.builds.followed.get(&id).and_then(Followed::step);
                 rebuild(state, from)
             }
             _ => Vec::new(),

@@ -166,9 +166,8 @@ pub(super) fn enter(state: &mut State) -> Vec<Effect> {
 /// Moves through the rows of a dialog; whether the key does that.
 fn through(list: &mut List, key: &KeyEvent) -> bool {
     match key.code {
-        KeyCode::Up => list.move_by(-1),
+        KeyCode::Up | KeyCode::BackTab => list.move_by(-1),
         KeyCode::Down | KeyCode::Tab => list.move_by(1),
-        KeyCode::BackTab => list.move_by(-1),
         KeyCode::PageUp => list.move_by(-10),
         KeyCode::PageDown => list.move_by(10),
         _ if is_ctrl(key, 'p') => list.move_by(-1),

@@ -283,7 +283,7 @@ fn started(state: &mut State, build: Build, reused: bool) -> Vec<Effect> {
     if !state.builds.started.contains(&id) {
         state.builds.started.push(id.clone());
     }
-    if state.spec.watch && *state.view() != View::Spec {
+    if state.spec.watch && !matches!(state.view(), View::Spec | View::Build(_)) {
         // Whoever reads something else while watching is not torn away from it.
         state.count += 1;
         let (lines, count) = (state.config.log_lines, state.count);

@@ -51,12 +51,10 @@ fn entered(state: &mut State) -> Vec<Effect> {
                 }
             }
         }
-        View::Warm(id) => {
-            if state.warms.followed.as_ref() != Some(id) {
-                state.warms.followed = Some(id.clone());
-                state.warms.copies.clear();
-                effects.push(Effect::FollowWarm(id.clone()));
-            }
+        View::Warm(id) if state.warms.followed.as_ref() != Some(id) => {
+            state.warms.followed = Some(id.clone());
+            state.warms.copies.clear();
+            effects.push(Effect::FollowWarm(id.clone()));
         }
         View::Node(name) => effects.push(Effect::LoadListing(name.clone())),
         text if text.is_text() && !state.documents.contains_key(text) => {

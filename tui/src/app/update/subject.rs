@@ -37,8 +37,7 @@ pub(super) fn images(state: &State) -> Vec<String> {
     match state.view() {
         View::Images => state.images.list.subjects(),
         View::Matrix => state.matrix.list.subjects(),
-        View::Image(hash) | View::Manifest(hash) => vec![hash.clone()],
-        View::Diff(hash, None) => vec![hash.clone()],
+        View::Image(hash) | View::Manifest(hash) | View::Diff(hash, None) => vec![hash.clone()],
         View::Spec => {
             let hash = state.spec.image_hash().map(|hash| hash.to_string());
             let exists = state.spec.plan.as_ref().is_some_and(|plan| plan.exists);
@@ -120,8 +119,7 @@ pub(super) fn opened(state: &State, action: Action) -> Option<View> {
             let key = state.warms.targets.chosen()?;
             Some(View::Node(key.split(' ').next()?.to_owned()))
         }
-        (View::Builds | View::Build(_), Action::Details) => image(),
-        (View::Node(_), Action::Open) => image(),
+        (View::Builds | View::Build(_), Action::Details) | (View::Node(_), Action::Open) => image(),
         (View::Matrix, Action::Open) if state.matrix.region.is_none() => Some(View::Matrix),
         (View::Matrix, Action::Open) => {
             let columns = state.matrix.columns(&state.fleet);

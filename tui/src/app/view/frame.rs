@@ -253,15 +253,13 @@ fn keys(state: &State, screen: &mut Screen<'_>, area: Rect) {
         }
         return;
     }
-    let all = footer(state);
     // Help and quit must be there; what stands before them gives way.
-    let kept = 5.min(all.len());
-    let (own, general) = all.split_at(all.len() - kept);
+    let (own, general) = footer(state);
     let general_wide: u16 = general
         .iter()
         .map(|(chord, action)| cells(&chord.to_string()) + cells(action.label()) + 3)
         .sum();
-    for (chord, action) in own {
+    for (chord, action) in &own {
         let key = chord.to_string();
         let wide = cells(&key) + cells(action.label()) + 3;
         if x + wide + general_wide > area.right() {
@@ -273,7 +271,7 @@ fn keys(state: &State, screen: &mut Screen<'_>, area: Rect) {
             screen.hits.put(area, Target::Action(*action));
         }
     }
-    for (chord, action) in general {
+    for (chord, action) in &general {
         let from = x;
         if put(screen, &mut x, &chord.to_string(), action.label()) {
             let area = Rect::new(from, area.y, x - from, 1);

@@ -266,7 +266,8 @@ fn the_footer_offers_what_works() {
     for chord in ["1", "2", "3", "4", "5", "6"] {
         let mut state = samples::full((200, 50));
         keys(&mut state, &[chord]);
-        for (_, action) in crate::app::update::footer(&state) {
+        let (own, general) = crate::app::update::footer(&state);
+        for (_, action) in own.into_iter().chain(general) {
             let mut state = samples::full((200, 50));
             keys(&mut state, &[chord]);
             if action == Action::Quit {
