@@ -61,9 +61,9 @@ pub(super) async fn start(
         cancel_on_disconnect,
         compression,
     };
-    // A step that is to run even when it is cached runs even when the whole image is there.
-    let forced = force || wanted.spec.steps.iter().any(|step| step.force);
-    if !forced && let Some(known) = service.catalog().find(&image_hash).await? {
+    if wanted.forced_from().is_none()
+        && let Some(known) = service.catalog().find(&image_hash).await?
+    {
         if let Some(name) = &wanted.name {
             service.catalog().ensure_name(&image_hash, name).await?;
         }

@@ -221,7 +221,12 @@ fn plan(state: &State, screen: &Screen<'_>) -> Vec<Span> {
         };
         return vec![(Role::Dim, text.to_owned())];
     };
-    if plan.exists {
+    let run = plan
+        .steps
+        .iter()
+        .filter(|s| s.state == PlanState::Run)
+        .count();
+    if plan.exists && run == 0 {
         let warm = match plan.nodes_warm.len() {
             0 => String::new(),
             1 => format!(", warm on {}", plan.nodes_warm[0]),
@@ -232,11 +237,6 @@ fn plan(state: &State, screen: &Screen<'_>) -> Vec<Span> {
             (Role::Dim, format!("; a build would run nothing{warm}")),
         ];
     }
-    let run = plan
-        .steps
-        .iter()
-        .filter(|s| s.state == PlanState::Run)
-        .count();
     let cached = plan.steps.len() - run;
     vec![
         (Role::Running, format!("{run} to run")),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use chalk_core::wire::{Plan, PlanState};
 use ratatui::buffer::Buffer;
 use ratatui::style::Style;
 
@@ -106,6 +107,26 @@ fn feed(state: &mut State, feed: Feed) {
 #[test]
 fn spec() {
     check("spec", |_| {});
+}
+
+#[test]
+fn a_plan_says_what_runs_although_the_image_exists() {
+    let said = |prepare: fn(&mut Plan)| {
+        let mut state = samples::full((80, 24));
+        prepare(state.spec.plan.as_mut().unwrap());
+        let theme = Theme::new(Tone::Dark, true, &[]);
+        let mut screen = Screen::with(80, 24, theme, UNICODE);
+        shown(screen.draw(&mut state))
+    };
+    let whole = said(|plan| {
+        plan.exists = true;
+        plan.steps
+            .iter_mut()
+            .for_each(|s| s.state = PlanState::Cached);
+    });
+    assert!(whole.contains("a build would run nothing"), "{whole}");
+    let forced = said(|plan| plan.exists = true);
+    assert!(forced.contains("1 to run, 1 cached"), "{forced}");
 }
 
 #[test]
