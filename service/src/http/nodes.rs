@@ -7,7 +7,8 @@ use axum::http::StatusCode;
 use chalk_core::Digest;
 use chalk_core::wire::agent::Ask;
 use chalk_core::wire::{
-    CacheListing, CacheMap, GcReport, GcRequest, JoinToken, JoinTokenRequest, Node, Prewarm, Region, problem,
+    CacheListing, CacheMap, GcReport, GcRequest, JoinToken, JoinTokenRequest, Node, Prewarm,
+    Region, problem,
 };
 use serde::de::DeserializeOwned;
 
