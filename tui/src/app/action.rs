@@ -68,11 +68,11 @@ actions! {
     Build "build" "build" "Build the declaration", change;
     BuildForced "build-forced" "force" "Build with every step run anew", change;
     BuildFrom "build-from" "force from here" "Build with the chosen step and all after it run anew", change;
-    Watch "watch" "watch" "Build whenever a declared file changes, until this is asked for again", change;
+    Watch "watch" "watch" "Build whenever a declared file changes, or stop that", change;
     Cancel "cancel" "cancel" "Cancel the chosen build or warm", change;
     Retry "retry" "retry" "Build again, or begin a warm again where it failed", change;
     JumpToFailure "failure" "failing step" "Go to the step that failed";
-    OpenFile "file" "open file" "Choose a declaration: a file, a recent one, or the hash of an image";
+    OpenFile "file" "open file" "Choose a file, a recent one, or an image by its hash";
     Edit "edit" "edit" "Open the declaration in $EDITOR";
     Lock "lock" "lock bases" "Pin the base images in image.lock", change;
     Follow "follow" "follow" "Follow the log as it grows, or stop that";
@@ -84,8 +84,8 @@ actions! {
     SaveLog "save" "save" "Save the log to a file";
     Zoom "zoom" "zoom" "Give the whole screen to this pane, or give it back";
     Details "details" "details" "Open all that is known of the chosen row";
-    Diff "diff" "diff" "Compare the two marked images, or the chosen one with the declaration";
-    Why "why" "why rebuilt" "Say what changed since the build before, and which steps that cost";
+    Diff "diff" "diff" "Compare two images, or one with the declaration";
+    Why "why" "why rebuilt" "Say what changed since the last build, at what cost";
     Manifest "manifest" "manifest" "Show the OCI manifest of the image";
     Tag "tag" "tag" "Give the image a name", change;
     Delete "delete" "delete" "Delete what is chosen or marked, after asking", change;
@@ -132,6 +132,14 @@ impl Action {
 #[cfg(test)]
 mod tests {
     use super::Action;
+
+    #[test]
+    fn what_is_said_of_an_action_fits_into_the_palette_of_a_small_terminal() {
+        for action in Action::ALL {
+            let about = action.about();
+            assert!(about.len() <= 52, "{} characters: {about}", about.len());
+        }
+    }
 
     #[test]
     fn words_are_unique_and_are_those_of_serde() {

@@ -51,8 +51,10 @@ pub(crate) fn image(detail: &ImageDetail, fleet: &Fleet, now: Timestamp) -> Docu
         text.line(vec![
             (Role::Dim, format!("{:>3} ", at + 1)),
             (Role::Hash, short(step.key)),
-            (Role::Dim, format!(" {:<14} ", step.kind)),
-            (Role::Text, harmless(&step.title.replace('\n', " "))),
+            (
+                Role::Text,
+                format!(" {}", harmless(&step.title.replace('\n', " "))),
+            ),
         ]);
     }
     if detail.steps.is_empty() {

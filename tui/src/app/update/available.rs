@@ -29,8 +29,10 @@ pub(crate) fn available(state: &State, action: Action) -> Result<(), &'static st
         ),
         Action::BuildFrom => match view {
             View::Spec => needs(
-                state.spec.declared.is_some() && state.spec.steps.chosen().is_some(),
-                "no step is chosen",
+                state.spec.declared.is_some()
+                    && state.spec.trouble.is_none()
+                    && state.spec.steps.chosen().is_some(),
+                "no step of a declaration without mistakes is chosen",
             ),
             View::Build(id) => needs(
                 state

@@ -118,8 +118,11 @@ fn mistakes_keep_what_was_read_before_and_stop_builds() {
     let result = Err(crate::app::event::Trouble::new("bad declaration"));
     feed(&mut state, Feed::Declared { generation, result });
     assert!(state.spec.declared.is_some());
-    assert_eq!(key(&mut state, "b"), []);
-    assert!(state.notice.as_ref().unwrap().bad);
+    for build in ["b", "F"] {
+        state.notice = None;
+        assert_eq!(key(&mut state, build), []);
+        assert!(state.notice.as_ref().unwrap().bad);
+    }
 }
 
 #[test]

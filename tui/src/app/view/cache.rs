@@ -39,16 +39,20 @@ pub(super) fn nodes(state: &mut State, screen: &mut Screen<'_>, mut area: Rect) 
         marked,
     );
     let grouped = shown.fleet.grouped;
-    let name = if grouped { "REGION" } else { "NODE" };
     let region = match (grouped, area.width > WIDE) {
         (true, _) => 0,
         (false, true) => 14,
         (false, false) => 8,
     };
+    // A region has nodes in several states, which take more room than its name.
+    let (name, states) = match grouped {
+        true => (share("REGION", 1, 10), share("STATE", 2, 21)),
+        false => (share("NODE", 2, 10), share("STATE", 1, 10)),
+    };
     let columns = [
-        share(name, 2, 10),
+        name,
         fixed("REGION", region),
-        share("STATE", 1, if grouped { 16 } else { 10 }),
+        states,
         fixed("IMAGES", 7).right(),
         fixed("USED", if area.width > WIDE { 30 } else { 12 }),
         fixed("HELD", 9).right().from(76),
@@ -82,6 +86,7 @@ pub(super) fn counted(count: usize, word: &str) -> String {
 /// What all caches come to.
 fn sums(state: &State, screen: &mut Screen<'_>, area: &mut Rect) {
     let sum = state.fleet.sum();
+    let roomy = area.width >= 110;
     let mut spans: Vec<Span> = Vec::new();
     if let Some(region) = &state.fleet.region {
         spans.push((Role::Strong, format!("{region}: ")));
@@ -92,18 +97,23 @@ fn sums(state: &State, screen: &mut Screen<'_>, area: &mut Rect) {
     if let Some(rate) = sum.hit_rate() {
         spans.push((Role::Dim, format!("{dots}hits ")));
         spans.push((Role::Text, format!("{rate}% ")));
-        let line = screen.sparkline(&state.fleet.rates(None), 16);
+        let line = screen.sparkline(&state.fleet.rates(None), if roomy { 16 } else { 4 });
         spans.push((Role::Bar, line));
     }
     let (cached, all) = state.builds.cached_steps();
     if let Some(rate) = (cached * 100).checked_div(all) {
         spans.push((Role::Dim, format!("{dots}step cache ")));
-        spans.push((Role::Text, format!("{rate}% of {}", counted(all, "step"))));
+        spans.push((Role::Text, format!("{rate}%")));
+        if roomy {
+            spans.push((Role::Dim, format!(" of {}", counted(all, "step"))));
+        }
     }
     if let Some(storage) = &state.fleet.storage {
         spans.push((Role::Dim, format!("{dots}registry ")));
         spans.push((Role::Text, bytes(storage.bytes)));
-        spans.push((Role::Dim, format!(" in {} blobs", storage.blobs)));
+        if roomy {
+            spans.push((Role::Dim, format!(" in {} blobs", storage.blobs)));
+        }
     }
     screen.spans(area.x + 1, area.y, area.width - 1, &spans);
     area.y += 1;

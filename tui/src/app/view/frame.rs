@@ -71,7 +71,7 @@ fn header(state: &State, screen: &mut Screen<'_>, area: Rect) {
         left.push((Role::Dim, format!("{dots}as ")));
         left.push((Role::Text, link.identity.clone()));
         let since = ago(state.now, &connection.since.to_string());
-        left.push((Role::Dim, format!("{dots}since {since}")));
+        left.push((Role::Dim, format!("{dots}for {since}")));
         let up = ago(state.now, &link.info.started);
         if area.width >= 110 {
             left.push((

@@ -71,7 +71,11 @@ fn window(screen: &mut Screen<'_>, body: Rect, wide: u16, high: u16, title: &str
 }
 
 fn field(screen: &mut Screen<'_>, x: u16, y: u16, wide: u16, input: &Input, focused: bool) {
-    let skip = input.visual_scroll(usize::from(wide.saturating_sub(1)));
+    // Whoever does not write in it reads it from its start.
+    let skip = match focused {
+        true => input.visual_scroll(usize::from(wide.saturating_sub(1))),
+        false => 0,
+    };
     let mut seen = 0;
     let from = input
         .value()
