@@ -39,8 +39,9 @@ use model::State;
 use run::Loop;
 use theme::{Theme, Tone};
 
-/// Events of the service that wait to be taken in.
-const QUEUE: usize = 1024;
+/// News that wait to be taken in. Each may be hundreds of lines of a log, so that many would take more
+/// room than the log itself.
+const QUEUE: usize = 64;
 
 /// How the app looks.
 pub(crate) struct Look {
@@ -109,7 +110,7 @@ pub(crate) async fn open(loaded: &Loaded, args: &cli::App) -> Result<(), Failure
     tokio::select! {
         () = runner.close() => {}
         // Builds that others wait for may take long; whoever is in a hurry ends them.
-        _ = tokio::signal::ctrl_c() => {}
+        () = run::signalled() => {}
     }
     result
 }

@@ -29,8 +29,10 @@ const FRAME: Duration = Duration::from_micros(16_667);
 const RESIZE: Duration = Duration::from_millis(40);
 /// Time between two ticks.
 const TICK: Duration = Duration::from_millis(100);
-/// Most events of a kind that are taken in before a frame is due again.
+/// Most input that is taken in before a frame is due again.
 const BURST: usize = 256;
+/// Time for what is fed, before keys and frames have their turn again.
+const FEED: Duration = Duration::from_millis(5);
 
 /// What the loop holds.
 pub(super) struct Loop {
@@ -59,6 +61,19 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             stop: signal(SignalKind::from_raw(libc::SIGTSTP))?,
         })
+    }
+}
+
+/// Waits for a signal that is to end the app, after its loop has ended. Without signals to be had, for
+/// ever.
+pub(super) async fn signalled() {
+    let Ok(mut signals) = Signals::new() else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = signals.terminate.recv() => {}
+        _ = signals.hangup.recv() => {}
+        _ = signals.interrupt.recv() => {}
     }
 }
 
@@ -152,14 +167,15 @@ impl Loop {
                     }
                 }
                 fed = self.feed.recv() => {
-                    let mut count = 0;
+                    // By time and not by number: what is fed may be one line or a thousand, and
+                    // may come faster than it is taken in.
+                    let until = Instant::now() + FEED;
                     let mut next = fed;
                     while let Some(feed) = next {
                         if self.take(Event::Feed(feed)).await? {
                             return Ok(());
                         }
-                        count += 1;
-                        next = if count < BURST { self.feed.try_recv().ok() } else { None };
+                        next = if Instant::now() < until { self.feed.try_recv().ok() } else { None };
                     }
                 }
                 () = sleep_until(wake) => {}

@@ -11,6 +11,7 @@ use crossterm::{cursor, event, queue, style, terminal};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::buffer::Buffer;
+use ratatui::layout::{Position, Rect};
 
 /// Bytes of a frame that are written at once.
 const FRAME: usize = 1 << 16;
@@ -51,7 +52,7 @@ impl Held {
     /// When it cannot be used any more.
     pub(crate) fn resume(&mut self) -> io::Result<()> {
         enter(self.mouse)?;
-        self.terminal.clear()
+        self.redraw()
     }
 
     /// Draws every cell anew with the next frame.
@@ -59,7 +60,9 @@ impl Held {
     /// # Errors
     /// When the terminal is gone.
     pub(crate) fn redraw(&mut self) -> io::Result<()> {
-        self.terminal.clear()
+        // Not by `clear`, which asks where the cursor is and fails when no answer comes in time.
+        let size = self.terminal.size()?;
+        self.terminal.resize(Rect::from((Position::ORIGIN, size)))
     }
 
     /// Takes the mouse, or leaves it to the terminal.

@@ -11,7 +11,7 @@ use crate::client::segment;
 /// Time in which events are gathered before they are told together.
 const GATHER: Duration = Duration::from_millis(15);
 /// Most events that are told together.
-const BATCH: usize = 2000;
+const BATCH: usize = 500;
 /// Wait before a lost stream is begun again.
 const AGAIN: Duration = Duration::from_secs(1);
 

@@ -62,7 +62,7 @@ impl Reader {
     pub(super) fn read(&self, source: Source, generation: u64) {
         let (shared, known) = (self.shared.clone(), self.known.clone());
         let watcher = self.watcher.clone();
-        tokio::spawn(async move {
+        self.shared.spawn(async move {
             let read = match &source {
                 Source::File(path) => read_file(path, &watcher).await,
                 Source::Image(id) => read_image(&shared, id).await,
@@ -86,7 +86,7 @@ impl Reader {
             return;
         };
         let shared = self.shared.clone();
-        tokio::spawn(async move {
+        self.shared.spawn(async move {
             let result = match plan(&shared, &known).await {
                 Ok(plan) => Ok(Box::new(plan)),
                 Err(failure) => Err(Trouble::from(failure)),
@@ -114,7 +114,7 @@ impl Reader {
         own: bool,
     ) {
         let reader = self.clone_for_task();
-        tokio::spawn(async move {
+        self.shared.spawn(async move {
             let shared = reader.shared.clone();
             let found = async { image(&shared.client_now()?, &id).await };
             match found.await {
@@ -153,7 +153,7 @@ impl Reader {
     ) {
         let shared = self.shared.clone();
         let secrets = (*self.secrets).clone();
-        tokio::spawn(async move {
+        self.shared.spawn(async move {
             let request = BuildRequest {
                 spec,
                 name,
@@ -189,7 +189,7 @@ impl Reader {
     /// Pins the bases of a declaration in `image.lock` beside it.
     pub(super) fn lock(&self, path: PathBuf) {
         let shared = self.shared.clone();
-        tokio::spawn(async move {
+        self.shared.spawn(async move {
             match write_lock(&shared, &path).await {
                 Ok(lock) => {
                     let text = format!("wrote {}", lock.display());

@@ -16,6 +16,8 @@ use chalk_core::wire::{GcReport, GcRequest, Image, ImageDetail, Node, Prewarm, W
 use reqwest::Method;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::effect::{Effect, Source};
 use super::event::{Entry, Feed, Trouble};
@@ -40,9 +42,20 @@ pub(super) struct Shared {
     attention: watch::Sender<View>,
     /// Something changed that is worth asking for at once.
     hurry: Arc<Notify>,
+    /// What was asked for and is not done.
+    tasks: TaskTracker,
+    /// Nobody waits for answers any more.
+    closing: CancellationToken,
 }
 
 impl Shared {
+    /// Does something to its end, or until the app closes.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let closing = self.closing.clone();
+        self.tasks
+            .spawn(async move { closing.run_until_cancelled(work).await });
+    }
+
     /// Tells the model. A model that is gone needs no news.
     async fn tell(&self, feed: Feed) {
         let _ = self.told.send(feed).await;
@@ -95,6 +108,8 @@ impl Runner {
             client: reached,
             attention,
             hurry: Arc::new(Notify::new()),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
         };
         let lost = Arc::new(Notify::new());
         let connector = Connector::start(loaded, shared.clone(), client, lost.clone());
@@ -116,6 +131,11 @@ impl Runner {
         if let Some(task) = self.warm {
             task.abort();
         }
+        // A service of our own ends when its last request is answered or given up, and a plan may
+        // wait long for a registry that does not answer.
+        self.shared.closing.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
         let client = self.shared.client_now();
         for (id, task) in self.builds {
             let running = !task.is_finished();
@@ -210,12 +230,22 @@ impl Runner {
                 });
             }
             other => {
-                tokio::spawn(async move {
-                    match call(&shared, other).await {
-                        Ok(()) => shared.hurry.notify_one(),
-                        Err(failure) => shared.failed(failure).await,
+                // A file is written to its end.
+                let whole = matches!(other, Effect::SaveText { .. });
+                let work = {
+                    let shared = shared.clone();
+                    async move {
+                        match call(&shared, other).await {
+                            Ok(()) => shared.hurry.notify_one(),
+                            Err(failure) => shared.failed(failure).await,
+                        }
                     }
-                });
+                };
+                if whole {
+                    shared.tasks.spawn(work);
+                } else {
+                    shared.spawn(work);
+                }
             }
         }
     }
@@ -226,7 +256,7 @@ impl Runner {
         work: impl Future<Output = Result<super::model::Document, Failure>> + Send + 'static,
     ) {
         let shared = self.shared.clone();
-        tokio::spawn(async move {
+        self.shared.spawn(async move {
             let result = work.await.map_err(Trouble::from);
             shared.tell(Feed::Document { view, result }).await;
         });
