@@ -146,6 +146,11 @@ impl LogPane {
         self.lines.len()
     }
 
+    /// Whether its first lines are no longer kept.
+    pub(crate) fn has_dropped(&self) -> bool {
+        self.lines.first() > 0
+    }
+
     /// The plain text of every line, for a file.
     pub(crate) fn text(&self) -> impl Iterator<Item = String> {
         self.lines

@@ -376,7 +376,9 @@ fn dropped_lines_no_longer_match() {
     pane.next_match();
     pane.next_match();
     assert_eq!(pane.matches(), Some((3, 3)));
+    assert!(!pane.has_dropped());
     pane.push(line("x"));
+    assert!(pane.has_dropped());
     assert_eq!(pane.matches(), Some((1, 2)));
     pane.push(line("x"));
     assert_eq!(pane.matches(), Some((0, 2)));

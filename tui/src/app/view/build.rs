@@ -253,6 +253,10 @@ fn output(state: &State, screen: &mut Screen<'_>, area: Rect, followed: &mut Fol
     if !silent {
         let lines = match pane.len() {
             1 => "1 line".to_owned(),
+            count if pane.has_dropped() && step.is_some() => {
+                format!("last {count} lines, the log of all steps has more")
+            }
+            count if pane.has_dropped() => format!("last {count} lines"),
             count => format!("{count} lines"),
         };
         title.push((Role::Dim, format!("  {lines}")));
