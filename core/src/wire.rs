@@ -20,7 +20,9 @@
 //! | `PUT /v1/images/{id}/names/{name}` | name percent-encoded | [`Image`] |
 //! | `DELETE /v1/images/{id}` | hash prefix, or a name (removes the name only) | 204 |
 //! | `GET /v1/blobs/{digest}` | | the bytes |
+//! | `GET /v1/storage` | | [`Storage`] |
 //! | `GET /v1/regions` | | `[`[`Region`]`]` |
+//! | `GET /v1/caches` | | [`CacheMap`] |
 //! | `GET /v1/nodes` | | `[`[`Node`]`]`, by name |
 //! | `GET /v1/nodes/{name}` | | [`Node`] |
 //! | `DELETE /v1/nodes/{name}` | | 204; removes the node for good |
@@ -66,7 +68,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use nodes::{
-    CacheItem, CacheItemKind, CacheListing, CacheUsage, CachedImage, GcReport, GcRequest,
+    CacheItem, CacheItemKind, CacheListing, CacheMap, CacheUsage, CachedImage, GcReport, GcRequest,
     JoinToken, JoinTokenRequest, Node, NodeState, Prewarm, PrewarmState, Region,
 };
 pub use sandboxes::{
@@ -653,6 +655,17 @@ pub struct ImageStep {
     pub key: Digest,
     /// One line for people.
     pub title: String,
+}
+
+/// What the service's own store of blobs takes: the embedded registry with its step cache, base
+/// images and uploads. An external registry is not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Storage {
+    /// Number of blobs.
+    pub blobs: u64,
+    /// Bytes of them, each blob counted once.
+    pub bytes: u64,
 }
 
 /// What an import brought in.

@@ -196,12 +196,15 @@ impl RunningNode {
     }
 
     /// Waits until the node is connected; `false` when it ended instead.
-    pub async fn connected(&self) -> bool {
+    pub fn connected(&self) -> impl Future<Output = bool> + Send + use<> {
         let mut state = self.state();
-        let settled =
-            |state: &AgentState| matches!(state, AgentState::Connected { .. } | AgentState::Ended);
-        let state = state.wait_for(settled).await;
-        state.is_ok_and(|state| *state != AgentState::Ended)
+        async move {
+            let settled = |state: &AgentState| {
+                matches!(state, AgentState::Connected { .. } | AgentState::Ended)
+            };
+            let state = state.wait_for(settled).await;
+            state.is_ok_and(|state| *state != AgentState::Ended)
+        }
     }
 
     /// Waits until the agent ends by itself: the node was removed, or the service does not take it.

@@ -129,12 +129,14 @@ pub async fn plan(
         Some(hash) => catalog.find(hash).await?.is_some(),
         None => false,
     };
+    // A step that is to run even when it is cached does so even when the whole image is there.
+    let reused = exists && !spec.steps.iter().any(|step| step.force);
     let steps = match &pinned {
-        Some(pinned) if exists => without_engine(pinned, PlanState::Cached),
+        Some(pinned) if reused => without_engine(pinned, PlanState::Cached),
         Some(pinned) => engine.plan(pinned).await?,
         None => without_engine(&spec, PlanState::Run),
     };
-    let upload_bytes = if exists {
+    let upload_bytes = if reused {
         0
     } else {
         let digests: Vec<Digest> = sizes.keys().copied().collect();

@@ -22,13 +22,22 @@ static CHILDREN: Mutex<Option<BTreeSet<u32>>> = Mutex::new(Some(BTreeSet::new())
 
 /// Starts a process that must not outlive the suite, so that an interrupt can end it.
 pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let (_, child) = start(|| {
+        let child = command.spawn()?;
+        Ok((child.id(), child))
+    })?;
+    Ok(child)
+}
+
+/// As [`spawn`] of a process that is started another way; `start` gives its id, too.
+pub(crate) fn start<T>(start: impl FnOnce() -> io::Result<(u32, T)>) -> io::Result<(u32, T)> {
     let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(children) = children.as_mut() else {
         return Err(io::Error::other("the suite was interrupted"));
     };
-    let child = command.spawn()?;
-    children.insert(child.id());
-    Ok(child)
+    let (pid, process) = start()?;
+    children.insert(pid);
+    Ok((pid, process))
 }
 
 /// Forgets a process that ended.

@@ -14,18 +14,47 @@ pub(crate) use warm::Warm;
 
 /// Build and cache container images for compute workloads.
 #[derive(Debug, Parser)]
-#[command(
-    name = "chalk",
-    version,
-    disable_help_subcommand = true,
-    arg_required_else_help = true
-)]
+#[command(name = "chalk", version, disable_help_subcommand = true)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
+    #[command(flatten)]
+    pub(crate) app: App,
+    /// Without one, the terminal app is opened
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Option<Command>,
+}
+
+/// What is meant for the terminal app alone.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Terminal app (without a command)")]
+pub(crate) struct App {
+    /// Declaration to open [default: the one in this directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) open: Option<PathBuf>,
+    /// Change nothing outside the app
+    #[arg(long)]
+    pub(crate) readonly: bool,
+    /// Secret for the steps that name it: `NAME` (from the environment), `NAME=env:VAR` or
+    /// `NAME=file:PATH`
+    #[arg(long = "secret", value_name = "NAME[=SOURCE]")]
+    pub(crate) secrets: Vec<String>,
+}
+
+impl App {
+    /// A flag of it that was given.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        if self.open.is_some() {
+            Some("--open")
+        } else if self.readonly {
+            Some("--readonly")
+        } else if self.secrets.is_empty() {
+            None
+        } else {
+            Some("--secret")
+        }
+    }
 }
 
 const EXIT_CODES: &str = "\
@@ -118,6 +147,11 @@ pub(crate) enum Compute {
 pub(crate) enum Config {
     /// Print every setting, its value and where it came from
     Show,
+    /// Check the settings and the terminal app's configuration, with line and field of each mistake
+    Check {
+        /// Configuration of the app [default: chalk/app.toml in the XDG configuration directory]
+        file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -88,6 +88,12 @@ impl Client {
         self.json(self.request(Method::GET, path)).await
     }
 
+    /// The bytes of an answer.
+    pub(crate) async fn raw(&self, path: &str) -> Result<bytes::Bytes, Failure> {
+        let response = self.send(self.request(Method::GET, path)).await?;
+        response.bytes().await.map_err(|e| self.unreachable(&e))
+    }
+
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,

@@ -56,8 +56,9 @@ impl Server {
         }
     }
 
-    async fn start_node(&mut self, loaded: &Loaded) -> Result<(), Failure> {
-        if self.named || self.has_nodes().await? {
+    /// A service on this host that has no connected node gets one in this process.
+    pub(crate) async fn start_node(&mut self, loaded: &Loaded) -> Result<(), Failure> {
+        if self.named || has_nodes(&self.client).await? {
             return Ok(());
         }
         let client = &self.client;
@@ -65,7 +66,7 @@ impl Server {
         let mut node = match own_node::start(settings).await {
             Ok(node) => node,
             // Another command is such a node, and about to connect or to end.
-            Err(chalk_node::NodeError::Locked(_)) => return self.other_node().await,
+            Err(chalk_node::NodeError::Locked(_)) => return other_node(&self.client).await,
             Err(error) => return Err(own_node::failure(&error)),
         };
         let connected = tokio::select! {
@@ -91,27 +92,6 @@ impl Server {
                 Err(Failure::new(exit::UNREACHABLE, what).why(state))
             }
         }
-    }
-
-    async fn has_nodes(&self) -> Result<bool, Failure> {
-        let nodes: Vec<Node> = self.client.get("/v1/nodes").await?;
-        Ok(nodes.iter().any(|node| node.state != NodeState::Lost))
-    }
-
-    /// Waits for the node of another command.
-    async fn other_node(&self) -> Result<(), Failure> {
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            if self.has_nodes().await? {
-                return Ok(());
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        Err(Failure::new(
-            exit::UNREACHABLE,
-            "another process has the directory of the node, but is not connected",
-        )
-        .hint("run `chalk serve --node`, or `chalk node` beside the service"))
     }
 
     /// Connects, starting a service in this process where none is named and none runs.
@@ -183,6 +163,27 @@ impl Server {
             running.finish().await;
         }
     }
+}
+
+async fn has_nodes(client: &Client) -> Result<bool, Failure> {
+    let nodes: Vec<Node> = client.get("/v1/nodes").await?;
+    Ok(nodes.iter().any(|node| node.state != NodeState::Lost))
+}
+
+/// Waits for the node of another command.
+async fn other_node(client: &Client) -> Result<(), Failure> {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if has_nodes(client).await? {
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(Failure::new(
+        exit::UNREACHABLE,
+        "another process has the directory of the node, but is not connected",
+    )
+    .hint("run `chalk serve --node`, or `chalk node` beside the service"))
 }
 
 pub(crate) fn start_failure(error: &StartError) -> Failure {

@@ -179,7 +179,7 @@ fn read_now(path: &Path, flags: &DockerfileFlags) -> Result<Declared, Failure> {
 }
 
 /// A directory stands for the declaration in it.
-fn find(path: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn find(path: &Path) -> Result<PathBuf, Failure> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }

@@ -1,6 +1,8 @@
 //! The `chalk` command: declares, hashes, builds and looks after images, through the HTTP API of a
 //! service that may run elsewhere, beside it, or in its own process.
 
+mod app;
+mod build_state;
 mod cli;
 mod client;
 mod commands;
@@ -56,12 +58,12 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    if let Command::Completions { shell } = cli.command {
+    if let Some(Command::Completions { shell }) = cli.command {
         clap_complete::generate(shell, &mut Cli::command(), "chalk", &mut std::io::stdout());
         return Ok(());
     }
     let flags = match &cli.command {
-        Command::Node(node) => node.agent.settings(),
+        Some(Command::Node(node)) => node.agent.settings(),
         _ => Vec::new(),
     };
     let loaded = Loaded::load(&cli.global, &flags)?;
@@ -77,10 +79,21 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
     let json = cli.global.json;
-    match cli.command {
+    let Some(command) = cli.command else {
+        log_to_file(loaded);
+        return app::open(loaded, &cli.app).await;
+    };
+    if let Some(flag) = cli.app.given() {
+        return Err(Failure::usage(format!("{flag} is for the terminal app"))
+            .hint("leave it out, or leave the command out to open the app"));
+    }
+    match command {
         Command::Serve(serve) => commands::serve::serve(loaded, &serve).await,
         Command::Web => commands::web::web(loaded, json).await,
         Command::Config(cli::Config::Show) => commands::config::show(loaded, json),
+        Command::Config(cli::Config::Check { file }) => {
+            commands::config::check(file.as_deref(), json)
+        }
         Command::Compute(Compute::Image(command)) | Command::Image(command) => {
             quiet_logs();
             image(command, loaded, json).await
@@ -153,6 +166,27 @@ async fn with_server(command: Image, server: &Server, json: bool) -> Result<(), 
         | Image::Spec { .. }
         | Image::Warm(_)
         | Image::Build(_) => Ok(()),
+    }
+}
+
+/// The log of a service inside the app must not write over the screen: where it is asked for, it goes
+/// to a file of the state directory.
+fn log_to_file(loaded: &Loaded) {
+    let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("CHALK_LOG") else {
+        return;
+    };
+    let path = loaded.settings.state.dir.join("app.log");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path);
+    if let Ok(file) = file {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::sync::Mutex::new(file))
+            .with_ansi(false)
+            .with_target(false)
+            .try_init();
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::Failure;
 const OWN: &[&str] = &["server", "token"];
 
 /// Everything that this run goes by.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Loaded {
     /// The service's settings.
     pub(crate) settings: Settings,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{errors, files, resolved};
 
 /// Names that would be taken for something else in JavaScript, and what they are called there.
-const RENAMED: [(&str, &str); 8] = [
+const RENAMED: [(&str, &str); 9] = [
     ("Event", "BuildEvent"),
     ("Image", "ImageSummary"),
     ("LocalPlan", "Plan"),
@@ -18,6 +18,7 @@ const RENAMED: [(&str, &str); 8] = [
     ("Resolved", "ResolvedSpec"),
     ("Sandbox", "SandboxInfo"),
     ("SandboxProcess", "ProcessName"),
+    ("Storage", "StorageUse"),
 ];
 
 /// A JSON Schema (draft 2020-12) that has every type under `$defs`.
@@ -36,6 +37,7 @@ pub fn document() -> Value {
         wire::Plan,
         wire::LocalPlan,
         wire::BlobList,
+        wire::Storage,
         wire::BuildRequest,
         wire::BuildReply,
         wire::Build,
@@ -46,6 +48,7 @@ pub fn document() -> Value {
         wire::Region,
         wire::Node,
         wire::CacheListing,
+        wire::CacheMap,
         wire::GcRequest,
         wire::GcReport,
         wire::JoinTokenRequest,

@@ -2,9 +2,11 @@
 //! afterwards.
 
 use std::fs;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -91,7 +93,56 @@ fn play(stage: &mut Stage, options: &Options) -> Result<()> {
         ("with `rich` added", stage.build(&changed)?),
     ];
     print(&rows, (!reachable).then_some(options.stand_in));
-    check(&rows)
+    check(&rows)?;
+    offer(stage, &example_text)
+}
+
+/// Offers to open the app on what was built, where somebody is there to be asked.
+fn offer(stage: &Stage, example: &str) -> Result<()> {
+    let attended = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    // Some CI systems give their jobs a terminal, at which nobody sits.
+    let ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false");
+    if !attended || ci || !agreed("Open the terminal app on it?")? {
+        return Ok(());
+    }
+    let mut app = stage.command(&["--open", example])?;
+    // Not by the runner of other programs: this one has the terminal, and its own way with signals.
+    let ended = app.status().map_err(|source| Failure::Start {
+        command: "chalk".to_owned(),
+        source,
+    })?;
+    match ended.success() {
+        true => Ok(()),
+        false => Err(Failure::Other(format!("the app ended with {ended}"))),
+    }
+}
+
+/// Asks a question that an interrupt ends, too. Without an answer it is a no.
+fn agreed(question: &str) -> Result<bool> {
+    let mut output = std::io::stdout();
+    let asked = write!(output, "\n{question} [y/N] ").and_then(|()| output.flush());
+    asked.map_err(at("the terminal"))?;
+    // An interrupt is only noticed, and does not end the reading of a line.
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        // Nobody waits for it after an interrupt.
+        let _ = tell.send(read.map(|_| answer));
+    });
+    loop {
+        match told.recv_timeout(Duration::from_millis(50)) {
+            Ok(answer) => {
+                let answer = answer.map_err(at("the terminal"))?;
+                return Ok(matches!(answer.trim(), "y" | "Y" | "yes"));
+            }
+            Err(RecvTimeoutError::Timeout) if run::interrupted() => {
+                return Err(Failure::Interrupted);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(false),
+        }
+    }
 }
 
 /// How one build went.
@@ -139,9 +190,7 @@ fn print(rows: &[(&str, Built)], stand_in: Option<bool>) {
         println!("      made by mmdebstrap, {why}");
     }
     println!("last: {}", rows[2].1.image);
-    println!(
-        "seconds are of the whole command; the service has been stopped and its state removed"
-    );
+    println!("seconds are of the whole command; the service and its state are gone after the demo");
 }
 
 /// The demo shows skipping and partial rebuilding, so it fails when they did not happen.

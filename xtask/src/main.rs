@@ -12,6 +12,7 @@ mod fuzz;
 mod host;
 mod npm;
 mod run;
+mod simulate;
 mod stamp;
 mod suite;
 mod wasm;
@@ -34,6 +35,8 @@ enum Task {
     Wasm(wasm::Options),
     /// Measures size and speed against peers, and writes docs/benchmarks.md.
     Bench(bench::Options),
+    /// Serves the API with made-up nodes, images and builds, until it is interrupted.
+    Simulate(simulate::Options),
     /// Builds the page, which the next build of `chalk` takes in.
     Web,
     /// Makes the base image that stands in for python:3.12-slim-bookworm; prints its path.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Task::Test(options) => suite::run(&options),
         Task::Wasm(options) => wasm::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Simulate(options) => simulate::run(&options),
         Task::Web => web::run(),
         Task::Base => base::stand_in().map(|layout| println!("{}", layout.display())),
     };

@@ -108,6 +108,16 @@ pub struct CacheListing {
     pub left_out: u64,
 }
 
+/// Which connected node has which image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CacheMap {
+    /// Digests of the manifests of all images that some node has, sorted.
+    pub images: Vec<Digest>,
+    /// By name of a connected node: indexes in `images`, rising.
+    pub nodes: BTreeMap<String, Vec<u32>>,
+}
+
 /// A thing on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -18,7 +18,7 @@ use crate::places::Name;
 pub(crate) struct Live {
     id: String,
     hash: Digest,
-    force: bool,
+    forced_from: Option<usize>,
     grace: Duration,
     log: Arc<EventLog>,
     cancel: CancellationToken,
@@ -48,7 +48,7 @@ impl Live {
         Self {
             id: record.id.clone(),
             hash: wanted.image_hash,
-            force: wanted.force,
+            forced_from: wanted.forced_from(),
             grace,
             log: Arc::new(log),
             cancel: CancellationToken::new(),
@@ -80,8 +80,14 @@ impl Live {
         self.hash
     }
 
-    pub(super) fn forced(&self) -> bool {
-        self.force
+    /// As [`Wanted::forced_from`].
+    pub(super) fn forced_from(&self) -> Option<usize> {
+        self.forced_from
+    }
+
+    /// Whether all steps run even when cached that are to, by [`Wanted::forced_from`].
+    pub(super) fn runs(&self, from: Option<usize>) -> bool {
+        from.is_none_or(|from| self.forced_from.is_some_and(|own| own <= from))
     }
 
     pub(super) fn grace(&self) -> Duration {

@@ -1,10 +1,10 @@
 //! The queue of builds: single flight by image hash, a limit on what runs and what waits,
 //! cancellation, and the record and events of every build.
 //!
-//! - Requests for one hash share one build while it is queued or runs. A request with `force`
-//!   shares only with others that have it, since a plain build may take its layers from the cache;
-//!   a plain request is content with a forced build. Secrets and compression of the first request
-//!   count.
+//! - Requests for one hash share one build while it is queued or runs. A request that
+//!   forces steps shares only with others that force them, since a plain build may take its layers
+//!   from the cache; a plain request is content with a forced build. Secrets and compression of the
+//!   first request count.
 //! - A build ends early when it is cancelled by [`Builds::cancel`], when its last follower is gone
 //!   (only if every request for it asked so), and when the service stops.
 //! - A build's directory `builds/<id>/` holds `build.json`, its record, and `events.jsonl`
@@ -87,6 +87,18 @@ pub(crate) struct Wanted {
     pub(crate) secrets: BTreeMap<String, Secret>,
     pub(crate) cancel_on_disconnect: bool,
     pub(crate) compression: Option<Compression>,
+}
+
+impl Wanted {
+    /// From where on steps run even when they are cached: nowhere, or the number of steps before.
+    /// Zero is more than the first step: the stages of a Dockerfile, too.
+    pub(crate) fn forced_from(&self) -> Option<usize> {
+        if self.force {
+            return Some(0);
+        }
+        let step = self.spec.steps.iter().position(|step| step.force)?;
+        Some(step + 1)
+    }
 }
 
 /// All builds.
@@ -194,7 +206,7 @@ impl Builds {
 
     fn joinable(self: &Arc<Self>, queue: &Queue, wanted: &Wanted) -> Option<Build> {
         let shared = queue.live.values().find(|live| {
-            live.hash() == wanted.image_hash && (live.forced() || !wanted.force) && live.open()
+            live.hash() == wanted.image_hash && live.runs(wanted.forced_from()) && live.open()
         })?;
         shared.join(wanted);
         if shared.cancels_when_left() {
@@ -250,7 +262,7 @@ impl Builds {
         if let Err(refused) = self.admit(&queue, &wanted.image_hash) {
             return (false, Err(refused));
         }
-        tracing::info!(id = live.id(), hash = %live.hash(), force = live.forced(), "build is queued");
+        tracing::info!(id = live.id(), hash = %live.hash(), forced_from = ?live.forced_from(), "build is queued");
         queue.live.insert(live.id().to_owned(), live.clone());
         live.set_job(wanted);
         if queue.has_place(&live.hash(), self.settings.parallel) {

@@ -61,7 +61,9 @@ pub(super) async fn start(
         cancel_on_disconnect,
         compression,
     };
-    if !force && let Some(known) = service.catalog().find(&image_hash).await? {
+    if wanted.forced_from().is_none()
+        && let Some(known) = service.catalog().find(&image_hash).await?
+    {
         if let Some(name) = &wanted.name {
             service.catalog().ensure_name(&image_hash, name).await?;
         }

@@ -56,6 +56,12 @@ pub(super) fn node_routes() -> Vec<Route> {
         ),
         Route::new(
             Method::GET,
+            "/v1/caches",
+            get(nodes::caches),
+            Call::new("Say which connected node has which image").gives::<wire::CacheMap>(),
+        ),
+        Route::new(
+            Method::GET,
             "/v1/nodes",
             get(nodes::list),
             Call::new("List nodes by name").gives::<Vec<wire::Node>>(),

@@ -201,6 +201,12 @@ fn image_routes() -> Vec<Route> {
                 .gives::<Vec<wire::Image>>(),
         ),
         route(
+            get_.clone(),
+            "/v1/storage",
+            get(specs::storage),
+            Call::new("Say what the store of blobs takes").gives::<wire::Storage>(),
+        ),
+        route(
             get_,
             "/v1/images/{id}",
             get(images::get),

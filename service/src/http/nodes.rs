@@ -7,7 +7,8 @@ use axum::http::StatusCode;
 use chalk_core::Digest;
 use chalk_core::wire::agent::Ask;
 use chalk_core::wire::{
-    CacheListing, GcReport, GcRequest, JoinToken, JoinTokenRequest, Node, Prewarm, Region, problem,
+    CacheListing, CacheMap, GcReport, GcRequest, JoinToken, JoinTokenRequest, Node, Prewarm,
+    Region, problem,
 };
 use serde::de::DeserializeOwned;
 
@@ -26,6 +27,10 @@ pub(crate) const WARM_PIN: &str = "warm";
 pub(super) async fn regions(State(service): Api) -> axum::Json<Vec<Region>> {
     let fleet = service.fleet();
     axum::Json(fleet.regions().list(&fleet.nodes().by_region()))
+}
+
+pub(super) async fn caches(State(service): Api) -> axum::Json<CacheMap> {
+    axum::Json(service.fleet().nodes().cache_map())
 }
 
 pub(super) async fn list(State(service): Api) -> axum::Json<Vec<Node>> {

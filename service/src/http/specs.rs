@@ -3,7 +3,7 @@
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use chalk_core::Digest;
-use chalk_core::wire::{BlobList, Plan, ResolveRequest, Resolved};
+use chalk_core::wire::{BlobList, Plan, ResolveRequest, Resolved, Storage};
 use chalk_store::sink::ChunkSink;
 use chalk_store::{BlobError, BlobStore};
 
@@ -51,6 +51,19 @@ pub(super) async fn plan(
         plan.nodes_warm = warm.iter().map(|node| node.name.to_string()).collect();
     }
     Ok(axum::Json(plan))
+}
+
+pub(super) async fn storage(State(service): Api) -> ApiResult<axum::Json<Storage>> {
+    let sum = |store: &BlobStore| -> Result<Storage, BlobError> {
+        let mut sum = Storage { blobs: 0, bytes: 0 };
+        for found in store.list()? {
+            let (blob, _) = found?;
+            sum.blobs += 1;
+            sum.bytes += blob.size;
+        }
+        Ok(sum)
+    };
+    Ok(axum::Json(service.blobs().run(sum).await?))
 }
 
 pub(super) async fn missing(

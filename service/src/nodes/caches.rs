@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use chalk_core::Digest;
+use chalk_core::wire::CacheMap;
 
 /// Images of all nodes.
 #[derive(Debug, Default)]
@@ -103,6 +104,23 @@ impl Caches {
         }
     }
 
+    /// Which of some nodes has what.
+    pub(crate) fn map<'a>(&self, nodes: impl Iterator<Item = (String, &'a Held)>) -> CacheMap {
+        let mut places = vec![0_u32; self.digests.len()];
+        for (place, number) in (0..).zip(self.numbers.values()) {
+            places[*number as usize] = place;
+        }
+        let list = |held: &Held| {
+            let mut list: Vec<u32> = held.numbers().map(|n| places[n as usize]).collect();
+            list.sort_unstable();
+            list
+        };
+        CacheMap {
+            images: self.numbers.keys().copied().collect(),
+            nodes: nodes.map(|(name, held)| (name, list(held))).collect(),
+        }
+    }
+
     fn release(&mut self, number: u32) {
         let holders = &mut self.holders[number as usize];
         *holders -= 1;
@@ -139,5 +157,28 @@ mod tests {
         caches.put(&mut a, &digest(1000));
         assert!(caches.has(&a, &digest(1000)) && !caches.has(&b, &digest(1000)));
         assert_eq!(caches.holders.len(), 200);
+    }
+
+    #[test]
+    fn the_map_says_what_each_node_has() {
+        let mut caches = Caches::default();
+        let (mut a, mut b) = (Held::default(), Held::default());
+        let mut digests: Vec<Digest> = (0..100_u32).map(|n| Digest::of(&n.to_le_bytes())).collect();
+        for digest in &digests {
+            caches.put(&mut a, digest);
+        }
+        for digest in digests.iter().take(90) {
+            caches.remove(&mut a, digest);
+        }
+        caches.put(&mut b, &digests[95]);
+        let named = [("a".to_owned(), &a), ("b".to_owned(), &b)];
+        let map = caches.map(named.into_iter());
+        let mut left = digests.split_off(90);
+        let shared = left[5];
+        left.sort_unstable();
+        assert_eq!(map.images, left);
+        assert_eq!(map.nodes["a"], (0..10).collect::<Vec<u32>>());
+        let place = left.iter().position(|digest| *digest == shared).unwrap();
+        assert_eq!(map.nodes["b"], [u32::try_from(place).unwrap()]);
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_core::wire::agent::{Ask, Order, Report};
-use chalk_core::wire::{CacheUsage, CachedImage, Node, NodeState, Problem, problem};
+use chalk_core::wire::{CacheMap, CacheUsage, CachedImage, Node, NodeState, Problem, problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -386,6 +386,14 @@ impl Nodes {
     /// All nodes, by name.
     pub(crate) fn list(&self) -> Vec<Node> {
         self.state().nodes.values().map(Entry::shown).collect()
+    }
+
+    /// Which connected node has which image.
+    pub(crate) fn cache_map(&self) -> CacheMap {
+        let state = self.state();
+        let connected = state.nodes.iter().filter(|(_, e)| e.session.is_some());
+        let held = connected.map(|(name, entry)| (name.to_string(), &entry.held));
+        state.caches.map(held)
     }
 
     /// A node.

@@ -1,9 +1,13 @@
 //! The queue: single flight, limits, cancellation.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use chalk_core::wire::{Build, BuildReply, BuildStatus, EventKind, StepState, problem};
+use chalk_core::Spec;
+use chalk_core::wire::{
+    Build, BuildReply, BuildStatus, EventKind, Plan, PlanState, ResolveRequest, StepState, problem,
+};
 use reqwest::Method;
 
 use crate::service::{Api, commands, end_of, ok, request, settings};
@@ -41,6 +45,26 @@ async fn a_finished_image_is_not_built_again() {
     forced.force = true;
     assert_eq!(api.finished(&forced).await.status, BuildStatus::Built);
     assert_eq!(api.control.begun.load(Ordering::SeqCst), 2);
+
+    // A step that is to run anew does so although the whole image is there, and the plan says so.
+    let plan = async |spec: &Spec| -> Plan {
+        let ask = ResolveRequest {
+            spec: spec.clone(),
+            blobs: BTreeMap::new(),
+        };
+        ok(api.request(Method::POST, "/v1/plan").json(&ask)).await
+    };
+    let states = |plan: Plan| plan.steps.iter().map(|s| s.state).collect::<Vec<_>>();
+    let whole = plan(&wanted.spec).await;
+    assert!(whole.exists);
+    assert_eq!(states(whole), [PlanState::Cached; 2]);
+    let mut partly = wanted.clone();
+    partly.spec.steps[1].force = true;
+    let planned = plan(&partly.spec).await;
+    assert!(planned.exists);
+    assert_eq!(states(planned)[1], PlanState::Run);
+    assert_eq!(api.finished(&partly).await.status, BuildStatus::Built);
+    assert_eq!(api.control.begun.load(Ordering::SeqCst), 3);
     api.running.shutdown().await;
 }
 
@@ -53,11 +77,16 @@ async fn two_requests_for_one_hash_are_one_build() {
     assert_eq!(first.id, second.id);
     wanted.name = Some("late:v1".into());
     assert_eq!(api.accepted(&wanted).await.id, first.id);
+    // Nobody who wants steps to run anew is content with a build that takes them from the cache.
+    wanted.spec.steps[0].force = true;
+    let partly = api.accepted(&wanted).await;
+    assert_ne!(partly.id, first.id);
+    assert_eq!(api.accepted(&wanted).await.id, partly.id);
     wanted.force = true;
     let forced = api.accepted(&wanted).await;
-    assert_ne!(forced.id, first.id);
+    assert!(forced.id != first.id && forced.id != partly.id);
     assert_eq!(api.accepted(&wanted).await.id, forced.id);
-    api.control.gate.add_permits(2);
+    api.control.gate.add_permits(3);
     let (one, two) = tokio::join!(api.events(&first.id, 0), api.events(&first.id, 0));
     assert_eq!(one, two);
     assert_eq!(end_of(&one).name.as_deref(), Some("late:v1"));
@@ -67,7 +96,7 @@ async fn two_requests_for_one_hash_are_one_build() {
         end_of(&api.events(&forced.id, 0).await).status,
         BuildStatus::Built
     );
-    assert_eq!(api.control.begun.load(Ordering::SeqCst), 2);
+    assert_eq!(api.control.begun.load(Ordering::SeqCst), 3);
     api.running.shutdown().await;
 }
 

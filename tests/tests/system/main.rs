@@ -14,6 +14,7 @@ use std::time::Duration;
 use chalk_tests::World;
 use libtest_mimic::{Arguments, Trial};
 
+mod app;
 mod bases;
 mod caches;
 mod commands;
@@ -37,6 +38,7 @@ mod registry;
 mod restarts;
 mod sandboxes;
 mod secrets;
+mod simulator;
 mod terminals;
 mod tokens;
 mod warms;
@@ -52,7 +54,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 26] = [
+    let modules: [(&str, &[Test]); 28] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("restarts", restarts::TESTS),
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         ("isolation", isolation::TESTS),
         ("limits", limits::TESTS),
         ("terminals", terminals::TESTS),
+        ("app", app::TESTS),
         ("caches", caches::TESTS),
         ("flow", flow::TESTS),
         ("dockerfiles", dockerfiles::TESTS),
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         ("progress", progress::TESTS),
         ("registry", registry::TESTS),
         ("secrets", secrets::TESTS),
+        ("simulator", simulator::TESTS),
         ("tokens", tokens::TESTS),
     ];
     let mut trials = Vec::new();

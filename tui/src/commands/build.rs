@@ -64,7 +64,7 @@ async fn run(
         compression: args.compression.clone(),
     };
     let client = server.client();
-    let build = match submit(client, &request, &declared.uploads).await? {
+    let build = match submit(client, &request, &declared.uploads, &Sent::default()).await? {
         BuildReply::Reused(build) => {
             progress.finish();
             return report(&build, json);
@@ -97,10 +97,11 @@ async fn run(
 }
 
 /// Asks for the build, uploading what the service lacks.
-async fn submit(
+pub(crate) async fn submit(
     client: &Client,
     request: &BuildRequest,
     uploads: &BTreeMap<Digest, Upload>,
+    sent: &Sent,
 ) -> Result<BuildReply, Failure> {
     let mut reply: BuildReply = client.post("/v1/builds", request).await?;
     // The second round finds files that only an uploaded tree names.
@@ -108,7 +109,7 @@ async fn submit(
         let BuildReply::NeedsBlobs(missing) = &reply else {
             break;
         };
-        upload::upload(client, &missing.digests, uploads, &Sent::default()).await?;
+        upload::upload(client, &missing.digests, uploads, sent).await?;
         reply = client.post("/v1/builds", request).await?;
     }
     Ok(reply)
@@ -173,7 +174,7 @@ fn report(build: &wire::Build, json: bool) -> Result<(), Failure> {
 }
 
 /// Values of the secrets that the flags name.
-fn secrets(flags: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+pub(crate) fn secrets(flags: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let mut values = BTreeMap::new();
     for flag in flags {
         let (name, source) = flag.split_once('=').unwrap_or((flag, ""));

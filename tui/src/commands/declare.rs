@@ -96,7 +96,7 @@ pub(crate) async fn plan(server: &Server, file: &cli::File, json: bool) -> Resul
         .iter()
         .filter(|s| s.state == PlanState::Run)
         .count();
-    if plan.exists {
+    if plan.exists && runs == 0 {
         output::line("the image exists; a build would run nothing")
     } else {
         output::line(&format!(

@@ -14,7 +14,7 @@ mod prewarm;
 pub(crate) mod sandbox;
 pub(crate) mod serve;
 mod subject;
-mod upload;
+pub(crate) mod upload;
 pub(crate) mod warm;
 pub(crate) mod warms;
 pub(crate) mod web;

@@ -17,10 +17,10 @@ const UPLOADS: usize = 4;
 
 /// Counts the bytes that were sent.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Sent(Arc<AtomicU64>);
+pub(crate) struct Sent(Arc<AtomicU64>);
 
 impl Sent {
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -32,8 +32,9 @@ pub(super) async fn upload(
     uploads: &BTreeMap<Digest, Upload>,
     sent: &Sent,
 ) -> Result<(), Failure> {
-    let mut sending = futures_util::stream::iter(missing.iter().map(|digest| async move {
-        let Some(upload) = uploads.get(digest) else {
+    let missing = missing.to_vec();
+    let mut sending = futures_util::stream::iter(missing.into_iter().map(|digest| async move {
+        let Some(upload) = uploads.get(&digest) else {
             return Err(Failure::usage(format!(
                 "the service needs {digest}, which is not declared here"
             ))
@@ -43,7 +44,7 @@ pub(super) async fn upload(
         match &upload.from {
             UploadFrom::Bytes(bytes) => {
                 let body = reqwest::Body::from(bytes.clone());
-                client.put_blob(*digest, bytes.len() as u64, body).await?;
+                client.put_blob(digest, bytes.len() as u64, body).await?;
                 sent.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 Ok(())
             }
@@ -52,7 +53,7 @@ pub(super) async fn upload(
                     Failure::usage(format!("cannot read {}", path.display())).why(e)
                 })?;
                 client
-                    .put_blob(*digest, size, body)
+                    .put_blob(digest, size, body)
                     .await
                     .map_err(|failure| {
                         if failure.code == exit::USAGE {

@@ -1,6 +1,5 @@
-//! Progress of a build on standard error: one terminal-free [`model`] under several front ends.
+//! Progress of a build on standard error: several front ends of [`BuildState`].
 
-mod model;
 mod plain;
 mod region;
 mod tty;
@@ -16,9 +15,9 @@ use std::time::Duration;
 
 use chalk_core::wire::Event;
 
+use crate::build_state::BuildState;
 use crate::cli;
 use crate::error::Failure;
-use model::Model;
 
 /// Bursts of events are drawn at most this often.
 const FRAME: Duration = Duration::from_millis(80);
@@ -83,7 +82,7 @@ impl Progress {
         };
         let (events, inbox) = mpsc::channel::<Event>();
         let thread = std::thread::spawn(move || {
-            let mut model = Model::default();
+            let mut model = BuildState::default();
             loop {
                 match inbox.recv_timeout(FRAME) {
                     Ok(event) => {
@@ -133,8 +132,8 @@ impl Drop for Progress {
 }
 
 impl FrontEnd {
-    fn event(&mut self, model: &mut Model, event: &Event) {
-        model.update(&event.kind);
+    fn event(&mut self, model: &mut BuildState, event: &Event) {
+        model.update(event);
         match self {
             Self::Plain(plain) => plain.event(model, &event.kind),
             Self::Rawjson => {
@@ -147,13 +146,13 @@ impl FrontEnd {
         }
     }
 
-    fn frame(&mut self, model: &Model) {
+    fn frame(&mut self, model: &BuildState) {
         if let Self::Tty(tty) = self {
             tty.draw(model);
         }
     }
 
-    fn end(&mut self, model: &Model) {
+    fn end(&mut self, model: &BuildState) {
         if let Self::Tty(tty) = self {
             tty.end(model);
         }

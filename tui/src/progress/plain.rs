@@ -4,8 +4,8 @@ use std::io::{self, Write as _};
 
 use chalk_core::wire::{BuildStatus, EventKind};
 
-use super::model::Model;
 use super::{bytes, harmless, seconds};
+use crate::build_state::BuildState;
 
 #[derive(Debug, Default)]
 pub(crate) struct Plain {
@@ -15,7 +15,7 @@ pub(crate) struct Plain {
 }
 
 impl Plain {
-    pub(crate) fn event(&mut self, model: &Model, event: &EventKind) {
+    pub(crate) fn event(&mut self, model: &BuildState, event: &EventKind) {
         let count = model.steps.len();
         match event {
             EventKind::Queued { ahead } => print(&format!("queued, {ahead} ahead")),

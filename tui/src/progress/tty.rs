@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use chalk_core::wire::{BuildStatus, EventKind, StepState};
 use crossterm::style::{Attribute, Color, ContentStyle, Stylize as _};
+use jiff::Timestamp;
 
-use super::model::{Model, Step};
 use super::region::{Line, Region, shorten};
 use super::{bytes, seconds};
+use crate::build_state::{BuildState, Step};
 
 /// Lines of output shown under a running step.
 const LOG_LINES: usize = 6;
@@ -33,7 +34,7 @@ impl Tty {
     }
 
     /// Draws the region anew over the last one.
-    pub(crate) fn draw(&mut self, model: &Model) {
+    pub(crate) fn draw(&mut self, model: &BuildState) {
         let mut lines = self.lines(model);
         let room = self.region.room();
         if lines.len() > room {
@@ -45,12 +46,12 @@ impl Tty {
     }
 
     /// Draws the end and leaves it on the screen.
-    pub(crate) fn end(&mut self, model: &Model) {
+    pub(crate) fn end(&mut self, model: &BuildState) {
         let lines = self.lines(model);
         self.region.leave(&lines);
     }
 
-    fn lines(&mut self, model: &Model) -> Vec<Line> {
+    fn lines(&mut self, model: &BuildState) -> Vec<Line> {
         let mut lines = Vec::new();
         let done = model
             .steps
@@ -99,7 +100,7 @@ impl Tty {
         lines
     }
 
-    fn step(&self, lines: &mut Vec<Line>, index: usize, step: &Step, model: &Model) {
+    fn step(&self, lines: &mut Vec<Line>, index: usize, step: &Step, model: &BuildState) {
         let plain = ContentStyle::new();
         let (mark, style, note) = match step.state {
             StepState::Waiting if model.outcome.is_some() => {
@@ -107,7 +108,7 @@ impl Tty {
             }
             StepState::Waiting => (" ", plain.attribute(Attribute::Dim), String::new()),
             StepState::Running => {
-                let took = step.began.map_or(0.0, |b| b.elapsed().as_secs_f64());
+                let took = step.seconds(Timestamp::now());
                 (">", plain.with(Color::Cyan), seconds(took))
             }
             StepState::Cached => ("=", plain.with(Color::Blue), "cached".to_owned()),

@@ -94,7 +94,7 @@ export class BuildPanel {
       return;
     }
     const runs = plan.states.filter((state) => state === "run").length;
-    const parts = plan.exists
+    const parts = plan.exists && runs === 0
       ? ["The image is there: a build would run nothing."]
       : [`${count(plan.states.length - runs, "step")} cached in the region, ${runs} to run.`];
     if (plan.uploadBytes > 0) parts.push(`${bytes(plan.uploadBytes)} to upload.`);

@@ -188,6 +188,12 @@ async fn builds_once_and_then_from_the_cache() {
         plan(world.engine.plan(&spec).await.unwrap()),
         [PlanState::Cached; 2]
     );
+    let mut partly = spec.clone();
+    partly.steps[1].force = true;
+    assert_eq!(
+        plan(world.engine.plan(&partly).await.unwrap()),
+        [PlanState::Cached, PlanState::Run]
+    );
     assert_eq!(world.files(&first).await, ["a=1", "d/b=2"]);
     let (again, second) = world.build(&spec).await;
     assert_eq!((again.as_str(), second.manifest), ("cc", first.manifest));

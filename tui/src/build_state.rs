@@ -1,32 +1,44 @@
-//! What is known of a running build, without any terminal.
+//! What is known of a build from its events, without any terminal: the one model behind the app and
+//! every `--progress` of the command.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
-use chalk_core::wire::{BuildStatus, EventKind, StepState};
+use chalk_core::wire::{BuildStatus, Event, EventKind, PlanState, Problem, StepState};
+use jiff::Timestamp;
 
-use super::harmless;
+use crate::progress::harmless;
 
 /// Lines kept of each step's output.
 const TAIL: usize = 40;
 
 /// State of a build as its events tell it.
-#[derive(Debug, Default)]
-pub(crate) struct Model {
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BuildState {
     pub(crate) steps: Vec<Step>,
     pub(crate) pulls: Vec<Pull>,
     pub(crate) warnings: Vec<String>,
+    /// Builds before it, while it waits.
     pub(crate) ahead: Option<usize>,
+    /// Bytes that went to the registry.
     pub(crate) pushed: u64,
     pub(crate) outcome: Option<BuildStatus>,
+    /// Why it failed.
+    pub(crate) error: Option<Problem>,
+    /// Number of the last event.
+    pub(crate) seq: u64,
 }
 
 /// One step.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Step {
     pub(crate) title: String,
     pub(crate) state: StepState,
-    pub(crate) began: Option<Instant>,
+    /// What the plan was.
+    pub(crate) planned: PlanState,
+    /// Where its result was found, for a cached step: `local` or `registry`.
+    pub(crate) source: Option<String>,
+    /// By the service's clock.
+    pub(crate) began: Option<Timestamp>,
     pub(crate) seconds: f64,
     pub(crate) layer_bytes: u64,
     pub(crate) tail: VecDeque<String>,
@@ -34,22 +46,25 @@ pub(crate) struct Step {
 }
 
 /// One base image that is pulled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Pull {
     pub(crate) image: String,
     pub(crate) done: u64,
     pub(crate) total: u64,
 }
 
-impl Model {
-    pub(crate) fn update(&mut self, event: &EventKind) {
-        match event {
+impl BuildState {
+    pub(crate) fn update(&mut self, event: &Event) {
+        self.seq = self.seq.max(event.seq);
+        match &event.kind {
             EventKind::Queued { ahead } => self.ahead = Some(*ahead),
             EventKind::Started { steps } => {
                 self.ahead = None;
                 self.steps = steps
                     .iter()
                     .map(|step| Step {
+                        planned: step.state,
+                        source: None,
                         title: harmless(&step.title.replace('\n', " ")),
                         state: StepState::Waiting,
                         began: None,
@@ -75,7 +90,7 @@ impl Model {
             EventKind::StepStarted { step } => {
                 if let Some(step) = self.steps.get_mut(*step) {
                     step.state = StepState::Running;
-                    step.began = Some(Instant::now());
+                    step.began = event.time.parse().ok();
                 }
             }
             EventKind::Log { step, text, .. } => {
@@ -88,9 +103,10 @@ impl Model {
                     }
                 }
             }
-            EventKind::StepCached { step, .. } => {
+            EventKind::StepCached { step, source } => {
                 if let Some(step) = self.steps.get_mut(*step) {
                     step.state = StepState::Cached;
+                    step.source = Some(source.clone());
                 }
             }
             EventKind::StepDone {
@@ -121,7 +137,39 @@ impl Model {
                 self.pushed += if *present { 0 } else { *bytes };
             }
             EventKind::Warning { message } => self.warnings.push(harmless(message)),
-            EventKind::Finished { build } => self.outcome = Some(build.status),
+            EventKind::Finished { build } => {
+                self.ahead = None;
+                self.outcome = Some(build.status);
+                self.error.clone_from(&build.error);
+            }
+        }
+    }
+
+    /// The first step that failed.
+    pub(crate) fn failed(&self) -> Option<usize> {
+        self.steps.iter().position(|s| s.state == StepState::Failed)
+    }
+
+    /// The last step that runs.
+    pub(crate) fn running(&self) -> Option<usize> {
+        self.steps
+            .iter()
+            .rposition(|s| s.state == StepState::Running)
+    }
+
+    /// Steps that need no more work.
+    pub(crate) fn done(&self) -> usize {
+        let done = |s: &&Step| matches!(s.state, StepState::Cached | StepState::Ran);
+        self.steps.iter().filter(done).count()
+    }
+}
+
+impl Step {
+    /// Seconds that it took, or has taken until `now`.
+    pub(crate) fn seconds(&self, now: Timestamp) -> f64 {
+        match (self.state, self.began) {
+            (StepState::Running, Some(began)) => now.duration_since(began).as_secs_f64().max(0.0),
+            _ => self.seconds,
         }
     }
 }
@@ -129,45 +177,60 @@ impl Model {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chalk_core::wire::{PlanState, PlanStep, Stream};
+    use chalk_core::wire::{PlanStep, Stream};
 
     #[test]
     fn a_step_goes_through_its_states() {
-        let mut model = Model::default();
+        let mut model = BuildState::default();
+        let mut seq = 0;
+        let mut tell = |model: &mut BuildState, kind| {
+            seq += 1;
+            model.update(&Event {
+                seq,
+                time: "2026-01-01T00:00:00Z".into(),
+                kind,
+            });
+        };
         let step = PlanStep {
             kind: "run".into(),
             key: chalk_core::Digest::of(b""),
             title: "RUN a\nb".into(),
             state: PlanState::Run,
         };
-        model.update(&EventKind::Started { steps: vec![step] });
+        tell(&mut model, EventKind::Started { steps: vec![step] });
         assert_eq!(model.steps[0].title, "RUN a b");
-        model.update(&EventKind::StepStarted { step: 0 });
+        tell(&mut model, EventKind::StepStarted { step: 0 });
         assert_eq!(model.steps[0].state, StepState::Running);
         for n in 0..100 {
             let text = format!("line {n}\n\n");
-            model.update(&EventKind::Log {
-                step: 0,
-                stream: Stream::Stdout,
-                text,
-            });
+            tell(
+                &mut model,
+                EventKind::Log {
+                    step: 0,
+                    stream: Stream::Stdout,
+                    text,
+                },
+            );
         }
         assert_eq!(model.steps[0].tail.len(), TAIL);
         assert_eq!(
             model.steps[0].tail.back().map(String::as_str),
             Some("line 99")
         );
-        model.update(&EventKind::StepDone {
-            step: 0,
-            seconds: 1.5,
-            layer: None,
-            layer_bytes: 7,
-        });
+        tell(
+            &mut model,
+            EventKind::StepDone {
+                step: 0,
+                seconds: 1.5,
+                layer: None,
+                layer_bytes: 7,
+            },
+        );
         assert_eq!(
             (model.steps[0].state, model.steps[0].layer_bytes),
             (StepState::Ran, 7)
         );
         // An event for a step that was never announced must not bring the view down.
-        model.update(&EventKind::StepStarted { step: 9 });
+        tell(&mut model, EventKind::StepStarted { step: 9 });
     }
 }

@@ -1,0 +1,370 @@
+//! Builds: the list, and those that are followed event by event.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chalk_core::wire::{Build, BuildStatus, Event, EventKind, StepState, Stream};
+
+use super::filter::Filter;
+use super::list::List;
+use crate::app::log::{LogLine, LogPane};
+use crate::build_state::BuildState;
+use crate::output::short;
+
+/// Builds whose logs are kept at once, besides those that run.
+const KEPT: usize = 4;
+
+/// All that is known of builds.
+pub(crate) struct Builds {
+    pub(crate) all: BTreeMap<String, Build>,
+    pub(crate) list: List,
+    pub(crate) followed: BTreeMap<String, Followed>,
+    /// Builds that this app started, for what is left on the screen at its end.
+    pub(crate) started: Vec<String>,
+    /// Builds that were seen to run, so that their end is news.
+    running: BTreeSet<String>,
+    /// Whether the list was ever told.
+    pub(crate) known: bool,
+}
+
+/// A build whose events are followed.
+pub(crate) struct Followed {
+    pub(crate) state: BuildState,
+    /// Output of all steps.
+    log: LogPane,
+    /// Output of each step.
+    step_logs: BTreeMap<usize, LogPane>,
+    /// Pieces of output that still lack their end of line.
+    open: Vec<(usize, Stream, String)>,
+    /// `all`, and each step by its index.
+    pub(crate) tree: List,
+    /// Whether the choice goes along with what runs.
+    pub(crate) auto: bool,
+    pub(crate) log_focused: bool,
+    pub(crate) zoomed: bool,
+    /// Whether more events may come.
+    pub(crate) streaming: bool,
+    /// When it was last looked at, by a count.
+    pub(crate) looked: u64,
+}
+
+/// Lines kept of each step's log beside that of all steps.
+const STEP_LINES: usize = 50_000;
+
+/// Key of the row that stands for all steps.
+pub(crate) const ALL_STEPS: &str = "all";
+
+/// Headings of the list.
+pub(crate) const COLUMNS: [&str; 6] = ["STATE", "NAME", "HASH", "STEPS", "TIME", "AGE"];
+
+impl Builds {
+    pub(crate) fn new() -> Self {
+        Self {
+            all: BTreeMap::new(),
+            // Newest first.
+            list: List::sorted_by(5, false),
+            followed: BTreeMap::new(),
+            started: Vec::new(),
+            running: BTreeSet::new(),
+            known: false,
+        }
+    }
+
+    /// Takes the list as the service has it, and gives the builds that ended since the last time.
+    pub(crate) fn take(&mut self, builds: Vec<Build>) -> Vec<Build> {
+        let mut ended = Vec::new();
+        for build in builds {
+            ended.extend(self.put(build));
+        }
+        self.known = true;
+        self.arrange();
+        ended
+    }
+
+    /// Takes one build; gives it back when it ended since the last time.
+    pub(crate) fn put(&mut self, build: Build) -> Option<Build> {
+        let over = build.status.is_final();
+        // A list that was on its way when the last event came does not bring a build back to life.
+        if self.all.get(&build.id).is_some_and(|b| b.status.is_final()) && !over {
+            return None;
+        }
+        let ended = if over {
+            self.running.remove(&build.id)
+        } else {
+            self.running.insert(build.id.clone());
+            false
+        };
+        let told = ended.then(|| build.clone());
+        self.all.insert(build.id.clone(), build);
+        told
+    }
+
+    /// Sorts and filters.
+    pub(crate) fn arrange(&mut self) {
+        let mut filter = Filter::new(&self.list.filter);
+        let mut rows: Vec<&Build> = self
+            .all
+            .values()
+            .filter(|b| {
+                filter.lets_by(|| {
+                    format!(
+                        "{} {} {} {}",
+                        word(b.status),
+                        b.name.as_deref().unwrap_or(""),
+                        b.image_hash.hex(),
+                        b.id
+                    )
+                })
+            })
+            .collect();
+        // Identifiers sort by time.
+        rows.sort_by(|a, b| b.id.cmp(&a.id));
+        match self.list.sort {
+            0 => rows.sort_by_key(|b| rank(b.status)),
+            1 => rows.sort_by(|a, b| a.name.cmp(&b.name)),
+            2 => rows.sort_by_key(|b| b.image_hash),
+            3 => rows.sort_by_key(|b| b.steps.len()),
+            4 => rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds)),
+            _ => {}
+        }
+        if self.list.reverse {
+            rows.reverse();
+        }
+        let keys = rows.into_iter().map(|b| b.id.clone()).collect();
+        self.list.arrange(keys);
+    }
+
+    pub(crate) fn chosen(&self) -> Option<&Build> {
+        self.all.get(self.list.chosen()?)
+    }
+
+    /// Begins to keep the events of a build; gives the builds that are to be forgotten for it.
+    pub(crate) fn follow(&mut self, id: &str, lines: usize, count: u64) -> Vec<String> {
+        let followed = self
+            .followed
+            .entry(id.to_owned())
+            .or_insert_with(|| Followed::new(lines));
+        followed.looked = count;
+        followed.streaming = true;
+        let mut old: Vec<(u64, String)> = self
+            .followed
+            .iter()
+            .filter(|(other, f)| *other != id && !f.streaming)
+            .map(|(other, f)| (f.looked, other.clone()))
+            .collect();
+        old.sort();
+        let excess = old.len().saturating_sub(KEPT);
+        let gone: Vec<String> = old.into_iter().take(excess).map(|(_, id)| id).collect();
+        for id in &gone {
+            self.followed.remove(id);
+        }
+        gone
+    }
+
+    /// Builds that wait or run.
+    pub(crate) fn active(&self) -> usize {
+        self.all.values().filter(|b| !b.status.is_final()).count()
+    }
+
+    /// Share of steps that came from the cache, of the builds that are known, with their number.
+    pub(crate) fn cached_steps(&self) -> (usize, usize) {
+        let steps = self.all.values().flat_map(|b| &b.steps);
+        steps.fold((0, 0), |(cached, all), step| match step.state {
+            StepState::Cached => (cached + 1, all + 1),
+            StepState::Ran | StepState::Failed => (cached, all + 1),
+            StepState::Waiting | StepState::Running => (cached, all),
+        })
+    }
+}
+
+impl Followed {
+    fn new(lines: usize) -> Self {
+        let mut tree = List::default();
+        tree.arrange(vec![ALL_STEPS.to_owned()]);
+        Self {
+            state: BuildState::default(),
+            log: LogPane::new(lines),
+            step_logs: BTreeMap::new(),
+            open: Vec::new(),
+            tree,
+            auto: true,
+            log_focused: false,
+            zoomed: false,
+            streaming: true,
+            looked: 0,
+        }
+    }
+
+    /// Takes an event that is not older than those before.
+    pub(crate) fn take(&mut self, event: &Event) {
+        if event.seq <= self.state.seq {
+            return;
+        }
+        let time: Option<jiff::Timestamp> = event.time.parse().ok();
+        let time = time.map(jiff::Timestamp::as_millisecond);
+        self.state.update(event);
+        match &event.kind {
+            EventKind::Started { steps } => {
+                let keys = (0..steps.len()).map(|n| n.to_string());
+                let keys = std::iter::once(ALL_STEPS.to_owned()).chain(keys);
+                self.tree.arrange(keys.collect());
+            }
+            EventKind::Log { step, stream, text } => self.output(time, *step, *stream, text),
+            EventKind::StepStarted { step } if self.auto => self.tree.choose(&step.to_string()),
+            EventKind::StepDone { step, .. } => self.flush(time, *step),
+            EventKind::StepFailed { step, message, .. } => {
+                self.flush(time, *step);
+                self.line(time, *step, true, &format!("failed: {message}"));
+                if self.auto {
+                    self.tree.choose(&step.to_string());
+                }
+            }
+            EventKind::Warning { message } => self.note(time, &format!("warning: {message}")),
+            EventKind::Finished { build } => {
+                if let Some(problem) = &build.error {
+                    for text in [&problem.title, &problem.detail, &problem.hint] {
+                        if !text.is_empty() {
+                            self.note(time, text);
+                        }
+                    }
+                }
+                self.streaming = false;
+            }
+            _ => {}
+        }
+    }
+
+    fn output(&mut self, time: Option<i64>, step: usize, stream: Stream, text: &str) {
+        let place = self
+            .open
+            .iter()
+            .position(|(s, t, _)| (*s, *t) == (step, stream));
+        let mut rest = place
+            .map(|at| self.open.swap_remove(at).2)
+            .unwrap_or_default();
+        rest.push_str(text);
+        let whole = rest.rfind('\n').map_or(0, |at| at + 1);
+        for line in rest[..whole].lines() {
+            self.line(time, step, stream == Stream::Stderr, line);
+        }
+        if whole < rest.len() {
+            self.open.push((step, stream, rest.split_off(whole)));
+        }
+    }
+
+    fn flush(&mut self, time: Option<i64>, step: usize) {
+        let (ended, open) = std::mem::take(&mut self.open)
+            .into_iter()
+            .partition(|(s, ..)| *s == step);
+        self.open = open;
+        let ended: Vec<(usize, Stream, String)> = ended;
+        for (step, stream, text) in ended {
+            self.line(time, step, stream == Stream::Stderr, &text);
+        }
+    }
+
+    fn line(&mut self, time: Option<i64>, step: usize, stderr: bool, text: &str) {
+        let line = LogLine {
+            time,
+            source: source(step),
+            stderr,
+            text: text.to_owned(),
+        };
+        let own = self.step_logs.entry(step).or_insert_with(|| {
+            let mut pane = LogPane::new(STEP_LINES);
+            if self.log.is_wrapped() != pane.is_wrapped() {
+                pane.toggle_wrap();
+            }
+            if self.log.shows_times() != pane.shows_times() {
+                pane.toggle_times();
+            }
+            pane
+        });
+        own.push(LogLine {
+            source: String::new(),
+            ..line.clone()
+        });
+        self.log.push(line);
+    }
+
+    fn note(&mut self, time: Option<i64>, text: &str) {
+        for text in text.lines() {
+            self.log.push(LogLine {
+                time,
+                source: String::new(),
+                stderr: false,
+                text: text.to_owned(),
+            });
+        }
+    }
+
+    /// The log of the chosen step, or of all; that of all, too, while a step has said nothing.
+    pub(crate) fn pane(&mut self) -> &mut LogPane {
+        match self.step().and_then(|step| self.step_logs.get_mut(&step)) {
+            Some(pane) => pane,
+            None => &mut self.log,
+        }
+    }
+
+    /// Whether the log of the chosen step is empty, although that of all is not.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.step()
+            .is_some_and(|step| !self.step_logs.contains_key(&step))
+    }
+
+    /// The last lines of a step.
+    pub(crate) fn tail(&self, step: usize, count: usize) -> Vec<String> {
+        let log = self.step_logs.get(&step);
+        log.map(|log| log.tail(count)).unwrap_or_default()
+    }
+
+    pub(crate) fn toggle_wrap(&mut self) {
+        self.log.toggle_wrap();
+        self.step_logs.values_mut().for_each(LogPane::toggle_wrap);
+    }
+
+    pub(crate) fn toggle_times(&mut self) {
+        self.log.toggle_times();
+        self.step_logs.values_mut().for_each(LogPane::toggle_times);
+    }
+
+    /// The chosen step; none when all are chosen.
+    pub(crate) fn step(&self) -> Option<usize> {
+        self.tree.chosen()?.parse().ok()
+    }
+}
+
+/// What the lines of a step are labelled with.
+pub(crate) fn source(step: usize) -> String {
+    format!("#{}", step + 1)
+}
+
+/// The word of a state.
+pub(crate) fn word(status: BuildStatus) -> &'static str {
+    match status {
+        BuildStatus::Queued => "queued",
+        BuildStatus::Running => "running",
+        BuildStatus::Built => "built",
+        BuildStatus::Reused => "reused",
+        BuildStatus::Failed => "failed",
+        BuildStatus::Cancelled => "cancelled",
+    }
+}
+
+fn rank(status: BuildStatus) -> u8 {
+    match status {
+        BuildStatus::Running => 0,
+        BuildStatus::Queued => 1,
+        BuildStatus::Failed => 2,
+        BuildStatus::Cancelled => 3,
+        BuildStatus::Built => 4,
+        BuildStatus::Reused => 5,
+    }
+}
+
+/// What a build is called: its name, else its hash.
+pub(crate) fn called(build: &Build) -> String {
+    build
+        .name
+        .clone()
+        .unwrap_or_else(|| short(build.image_hash))
+}

@@ -1,0 +1,339 @@
+//! The loop: events in, effects out, and a frame when something changed, at most 60 times a second.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use chalk_core::wire::exit;
+use crossterm::event::{Event as Input, EventStream, KeyEventKind, MouseButton, MouseEventKind};
+use futures_util::{FutureExt as _, StreamExt as _};
+use jiff::Timestamp;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, sleep_until};
+
+use super::Look;
+use super::config::Notify;
+use super::effect::Effect;
+use super::event::{Event, Feed, Pointer, PointerKind, Trouble};
+use super::feed::Runner;
+use super::model::State;
+use super::terminal::{Held, faults};
+use super::update::update;
+use super::view::{Hits, draw};
+use crate::error::Failure;
+
+/// Shortest time between two frames.
+const FRAME: Duration = Duration::from_micros(16_667);
+/// Time that a terminal that is being resized is given to come to rest.
+const RESIZE: Duration = Duration::from_millis(40);
+/// Time between two ticks.
+const TICK: Duration = Duration::from_millis(100);
+/// Most input that is taken in before a frame is due again.
+const BURST: usize = 256;
+/// Time for what is fed, before keys and frames have their turn again.
+const FEED: Duration = Duration::from_millis(5);
+
+/// What the loop holds.
+pub(super) struct Loop {
+    pub(super) state: State,
+    pub(super) look: Look,
+    pub(super) runner: Runner,
+    pub(super) feed: Receiver<Feed>,
+    held: Held,
+    hits: Hits,
+    input: Option<EventStream>,
+    next_frame: Instant,
+}
+
+struct Signals {
+    terminate: Signal,
+    hangup: Signal,
+    interrupt: Signal,
+    stop: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            stop: signal(SignalKind::from_raw(libc::SIGTSTP))?,
+        })
+    }
+}
+
+/// Waits for a signal that is to end the app, after its loop has ended. Without signals to be had, for
+/// ever.
+pub(super) async fn signalled() {
+    let Ok(mut signals) = Signals::new() else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = signals.terminate.recv() => {}
+        _ = signals.hangup.recv() => {}
+        _ = signals.interrupt.recv() => {}
+    }
+}
+
+fn gone(error: io::Error) -> Failure {
+    Failure::new(exit::FAILED, "the terminal cannot be used").why(error)
+}
+
+impl Loop {
+    /// Takes the terminal.
+    pub(super) fn new(
+        state: State,
+        look: Look,
+        runner: Runner,
+        feed: Receiver<Feed>,
+    ) -> Result<Self, Failure> {
+        let held = Held::take(state.mouse).map_err(gone)?;
+        Ok(Self {
+            state,
+            look,
+            runner,
+            feed,
+            held,
+            hits: Hits::default(),
+            input: None,
+            next_frame: Instant::now(),
+        })
+    }
+
+    /// Runs until the person leaves, the terminal goes away or a signal ends it; gives the model for
+    /// what is said at the end, and the work that is still to be ended in order.
+    pub(super) async fn run(mut self, first: Vec<Effect>) -> (State, Runner, Result<(), Failure>) {
+        let result = self.turn(first).await;
+        let Self {
+            state,
+            runner,
+            held,
+            input,
+            ..
+        } = self;
+        drop(input);
+        drop(held);
+        (state, runner, result)
+    }
+
+    async fn turn(&mut self, first: Vec<Effect>) -> Result<(), Failure> {
+        let mut signals = Signals::new().map_err(gone)?;
+        // The first frame does not wait for anything.
+        self.frame().map_err(gone)?;
+        self.input = Some(EventStream::new());
+        if self.effects(first).await? {
+            return Ok(());
+        }
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            let now = Instant::now();
+            if self.state.dirty && now >= self.next_frame {
+                self.frame().map_err(gone)?;
+                self.next_frame = now + FRAME;
+            }
+            let wake = if self.state.dirty {
+                self.next_frame.min(next_tick)
+            } else {
+                next_tick
+            };
+            let Some(input) = &mut self.input else {
+                self.input = Some(EventStream::new());
+                continue;
+            };
+            let mut events = Vec::new();
+            tokio::select! {
+                biased;
+                _ = signals.terminate.recv() => return Err(Failure::code(143)),
+                _ = signals.hangup.recv() => return Err(Failure::code(129)),
+                _ = signals.interrupt.recv() => return Err(Failure::code(exit::INTERRUPTED)),
+                _ = signals.stop.recv() => {
+                    self.suspend().map_err(gone)?;
+                    continue;
+                }
+                read = input.next() => {
+                    match read {
+                        Some(Ok(read)) => events.push(read),
+                        // The terminal hung up.
+                        Some(Err(error)) => return Err(gone(error)),
+                        None => return Err(gone(io::ErrorKind::UnexpectedEof.into())),
+                    }
+                    // What else is there, so that a burst makes one frame.
+                    while events.len() < BURST
+                        && let Some(Some(Ok(more))) = input.next().now_or_never()
+                    {
+                        events.push(more);
+                    }
+                }
+                fed = self.feed.recv() => {
+                    // By time and not by number: what is fed may be one line or a thousand, and
+                    // may come faster than it is taken in.
+                    let until = Instant::now() + FEED;
+                    let mut next = fed;
+                    while let Some(feed) = next {
+                        if self.take(Event::Feed(feed)).await? {
+                            return Ok(());
+                        }
+                        next = if Instant::now() < until { self.feed.try_recv().ok() } else { None };
+                    }
+                }
+                () = sleep_until(wake) => {}
+            }
+            for read in events {
+                if let Some(event) = self.event(read)
+                    && self.take(event).await?
+                {
+                    return Ok(());
+                }
+            }
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                for fault in faults() {
+                    let trouble = Trouble::new(format!("a fault of the program: {fault}"));
+                    self.take(Event::Feed(Feed::Failed(trouble))).await?;
+                }
+                self.take(Event::Tick(Timestamp::now())).await?;
+            }
+        }
+    }
+
+    /// What of the terminal's input concerns the app.
+    fn event(&mut self, input: Input) -> Option<Event> {
+        Some(match input {
+            Input::Key(key) if key.kind != KeyEventKind::Release => Event::Key(key),
+            Input::Paste(text) => Event::Paste(text),
+            Input::Resize(columns, rows) => {
+                self.next_frame = Instant::now() + RESIZE;
+                Event::Resize(columns, rows)
+            }
+            Input::Mouse(mouse) => {
+                let kind = match mouse.kind {
+                    MouseEventKind::Down(MouseButton::Left) => PointerKind::Press,
+                    MouseEventKind::Drag(MouseButton::Left) => PointerKind::Drag,
+                    MouseEventKind::Up(MouseButton::Left) => PointerKind::Release,
+                    MouseEventKind::ScrollUp => PointerKind::WheelUp,
+                    MouseEventKind::ScrollDown => PointerKind::WheelDown,
+                    _ => return None,
+                };
+                Event::Pointer(Pointer {
+                    kind,
+                    column: mouse.column,
+                    row: mouse.row,
+                    target: self.hits.at(mouse.column, mouse.row).cloned(),
+                })
+            }
+            _ => return None,
+        })
+    }
+
+    /// Takes an event in and does what comes of it; whether the app is to end.
+    async fn take(&mut self, event: Event) -> Result<bool, Failure> {
+        let effects = update(&mut self.state, event);
+        self.effects(effects).await
+    }
+
+    async fn effects(&mut self, effects: Vec<Effect>) -> Result<bool, Failure> {
+        for effect in effects {
+            match effect {
+                Effect::Quit => return Ok(true),
+                Effect::Suspend => self.suspend().map_err(gone)?,
+                Effect::Redraw => {
+                    self.held.redraw().map_err(gone)?;
+                    self.state.dirty = true;
+                }
+                Effect::Copy(text) => self.held.copy(&text).map_err(gone)?,
+                Effect::Mouse(mouse) => self.held.set_mouse(mouse).map_err(gone)?,
+                Effect::Notify(text) => match self.state.config.notify {
+                    Notify::Bell => self.held.bell().map_err(gone)?,
+                    Notify::Osc9 => self.held.notify(&text).map_err(gone)?,
+                    Notify::Off => {}
+                },
+                Effect::Edit(path) => self.edit(&path).await?,
+                effect => self.runner.run(effect),
+            }
+        }
+        Ok(false)
+    }
+
+    fn frame(&mut self) -> io::Result<()> {
+        self.state.dirty = false;
+        let theme = self.look.theme(self.state.other_tone);
+        let (state, glyphs) = (&mut self.state, &self.look.glyphs);
+        let hits = &mut self.hits;
+        self.held.draw(|buffer| {
+            let area = buffer.area();
+            state.size = (area.width, area.height);
+            let drawn = draw(state, buffer, theme, glyphs);
+            *hits = drawn.hits;
+            drawn.cursor
+        })
+    }
+
+    /// Stops as a job of the shell, until `fg`.
+    fn suspend(&mut self) -> io::Result<()> {
+        self.input = None;
+        self.held.pause();
+        // All of the job, as the terminal's own suspend key does it.
+        rustix::process::kill_current_process_group(rustix::process::Signal::STOP)?;
+        self.held.resume()?;
+        self.input = Some(EventStream::new());
+        self.state.dirty = true;
+        Ok(())
+    }
+
+    /// Opens a file in the editor, while the rest goes on.
+    async fn edit(&mut self, path: &Path) -> Result<(), Failure> {
+        let set = |name: &str| {
+            std::env::var(name)
+                .ok()
+                .filter(|value| !value.trim().is_empty())
+        };
+        let editor = set("VISUAL")
+            .or_else(|| set("EDITOR"))
+            .unwrap_or_else(|| "vi".to_owned());
+        self.input = None;
+        self.held.pause();
+        // The variable may hold flags, and is a shell's word by custom.
+        let mut child = tokio::process::Command::new("/bin/sh")
+            .arg("-c")
+            .arg(format!("{editor} \"$1\""))
+            .arg("sh")
+            .arg(path)
+            .spawn();
+        let ended = match &mut child {
+            Ok(child) => loop {
+                tokio::select! {
+                    ended = child.wait() => break ended,
+                    Some(feed) = self.feed.recv() => {
+                        // What it wants done to the terminal can wait for the next event.
+                        for effect in update(&mut self.state, Event::Feed(feed)) {
+                            self.runner.run(effect);
+                        }
+                    }
+                }
+            },
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        };
+        self.held.resume().map_err(gone)?;
+        self.input = Some(EventStream::new());
+        self.state.dirty = true;
+        let told = match ended {
+            Ok(status) if status.success() => Feed::Edited,
+            Ok(status) => Feed::Failed(Trouble {
+                what: format!("`{editor}` ended with {status}"),
+                why: String::new(),
+                hint: "set EDITOR to an editor that is installed".to_owned(),
+            }),
+            Err(error) => Feed::Failed(Trouble {
+                what: format!("cannot start `{editor}`"),
+                why: error.to_string(),
+                hint: "set EDITOR to an editor that is installed".to_owned(),
+            }),
+        };
+        for effect in update(&mut self.state, Event::Feed(told)) {
+            self.runner.run(effect);
+        }
+        Ok(())
+    }
+}

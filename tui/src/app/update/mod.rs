@@ -1,0 +1,91 @@
+//! The one place where the model changes: an event goes in, effects come out. No I/O, no clock: time
+//! comes as an event.
+
+mod act;
+mod available;
+mod building;
+mod dialogs;
+mod feed;
+mod open;
+mod pointer;
+mod subject;
+mod subjects;
+#[cfg(test)]
+mod tests;
+
+use super::action::Action;
+use super::effect::Effect;
+use super::event::Event;
+use super::model::overlay::{Overlay, Prompt, Purpose};
+use super::model::{LinkState, State};
+
+pub(crate) use available::{available, footer};
+pub(crate) use dialogs::work_on;
+
+/// Takes an event in.
+pub(crate) fn update(state: &mut State, event: Event) -> Vec<Effect> {
+    match event {
+        Event::Key(key) => {
+            state.dirty = true;
+            if state.overlay.is_some() {
+                return dialogs::key(state, &key);
+            }
+            state.drag = None;
+            match state.config.keys.action(state.place(), &key) {
+                Some(action) => act::act(state, action),
+                None => Vec::new(),
+            }
+        }
+        Event::Pointer(pointer) => pointer::point(state, &pointer),
+        Event::Paste(text) => {
+            state.dirty = true;
+            dialogs::paste(state, &text)
+        }
+        Event::Resize(columns, rows) => {
+            state.size = (columns, rows);
+            state.drag = None;
+            state.dirty = true;
+            Vec::new()
+        }
+        Event::Tick(now) => {
+            tick(state, now);
+            Vec::new()
+        }
+        Event::Feed(feed) => feed::take(state, feed),
+    }
+}
+
+/// Does what an action says, as a key, a click or the palette asks for it.
+pub(crate) fn act(state: &mut State, action: Action) -> Vec<Effect> {
+    act::act(state, action)
+}
+
+fn tick(state: &mut State, now: jiff::Timestamp) {
+    let before = state.now;
+    state.now = now;
+    if state.notice.as_ref().is_some_and(|n| n.until <= now) {
+        state.notice = None;
+        state.dirty = true;
+    }
+    // Running times and the spinner move a few times a second, ages once a second.
+    let moving = state.builds.active() > 0
+        || state.spec.reading
+        || state.spec.planning
+        || state.spec.uploading.is_some()
+        || matches!(
+            state.connection.state,
+            LinkState::Connecting | LinkState::Lost { .. }
+        );
+    if moving || before.as_second() != now.as_second() {
+        state.dirty = true;
+    }
+}
+
+/// Asks for a text.
+fn prompt(state: &mut State, title: &'static str, text: &str, purpose: Purpose) {
+    state.overlay = Some(Overlay::Prompt(Prompt {
+        title,
+        input: tui_input::Input::new(text.to_owned()),
+        purpose,
+    }));
+}
