@@ -11,7 +11,7 @@ use chalk_core::wire::{
     CacheItem, CacheItemKind, CacheListing, CacheUsage, CachedImage, GcReport, GcRequest,
     LayerProgress, Problem, Receipt, problem,
 };
-use chalk_node::agent::{CacheDelta, Images, PullFailure, PullOrder, PullProgress};
+use chalk_node::agent::{CacheDelta, Images, PullCost, PullFailure, PullOrder, PullProgress};
 use jiff::{SignedDuration, Timestamp};
 use rand::Rng as _;
 use rand::rngs::StdRng;
@@ -269,6 +269,7 @@ impl SimulatedImages {
             freed_bytes: freed.iter().map(|item: &CacheItem| item.bytes).sum(),
             freed,
             kept,
+            left_out: 0,
             usage: self.usage(),
         }
     }
@@ -347,6 +348,7 @@ impl Images for SimulatedImages {
             usage,
             images: state.held.iter().map(Held::shown).collect(),
             items: state.held.iter().map(Held::item).collect(),
+            left_out: 0,
         })
     }
 
@@ -424,7 +426,10 @@ impl Images for SimulatedImages {
         Ok(receipt(total, peers))
     }
 
-    async fn remove(&self, digest: Digest) -> Result<GcReport, Problem> {
+    async fn remove(&self, digest: Digest, unpin: bool) -> Result<GcReport, Problem> {
+        if unpin && let Some(held) = self.state().held.iter_mut().find(|h| h.digest == digest) {
+            held.pins.clear();
+        }
         Ok(self.free(&GcRequest::default(), Some(digest)))
     }
 
@@ -464,5 +469,9 @@ fn progress(layers: &[Layer], done: u64, total: u64) -> PullProgress {
         done,
         total,
         layers: shown,
+        cost: PullCost {
+            fetched: done,
+            ..PullCost::default()
+        },
     }
 }

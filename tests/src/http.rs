@@ -72,7 +72,7 @@ pub fn get(url: &str, token: &str) -> Response {
 /// Events after number `after`, by `Last-Event-ID`: pairs of the `id:` line and the data. They must
 /// come to an end, since this reads the whole stream.
 #[track_caller]
-pub(crate) fn events(host: Option<&Host>, url: &str, token: &str, after: u64) -> Vec<(u64, Value)> {
+pub fn events(host: Option<&Host>, url: &str, token: &str, after: u64) -> Vec<(u64, Value)> {
     let header = format!("Last-Event-ID: {after}");
     let response = request_at(
         host,

@@ -29,7 +29,7 @@ pub use command::{Chalk, Ran, Running, run, tool};
 pub use distribution::Distribution;
 pub use docker::Docker;
 pub use fleet::{Fleet, QUICK, STEADY, targets};
-pub use http::{Response, get, request};
+pub use http::{Response, events, get, request};
 pub use image::{Entry, ImageFiles, Layout};
 pub use impostor::{Fault, Impostor};
 pub use made_up::{MadeUp, noise};

@@ -138,6 +138,7 @@ fn builds_and_warms(_: &World) {
     });
     let id = running["id"].as_str().unwrap();
     let told = events(
+        None,
         &format!("{}/v1/builds/{id}/events", simulator.url),
         &simulator.token,
         0,

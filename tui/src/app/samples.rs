@@ -342,6 +342,7 @@ pub(super) fn listing() -> CacheListing {
             last_used: "2026-01-01T09:55:00Z".to_owned(),
         }],
         items: Vec::new(),
+        left_out: 0,
     }
 }
 
@@ -358,7 +359,9 @@ pub(super) fn warm(status: WarmStatus) -> Warm {
         } else {
             0
         },
+        bytes_from_mirrors: 0,
         bytes_present: 0,
+        digests_verified: if state == WarmState::Ready { 7 } else { 0 },
         verified: state == WarmState::Ready,
         seconds: 3.2,
         error: (state == WarmState::Failed).then(|| Problem {
