@@ -313,7 +313,7 @@ fn logs_are_searched(world: &World) {
     screen.press("/");
     screen.wait_for("search:");
     screen.press("\x15absent\r");
-    screen.wait_for("`absent` is not there");
+    screen.wait_for("`absent` 0/0");
     quit(screen);
 }
 
@@ -401,7 +401,8 @@ fn failed_step_is_left(world: &World) {
 }
 
 fn readonly_refuses(world: &World) {
-    let service = world.service();
+    // Builds of other tests would be told of in place of the refusal.
+    let service = world.start("app-readonly", &[]);
     let project = Project::toml(&declaration(&[&format!("echo never {}", unique())]));
     let file = project.arg("image.toml");
     let app = app(world, service.state()).args(["--readonly", "--open", &file]);
