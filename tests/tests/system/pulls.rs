@@ -90,7 +90,7 @@ fn a_link_that_is_cut(world: &World) {
     let node = Node::start_on(&away, &service, "away", "local", &state, &[]);
     let before = home.sent();
     let warm = begin(world, &service, &["--image", &image.hash]);
-    wait_until("the middle of the pull", || done(&service) > 4 << 20);
+    wait_until("most of the pull", || done(&service) > 6 << 20);
     away.connect(false);
     node.wait_for(&service, "lost");
     away.connect(true);
@@ -103,10 +103,10 @@ fn a_link_that_is_cut(world: &World) {
     });
     let sent = home.sent() - before;
     let receipt = service.get("/v1/warms")[0]["nodes"][0].clone();
-    // What had come, four megabytes, was not fetched again, save what was under way. Headers of
-    // packets take some percent.
+    // What had come, six megabytes, was not fetched again, save what was under way: into a link that
+    // is cut a sender goes on for a while. Headers of packets take some percent.
     assert!(
-        sent < image.size + (2 << 20),
+        sent < image.size + (4 << 20),
         "{sent} bytes for an image of {}: {receipt:#}",
         image.size
     );
@@ -288,7 +288,7 @@ fn a_node_killed(world: &World) {
     let told = target["bytes_present"].as_u64().unwrap();
     assert!(told >= present, "{present} bytes were there: {target:#}");
     // Each kill costs what was under way, two layers of a megabyte, and never a finished one.
-    let most = image.size + 3 * (2 << 20) + (2 << 20);
+    let most = image.size + 3 * (2 << 20) + (3 << 20);
     assert!(
         sent < most,
         "{sent} bytes for an image of {}: {target:#}",
