@@ -64,11 +64,12 @@ pub(crate) fn measure(world: &World) -> Vec<Row> {
         .note(format!(
             "{STARTS} and {DOCKER_STARTS} starts; from the order to the known end; docker with its own bridge"
         )),
-        against(
+        Row::against(
             "the same against `docker run --rm --network host`",
-            &alone,
-            &host_docker,
-            0.03,
+            "ms",
+            alone.median(),
+            host_docker.median(),
+            Aim::None,
         ),
         against(
             "`true` on a node against `runc run` with seccomp",
