@@ -5,7 +5,7 @@
 //! (`crate::catalog`), builds from their directories (`crate::builds`); so a database that is
 //! missing or damaged is set aside and made anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -65,6 +65,50 @@ pub struct Known {
 struct Memory {
     images: BTreeMap<Digest, Known>,
     names: BTreeMap<String, Digest>,
+    /// The same the other way round: an image has few names, and there are many images.
+    named: BTreeMap<Digest, BTreeSet<String>>,
+}
+
+impl Memory {
+    fn new(images: BTreeMap<Digest, Known>, names: BTreeMap<String, Digest>) -> Self {
+        let mut named: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
+        for (name, hash) in &names {
+            named.entry(*hash).or_default().insert(name.clone());
+        }
+        Self {
+            images,
+            names,
+            named,
+        }
+    }
+
+    /// Gives a name to an image, or takes it away from all.
+    fn name(&mut self, name: &str, hash: Option<&Digest>) {
+        let before = match hash {
+            Some(hash) => self.names.insert(name.to_owned(), *hash),
+            None => self.names.remove(name),
+        };
+        if let Some(before) = before
+            && let Some(names) = self.named.get_mut(&before)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.named.remove(&before);
+            }
+        }
+        if let Some(hash) = hash {
+            let names = self.named.entry(*hash).or_default();
+            names.insert(name.to_owned());
+        }
+    }
+
+    /// Forgets an image and its names.
+    fn remove(&mut self, hash: &Digest) {
+        self.images.remove(hash);
+        for name in self.named.remove(hash).unwrap_or_default() {
+            self.names.remove(&name);
+        }
+    }
 }
 
 /// The index.
@@ -133,7 +177,7 @@ impl Index {
 
     fn load(path: &Path) -> Fallible<Option<Self>> {
         let database = Database::open(path)?;
-        let mut memory = Memory::default();
+        let (mut images, mut names) = (BTreeMap::new(), BTreeMap::new());
         let read = database.begin_read()?;
         let version = read.open_table(META)?.get("version")?.map(|v| v.value());
         if version != Some(VERSION) {
@@ -145,24 +189,24 @@ impl Index {
                 return Ok(None);
             };
             let hash = Digest::from_bytes(*hash.value());
-            memory.images.insert(hash, known);
+            images.insert(hash, known);
         }
         for row in read.open_table(NAMES)?.iter()? {
             let (name, hash) = row?;
             let hash = Digest::from_bytes(*hash.value());
-            memory.names.insert(name.value().to_owned(), hash);
+            names.insert(name.value().to_owned(), hash);
         }
         read.open_table(BUILDS)?;
         drop(read);
         Ok(Some(Self {
             path: path.to_owned(),
             database,
-            memory: RwLock::new(memory),
+            memory: RwLock::new(Memory::new(images, names)),
         }))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Memory> {
-        // Each change is one insert or remove: a panic elsewhere leaves the maps sound.
+        // Nothing that changes the maps panics in between.
         self.memory.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -209,8 +253,8 @@ impl Index {
     /// Names of an image, sorted.
     pub fn names_of(&self, hash: &Digest) -> Vec<String> {
         let memory = self.read();
-        let mine = memory.names.iter().filter(|(_, other)| *other == hash);
-        mine.map(|(name, _)| name.clone()).collect()
+        let names = memory.named.get(hash).into_iter().flatten();
+        names.cloned().collect()
     }
 
     /// All names with their images.
@@ -250,9 +294,7 @@ impl Index {
             }
             Ok(())
         })?;
-        let mut memory = self.memory();
-        memory.images.remove(hash);
-        memory.names.retain(|_, other| other != hash);
+        self.memory().remove(hash);
         Ok(())
     }
 
@@ -272,11 +314,7 @@ impl Index {
             };
             Ok(())
         })?;
-        let mut memory = self.memory();
-        match hash {
-            Some(hash) => memory.names.insert(name.to_owned(), *hash),
-            None => memory.names.remove(name),
-        };
+        self.memory().name(name, hash);
         Ok(())
     }
 
@@ -303,7 +341,7 @@ impl Index {
             }
             Ok(())
         })?;
-        *self.memory() = Memory { images, names };
+        *self.memory() = Memory::new(images, names);
         Ok(())
     }
 
@@ -467,8 +505,15 @@ mod tests {
         assert_eq!(ids(index.builds(9, queued).unwrap()), ["2", "1"]);
         index.remove_builds(&["1".into()]).unwrap();
         assert_eq!(index.build_ids().unwrap(), ["2", "3"]);
+        // A name that goes to another image is that one's only.
+        index.put_name("app:v1", Some(&b)).unwrap();
+        assert!(index.names_of(&a).is_empty());
+        assert_eq!(index.names_of(&b), ["app:v1", "app:v2"]);
+        index.put_name("app:v1", Some(&a)).unwrap();
         index.remove_image(&b).unwrap();
         assert_eq!((index.named("app:v2"), index.images().len()), (None, 1));
+        assert_eq!(index.names_of(&a), ["app:v1"]);
+        assert!(index.names_of(&b).is_empty());
     }
 
     #[test]
