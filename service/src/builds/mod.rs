@@ -485,8 +485,11 @@ impl Builds {
         }
     }
 
-    /// Forgets builds: their directories and their rows.
+    /// Forgets builds: their rows, and then their directories, so that nobody is told of a build
+    /// that cannot be read any more. A directory that stays for want of time is taken up again by
+    /// the next start, and forgotten with the rest.
     fn forget(&self, ids: &[String]) -> Result<(), BuildsError> {
+        self.index.remove_builds(ids)?;
         for id in ids {
             let dir = self.build_dir(id);
             match std::fs::remove_dir_all(&dir) {
@@ -500,7 +503,7 @@ impl Builds {
                 _ => {}
             }
         }
-        Ok(self.index.remove_builds(ids)?)
+        Ok(())
     }
 
     /// Forgets the oldest finished builds beyond the setting `build.keep`.
