@@ -296,6 +296,7 @@ fn cached(number: u32) -> CachedImage {
         pins: Vec::new(),
         in_use: 0,
         last_used: "2026-01-01T00:00:00Z".into(),
+        blobs_kept: true,
     }
 }
 

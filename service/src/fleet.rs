@@ -158,6 +158,7 @@ impl Fleet {
             Report::Cache { put, .. } => {
                 let images = put.iter().map(|image| image.digest);
                 self.prewarms.cached(node, images);
+                self.warms.report(node, report);
             }
             _ => {}
         }

@@ -63,6 +63,7 @@ impl Held {
             pins: self.pins.clone(),
             in_use: 0,
             last_used: self.last_used.to_string(),
+            blobs_kept: true,
         }
     }
 

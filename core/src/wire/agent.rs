@@ -90,6 +90,11 @@ pub enum Order {
         #[serde(default)]
         draining: bool,
     },
+    /// Another token by which nodes of the region let each other read blobs, from now on.
+    PeerToken {
+        /// The token.
+        token: String,
+    },
     /// Images to keep ready, pinned; replaces the list before.
     Prewarm {
         /// The whole list.

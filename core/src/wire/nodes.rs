@@ -89,6 +89,9 @@ pub struct CachedImage {
     pub in_use: usize,
     /// When it was last warmed or used.
     pub last_used: String,
+    /// Whether the blobs of all its layers are kept, so that other nodes can have them from here.
+    #[serde(default)]
+    pub blobs_kept: bool,
 }
 
 /// What a node's cache holds, and why.

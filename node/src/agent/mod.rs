@@ -344,6 +344,10 @@ impl Agent {
 
     fn welcomed(&self, peer_token: String, draining: bool) {
         self.draining.store(draining, Ordering::Relaxed);
+        self.trust_peers_by(peer_token);
+    }
+
+    fn trust_peers_by(&self, peer_token: String) {
         self.access.send_if_modified(|access| match access {
             Some(access) if access.peer_token != peer_token => {
                 access.peer_token = peer_token;

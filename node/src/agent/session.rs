@@ -215,6 +215,7 @@ async fn read(
 fn carry_out(agent: &Arc<Agent>, outbox: &Outbox, order: Order) {
     match order {
         Order::Welcome { .. } | Order::Removed => {}
+        Order::PeerToken { token } => agent.trust_peers_by(token),
         Order::Prewarm { images } => agent.prewarm.set(images),
         Order::Warm { id, image, pin } => agent.warms.order(&id, image, pin),
         Order::CancelWarm { id } => agent.warms.cancel(&id),

@@ -113,6 +113,7 @@ impl SimulatedImages {
             pins: order.pin.iter().cloned().collect(),
             in_use: 0,
             last_used: String::new(),
+            blobs_kept: true,
         });
         Receipt {
             digest: order.image.digest,

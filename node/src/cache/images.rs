@@ -56,8 +56,9 @@ impl NodeImages {
             image: image.digest,
             detail: format!("`{text}` is no repository: {e}"),
         })?;
-        let access = self.access.borrow().clone();
+        let access = self.access.borrow();
         let token = access.as_ref().map(|access| access.token.clone());
+        drop(access);
         Ok(ImageSource {
             digest: image.digest,
             image_hash: image.image_hash,
@@ -65,7 +66,7 @@ impl NodeImages {
             client: self.client(repository.registry(), token.filter(|_| image.node_login))?,
             repository,
             peers,
-            peer_token: access.map(|access| access.peer_token).unwrap_or_default(),
+            access: self.access.clone(),
         })
     }
 

@@ -21,11 +21,11 @@ mod report;
 mod room;
 mod state;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use chalk_core::wire::CacheItem;
 use chalk_core::{Digest, Reference};
@@ -44,6 +44,7 @@ pub(crate) use error::failed;
 pub(crate) use state::{Image, KeptBlob, Layer, State, Victims};
 
 use crate::CacheForm;
+use crate::agent::AccessWatch;
 
 /// Bytes of memory in one permit of the budget.
 pub(crate) const MEMORY_UNIT: u64 = 1 << 20;
@@ -110,8 +111,8 @@ pub struct ImageSource {
     pub client: Client,
     /// Base URLs of nodes that have it or are getting it, best first, as last heard.
     pub peers: watch::Receiver<Vec<String>>,
-    /// Bearer token for them.
-    pub peer_token: String,
+    /// What they take the node in by, which may change while it pulls.
+    pub access: AccessWatch,
 }
 
 /// Mounted files and directories: they lie elsewhere, but share the cache's size.
@@ -168,7 +169,9 @@ pub(crate) struct Inner {
     pub(crate) memory: Arc<Semaphore>,
     pub(crate) memory_units: u32,
     /// Peers that failed lately, and until when they are passed over.
-    pub(crate) lame: Mutex<std::collections::BTreeMap<String, std::time::Instant>>,
+    pub(crate) lame: Mutex<BTreeMap<String, Instant>>,
+    /// Peers and mirrors that sent wrong bytes lately, and until when nothing is asked of them.
+    pub(crate) liars: Mutex<BTreeMap<String, Instant>>,
     /// Bytes of blobs that are kept as they come. Grows under `state` only.
     spooling: Arc<AtomicU64>,
     files: OnceLock<Arc<dyn FileCache>>,
@@ -228,6 +231,7 @@ impl Cache {
                 memory: Arc::new(Semaphore::new(units as usize)),
                 memory_units: units,
                 lame: Mutex::default(),
+                liars: Mutex::default(),
                 spooling: Arc::default(),
                 files: OnceLock::new(),
                 mounts: OnceLock::new(),
@@ -409,12 +413,25 @@ impl Inner {
     }
 
     fn evict_blobs(&self, state: &mut State, most: u64) -> Evicted {
-        let mut evicted = Evicted::default();
-        for digest in state.surplus_blobs(most) {
-            state.blobs.remove(&digest);
-            evicted.left.extend(self.disk.retire_blob(&digest));
+        let surplus = state.surplus_blobs(most);
+        Evicted {
+            left: self.retire_blobs(state, &surplus),
+            ..Evicted::default()
         }
-        evicted
+    }
+
+    /// Takes kept blobs away, and says so of the images that they are of; gives what is to be
+    /// removed of them.
+    fn retire_blobs(&self, state: &mut State, blobs: &[Digest]) -> Vec<PathBuf> {
+        for digest in blobs {
+            state.blobs.remove(digest);
+        }
+        if !blobs.is_empty() {
+            state.lost_blobs(blobs);
+            self.tell(state);
+        }
+        let left = blobs.iter().filter_map(|blob| self.disk.retire_blob(blob));
+        left.collect()
     }
 
     /// Room for a blob of `size` bytes that is kept as it comes; `None` where others that come

@@ -151,10 +151,7 @@ impl Cache {
                 return Ok(inner.report(&state, true, freed, kept));
             }
             let mut evicted = inner.evict(&mut state, &victims)?;
-            for digest in &blobs {
-                state.blobs.remove(digest);
-                evicted.left.extend(inner.disk.retire_blob(digest));
-            }
+            evicted.left.extend(inner.retire_blobs(&mut state, &blobs));
             drop(state);
             drop(names);
             inner.remove_evicted(&evicted);
@@ -325,5 +322,6 @@ fn described(state: &State, digest: &Digest) -> Option<CachedImage> {
         pins: record.pins.clone(),
         in_use: image.leases,
         last_used: time(image.used),
+        blobs_kept: layers.iter().all(|layer| state.blobs.contains_key(layer)),
     })
 }

@@ -213,6 +213,22 @@ impl State {
         }
     }
 
+    /// Notes that images cannot be given to others any more, as these blobs of theirs went.
+    pub(crate) fn lost_blobs(&mut self, blobs: &[Digest]) {
+        let blobs: BTreeSet<&Digest> = blobs.iter().collect();
+        let has = |image: &&mut Image| {
+            image
+                .record
+                .layers
+                .iter()
+                .any(|l| blobs.contains(&l.digest))
+        };
+        for image in self.images.values_mut().filter(has) {
+            self.revision += 1;
+            image.changed = self.revision;
+        }
+    }
+
     /// Kept blobs, longest unused first, that have to go for the others to take at most `most`
     /// bytes.
     pub(crate) fn surplus_blobs(&self, most: u64) -> Vec<Digest> {

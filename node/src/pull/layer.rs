@@ -1,8 +1,8 @@
 //! One layer on its way in, shared by all pulls that need it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,6 +29,8 @@ const NAMES: u64 = 16 << 20;
 const GOOD_PROGRESS: u64 = 1 << 20;
 /// How long a peer that failed is passed over.
 const LAME: Duration = Duration::from_secs(10);
+/// How long nothing at all is asked of a peer or mirror that sent wrong bytes.
+const DISTRUST: Duration = Duration::from_secs(600);
 
 /// A layer on its way in.
 #[derive(Debug)]
@@ -224,7 +226,7 @@ struct Pull<'a> {
     cache: &'a Cache,
     flight: &'a Flight,
     source: &'a ImageSource,
-    /// Peers and mirrors that sent wrong bytes.
+    /// Who sent wrong bytes of this layer, perhaps only together.
     distrusted: BTreeSet<String>,
 }
 
@@ -277,6 +279,9 @@ impl Pull<'_> {
                             return Err(CacheError::Damaged { layer, hosts });
                         }
                         repeated = true;
+                    }
+                    if !senders.origin && senders.hosts.len() == 1 {
+                        self.distrust(&hosts);
                     }
                     self.distrusted.extend(senders.hosts);
                 }
@@ -446,10 +451,12 @@ impl Pull<'_> {
     /// Who may be asked, in order.
     async fn sources(&self) -> Result<Vec<BlobSource>> {
         let peers = self.source.peers.borrow().clone();
+        let access = self.source.access.borrow().clone();
+        let token = access.map(|access| access.peer_token).unwrap_or_default();
         let mut all = Vec::new();
         for url in peers {
             let idle = self.cache.inner.settings.peer_idle;
-            match self.source.client.peer(&url, &self.source.peer_token, idle) {
+            match self.source.client.peer(&url, &token, idle) {
                 Ok(peer) if self.is_lame(&url) => {
                     tracing::trace!(host = peer.host(), "passed over");
                 }
@@ -463,8 +470,24 @@ impl Pull<'_> {
                 .blob_sources(&self.source.repository)
                 .await?,
         );
-        all.retain(|source| source.is_origin() || !self.distrusted.contains(&source.host()));
+        let liars = self.cache.inner.liars.lock();
+        let liars = liars.unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let lies = |host: &String| liars.get(host).is_some_and(|until| now < *until);
+        all.retain(|source| {
+            let host = source.host();
+            source.is_origin() || !(self.distrusted.contains(&host) || lies(&host))
+        });
         Ok(all)
+    }
+
+    /// One server alone sent a whole blob that is another: it is asked for no layer for a while.
+    fn distrust(&self, host: &str) {
+        let liars = self.cache.inner.liars.lock();
+        let mut liars = liars.unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        liars.retain(|_, until| now < *until);
+        liars.insert(host.to_owned(), now + DISTRUST);
     }
 
     fn is_lame(&self, url: &str) -> bool {

@@ -46,6 +46,7 @@ impl CountingImages {
             pins: Vec::new(),
             in_use: 0,
             last_used: "2026-01-01T00:00:00Z".into(),
+            blobs_kept: true,
         };
         self.change(digest, Some(image));
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_node::CacheForm;
-use chalk_node::agent::PullProgress;
+use chalk_node::agent::{Access, PullProgress};
 use chalk_node::cache::{Cache, CacheError, CacheSettings, ImageSource, LeasedLayer};
 use chalk_store::registry::{Client, CredentialSource, Options, Retry};
 use tokio::sync::watch;
@@ -66,6 +66,15 @@ fn client() -> Client {
     .unwrap()
 }
 
+/// What a node gets from its service.
+fn access() -> Access {
+    Access {
+        url: "http://service".into(),
+        token: "node".into(),
+        peer_token: "peers".into(),
+    }
+}
+
 /// Where to get `image`; without peers.
 fn source(registry: &Registry, image: &Image) -> ImageSource {
     let (_, peers) = watch::channel(Vec::new());
@@ -76,7 +85,7 @@ fn source(registry: &Registry, image: &Image) -> ImageSource {
         repository: format!("{}/some/image", registry.address).parse().unwrap(),
         client: client(),
         peers,
-        peer_token: "peers".into(),
+        access: watch::channel(Some(access())).1,
     }
 }
 

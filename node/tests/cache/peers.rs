@@ -10,7 +10,7 @@ use chalk_node::mirror::{self, Bounds};
 use tokio::sync::watch;
 
 use crate::registry::{Fault, Image, Layer, Packing, Registry};
-use crate::{assert_whole, settings, silent, source, with_peers};
+use crate::{access, assert_whole, settings, silent, source, with_peers};
 
 fn mirroring(dir: &std::path::Path) -> CacheSettings {
     CacheSettings {
@@ -25,11 +25,7 @@ async fn serve(cache: &Cache) -> (String, watch::Sender<Option<Access>>) {
 }
 
 async fn serve_within(cache: &Cache, bounds: Bounds) -> (String, watch::Sender<Option<Access>>) {
-    let access = watch::Sender::new(Some(Access {
-        url: "http://service".into(),
-        token: "node".into(),
-        peer_token: "peers".into(),
-    }));
+    let access = watch::Sender::new(Some(access()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
     tokio::spawn(mirror::serve(
@@ -123,6 +119,26 @@ async fn peers_that_send_wrong_bytes_are_not_asked_again() {
     for at in [0, 17, 700_000] {
         let (peer, registry) = passed_over(&[Fault::Wrong(at)]).await;
         assert_eq!((peer, registry), (all(), all()), "{at}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_lied_once_is_asked_for_no_other_layer() {
+    let first = Image::new("first", &[Layer::noise(3, 1_000_000, Packing::Zstd)]);
+    let then = two_layers();
+    let registry = Registry::start(&[&first, &then]).await;
+    let peer = Registry::start(&[&first, &then]).await;
+    peer.fail(first.layers[0].digest, &[Fault::Wrong(17)]);
+    let temp = tempfile::tempdir().unwrap();
+    let cache = crate::open(mirroring(temp.path()));
+    for image in [&first, &then] {
+        let source = with_peers(source(&registry, image), &[peer.url()]);
+        cache.ensure(&source, None, &silent()).await.unwrap();
+        assert_whole(&cache, image);
+    }
+    assert_eq!(peer.asked(&first.layers[0].digest), all());
+    for layer in &then.layers {
+        assert_eq!(peer.asked(&layer.digest).len(), 0);
     }
 }
 

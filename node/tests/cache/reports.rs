@@ -71,6 +71,8 @@ async fn everything_has_a_reason() {
 
     // What a dry run says is what happens.
     let before = cache.listing();
+    assert!(before.images.iter().all(|image| image.blobs_kept));
+    let revision = cache.since(None).revision;
     let dry = cache
         .collect(GcRequest {
             dry_run: true,
@@ -82,6 +84,14 @@ async fn everything_has_a_reason() {
     let wet = cache.collect(GcRequest::default()).await.unwrap();
     assert_eq!((dry.freed_bytes, &dry.freed), (wet.freed_bytes, &wet.freed));
     assert_eq!(wet.freed.len(), 5);
+    // The service hears that others cannot have from here what stays.
+    let kept: Vec<bool> = cache
+        .since(Some(revision))
+        .put
+        .iter()
+        .map(|image| image.blobs_kept)
+        .collect();
+    assert_eq!(kept, [false, false]);
     let names: Vec<String> = cache
         .listing()
         .images

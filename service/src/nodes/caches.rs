@@ -20,16 +20,31 @@ pub(crate) struct Caches {
 
 /// Images of one node.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Held(Vec<u64>);
+pub(crate) struct Held {
+    /// What it has.
+    there: Bits,
+    /// Of these, what it can give to others.
+    kept: Bits,
+}
 
 impl Held {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.there.len()
+    }
+}
+
+/// A set of numbers.
+#[derive(Debug, Default, Clone)]
+struct Bits(Vec<u64>);
+
+impl Bits {
     fn has(&self, number: u32) -> bool {
         let word = self.0.get(number as usize / 64).copied().unwrap_or(0);
         word >> (number % 64) & 1 == 1
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
@@ -60,17 +75,30 @@ impl Held {
 impl Caches {
     /// Whether a node has the image of that manifest.
     pub(crate) fn has(&self, held: &Held, digest: &Digest) -> bool {
-        self.numbers.get(digest).is_some_and(|n| held.has(*n))
+        self.numbers.get(digest).is_some_and(|n| held.there.has(*n))
     }
 
-    /// A node has an image.
+    /// Whether a node has the image of that manifest with the blobs of its layers.
+    pub(crate) fn keeps(&self, held: &Held, digest: &Digest) -> bool {
+        self.numbers.get(digest).is_some_and(|n| held.kept.has(*n))
+    }
+
+    /// A node has an image, and its blobs or not.
+    pub(crate) fn report(&mut self, held: &mut Held, digest: &Digest, kept: bool) {
+        self.put(held, digest);
+        if let Some(number) = self.numbers.get(digest) {
+            held.kept.set(*number, kept);
+        }
+    }
+
+    /// A node has an image; whether with its blobs is to be seen.
     pub(crate) fn put(&mut self, held: &mut Held, digest: &Digest) {
         let number = match self.numbers.get(digest) {
             Some(number) => *number,
             None => self.add(*digest),
         };
-        if !held.has(number) {
-            held.set(number, true);
+        if !held.there.has(number) {
+            held.there.set(number, true);
             self.holders[number as usize] += 1;
         }
     }
@@ -89,9 +117,10 @@ impl Caches {
     /// A node has an image no more.
     pub(crate) fn remove(&mut self, held: &mut Held, digest: &Digest) {
         if let Some(number) = self.numbers.get(digest).copied()
-            && held.has(number)
+            && held.there.has(number)
         {
-            held.set(number, false);
+            held.there.set(number, false);
+            held.kept.set(number, false);
             self.release(number);
         }
     }
@@ -99,7 +128,7 @@ impl Caches {
     /// A node has nothing any more.
     pub(crate) fn clear(&mut self, held: &mut Held) {
         let old = std::mem::take(held);
-        for number in old.numbers() {
+        for number in old.there.numbers() {
             self.release(number);
         }
     }
@@ -111,7 +140,7 @@ impl Caches {
             places[*number as usize] = place;
         }
         let list = |held: &Held| {
-            let mut list: Vec<u32> = held.numbers().map(|n| places[n as usize]).collect();
+            let mut list: Vec<u32> = held.there.numbers().map(|n| places[n as usize]).collect();
             list.sort_unstable();
             list
         };
@@ -156,6 +185,17 @@ mod tests {
         // Numbers are given again, and mean the new image only.
         caches.put(&mut a, &digest(1000));
         assert!(caches.has(&a, &digest(1000)) && !caches.has(&b, &digest(1000)));
+        // Blobs go before their image, and do not come back with another of its number.
+        caches.report(&mut b, &digest(1000), true);
+        assert!(caches.keeps(&b, &digest(1000)) && !caches.keeps(&a, &digest(1000)));
+        caches.put(&mut b, &digest(1000));
+        assert!(caches.keeps(&b, &digest(1000)));
+        caches.report(&mut b, &digest(1000), false);
+        assert!(caches.has(&b, &digest(1000)) && !caches.keeps(&b, &digest(1000)));
+        caches.report(&mut b, &digest(1000), true);
+        caches.remove(&mut b, &digest(1000));
+        caches.put(&mut b, &digest(1000));
+        assert!(!caches.keeps(&b, &digest(1000)));
         assert_eq!(caches.holders.len(), 200);
     }
 

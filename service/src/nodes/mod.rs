@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_core::wire::agent::{Ask, Order, Report};
-use chalk_core::wire::{CacheMap, CacheUsage, CachedImage, Node, NodeState, Problem, problem};
+use chalk_core::wire::{CacheMap, CacheUsage, Node, NodeState, Problem, problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -74,6 +74,13 @@ struct State {
     caches: Caches,
     /// Nodes that were removed, by the hash of their tokens.
     removed: BTreeMap<Digest, Removed>,
+}
+
+impl State {
+    /// Whether others can have an image from a node.
+    fn serves(&self, entry: &Entry, digest: &Digest) -> bool {
+        entry.mirror.is_some() && self.caches.keeps(&entry.held, digest)
+    }
 }
 
 /// All nodes.
@@ -242,16 +249,26 @@ impl Nodes {
 
     /// Secret of the nodes of a region, made when it is first wanted.
     fn peer_token(&self, region: &str) -> String {
-        let tokens = self.peer_tokens.lock();
-        let mut tokens = tokens.unwrap_or_else(PoisonError::into_inner);
-        if let Some(token) = tokens.get(region) {
+        if let Some(token) = self.peer_tokens().get(region) {
             return token.clone();
         }
-        let token = keys::Token::new("chp_").text;
-        tokens.insert(region.to_owned(), token.clone());
-        let changes = Changes::new().put(Table::Meta, "peer_tokens", &*tokens);
+        let (token, changes) = self.new_peer_token(region, Changes::new());
         self.ledger.later(changes);
         token
+    }
+
+    /// Another secret of the nodes of a region, and what is to be written of it.
+    fn new_peer_token(&self, region: &str, changes: Changes) -> (String, Changes) {
+        let token = keys::Token::new("chp_").text;
+        let mut tokens = self.peer_tokens();
+        tokens.insert(region.to_owned(), token.clone());
+        (token, changes.put(Table::Meta, "peer_tokens", &*tokens))
+    }
+
+    fn peer_tokens(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.peer_tokens
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A node greets: its session takes the place of an older one, and it is welcomed, if the token
@@ -365,8 +382,8 @@ impl Nodes {
                         "the node has too many images to know"
                     );
                 }
-                for CachedImage { digest, .. } in put.iter().take(room) {
-                    caches.put(&mut entry.held, digest);
+                for image in put.iter().take(room) {
+                    caches.report(&mut entry.held, &image.digest, image.blobs_kept);
                 }
                 entry.revision = Some(*revision);
             }
@@ -461,6 +478,22 @@ impl Nodes {
         let warm = state.nodes.values();
         let warm = warm.filter(|entry| state.caches.has(&entry.held, digest));
         warm.filter_map(Entry::connected).collect()
+    }
+
+    /// Whether others can have an image from a node.
+    pub(crate) fn serves(&self, name: &str, digest: &Digest) -> bool {
+        let state = self.state();
+        let entry = state.nodes.get(name);
+        entry.is_some_and(|entry| state.serves(entry, digest))
+    }
+
+    /// Connected nodes of a region from which others can have an image, by name.
+    pub(crate) fn serving(&self, region: &str, digest: &Digest) -> Vec<Connected> {
+        let state = self.state();
+        let serving = state.nodes.values();
+        let serving =
+            serving.filter(|entry| entry.record.region == region && state.serves(entry, digest));
+        serving.filter_map(Entry::connected).collect()
     }
 
     /// Whether nothing is to be expected of a node any more: there is none, or it is gone for

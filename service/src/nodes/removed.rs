@@ -42,8 +42,8 @@ impl State {
 }
 
 impl Nodes {
-    /// Removes a node for good: its token counts no more, and its session ends. What it gives is
-    /// done when that is on the disk.
+    /// Removes a node for good: its token counts no more, its session ends, and the others of its
+    /// region let each other in by another secret. What it gives is done when that is on the disk.
     ///
     /// # Errors
     /// When there is no such node; later, when the ledger fails.
@@ -85,6 +85,15 @@ impl Nodes {
         if let Some(session) = entry.session {
             session.send(&Order::Removed);
             session.end_soon();
+        }
+        let region = &entry.record.region;
+        let (token, changes) = self.new_peer_token(region, changes);
+        let order = Order::PeerToken { token };
+        let others = nodes
+            .values()
+            .filter(|other| other.record.region == *region);
+        for session in others.filter_map(|other| other.session.as_ref()) {
+            session.send(&order);
         }
         let kept = self.ledger.begin(changes);
         Ok(async { kept.await.map_err(|e| not_kept(&e)) })

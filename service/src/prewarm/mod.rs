@@ -242,9 +242,8 @@ impl Prewarms {
             }
             let mut peers = Vec::new();
             if !self.nodes.has(&node.name, &found.digest) {
-                let warm = self.nodes.warm(&found.digest);
-                let near = warm.into_iter().filter(|other| other.region == node.region);
-                peers = near.filter_map(|other| other.mirror).collect();
+                let near = self.nodes.serving(&node.region, &found.digest);
+                peers = near.into_iter().filter_map(|other| other.mirror).collect();
                 if !turns.may(&node.region, &found.digest, &node.name, peers.len()) {
                     return None;
                 }

@@ -464,6 +464,7 @@ impl Warms {
                 error,
                 retries_left,
             } => state.failed(node, id, error, *retries_left),
+            Report::Cache { put, .. } => state.cached(node, put),
             _ => {}
         });
     }

@@ -246,6 +246,9 @@ impl Agent {
         };
         let id = id.to_owned();
         self.report(&Report::Warmed { id, receipt }).await;
+        if self.joined.mirror.is_some() {
+            self.cached(0, false, &[image.digest]).await;
+        }
     }
 
     pub(crate) async fn warm_failed(&self, id: &str, retries_left: u32) {
@@ -266,6 +269,17 @@ impl Agent {
 
     /// Reports images in the cache.
     pub(crate) async fn cached(&self, revision: u64, whole: bool, digests: &[Digest]) {
+        self.reports_cache(revision, whole, digests, true).await;
+    }
+
+    /// Reports images in the cache, with their blobs or without.
+    pub(crate) async fn reports_cache(
+        &self,
+        revision: u64,
+        whole: bool,
+        digests: &[Digest],
+        blobs_kept: bool,
+    ) {
         let put = digests.iter().map(|digest| CachedImage {
             digest: *digest,
             image_hash: None,
@@ -275,6 +289,7 @@ impl Agent {
             pins: Vec::new(),
             in_use: 0,
             last_used: "2026-01-01T00:00:00Z".into(),
+            blobs_kept,
         });
         self.report(&Report::Cache {
             revision,

@@ -238,6 +238,46 @@ async fn drained_and_removed_nodes_stay_so() {
     assert_eq!(unknown.kind, kinds::NOT_FOUND);
 }
 
+/// The token by which nodes let each other read blobs, as they were told last.
+async fn peer_token(agent: &mut Agent) -> String {
+    let told = agent.wait(|order| match order {
+        Order::Welcome { peer_token, .. } => Some(peer_token),
+        Order::PeerToken { token } => Some(token),
+        _ => None,
+    });
+    told.await
+}
+
+#[tokio::test]
+async fn a_removed_node_cannot_read_the_blobs_of_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = Api::start(settings(dir.path())).await;
+    let joined = Joined::new(&api, "stays", Some("eu")).await;
+    let mut stays = joined.clone().connect(&api).await;
+    let mut goes = Joined::new(&api, "goes", Some("eu"))
+        .await
+        .connect(&api)
+        .await;
+    let mut far = Joined::new(&api, "far", Some("us"))
+        .await
+        .connect(&api)
+        .await;
+    let before = peer_token(&mut goes).await;
+    assert_eq!(peer_token(&mut stays).await, before);
+    assert_ne!(peer_token(&mut far).await, before);
+    api.delete("/v1/nodes/goes").await;
+    let after = peer_token(&mut stays).await;
+    assert_ne!(after, before);
+    // Only nodes of its region knew it.
+    assert!(!far.is_told().await);
+    api.running.shutdown().await;
+
+    let api = Api::start(settings(dir.path())).await;
+    let mut stays = joined.connect(&api).await;
+    assert_eq!(peer_token(&mut stays).await, after);
+    api.running.shutdown().await;
+}
+
 #[tokio::test]
 async fn the_cache_of_a_node_is_asked_for() {
     let (api, _dir) = Api::fresh().await;

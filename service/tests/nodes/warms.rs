@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use chalk_core::wire::agent::Order;
+use chalk_core::wire::agent::{Order, Report};
 use chalk_core::wire::{
-    Node, Warm, WarmEvent, WarmEventKind, WarmRequest, WarmState, WarmStatus, problem as kinds,
+    CacheUsage, Node, Warm, WarmEvent, WarmEventKind, WarmRequest, WarmState, WarmStatus,
+    problem as kinds,
 };
 use reqwest::Method;
 use serde_json::json;
@@ -25,6 +26,17 @@ async fn serving(api: &Api, names: &[&str]) -> Vec<Agent> {
         agents.push(joined.connect(api).await);
     }
     agents
+}
+
+/// Waits until the service has heard all that a node said, and then that so many sandboxes run.
+async fn heard(api: &Api, node: &Agent, sandboxes: usize) {
+    let usage = CacheUsage::default();
+    node.report(&Report::Heartbeat { usage, sandboxes }).await;
+    until(async || {
+        let node = api.node(&node.joined.name).await;
+        (node.sandboxes == sandboxes).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -98,6 +110,44 @@ async fn chains_grow_and_events_are_resumed() {
             .iter()
             .all(|t| t.bytes_present == 100 && t.verified)
     );
+}
+
+#[tokio::test]
+async fn nobody_is_sent_to_a_node_whose_blobs_are_gone() {
+    let (api, _dir) = Api::fresh().await;
+    let image = api.image("x").await;
+    let mut nodes = serving(&api, &["a", "b", "c", "d"]).await;
+    // What it says in a session counts in that order.
+    let says = async |node: &Agent, revision: usize, kept: bool| {
+        let first = revision == 1;
+        node.reports_cache(revision as u64, first, &[image.digest], kept)
+            .await;
+        heard(&api, node, revision).await;
+    };
+    says(&nodes[0], 1, false).await;
+    let warm = async |node: &str| {
+        let request = WarmRequest {
+            images: vec![image.hash.to_string()],
+            nodes: vec![node.to_owned()],
+            ..WarmRequest::default()
+        };
+        api.warm(&request).await
+    };
+    warm("b").await;
+    let (id, at, _) = nodes[1].warm().await;
+    assert!(at.peers.is_empty(), "{:?}", at.peers);
+    // In the middle of a warm it has them again, and then others of that warm go to it.
+    says(&nodes[0], 2, true).await;
+    warm("c").await;
+    let (_, at_c, _) = nodes[2].warm().await;
+    assert_eq!(at_c.peers, ["http://a.example:1"]);
+    // And away once more: the next one goes to whoever has them.
+    says(&nodes[0], 3, false).await;
+    nodes[1].warmed(&id, &at, 100, 0).await;
+    heard(&api, &nodes[1], 1).await;
+    warm("d").await;
+    let (_, at_d, _) = nodes[3].warm().await;
+    assert_eq!(at_d.peers, ["http://b.example:1"]);
 }
 
 #[tokio::test]

@@ -340,6 +340,7 @@ pub(super) fn listing() -> CacheListing {
             pins: vec!["warm".to_owned()],
             in_use: 2,
             last_used: "2026-01-01T09:55:00Z".to_owned(),
+            blobs_kept: true,
         }],
         items: Vec::new(),
         left_out: 0,

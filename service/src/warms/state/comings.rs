@@ -11,10 +11,6 @@ impl State {
     /// A node is connected: it gets its orders again, and what failed for its absence begins anew.
     pub(in crate::warms) fn up(&mut self, node: &str) {
         let mut touched = BTreeSet::new();
-        let serves = self
-            .nodes
-            .connected(node)
-            .is_some_and(|n| n.mirror.is_some());
         let region = self.nodes.connected(node).map(|n| n.region);
         let mine = self.pulls_of(node);
         for id in &mine {
@@ -36,9 +32,9 @@ impl State {
             self.change(&warm, at, Stored::again);
             touched.extend(self.enter(&warm, at));
         }
-        if let (true, Some(region)) = (serves, region) {
+        if let Some(region) = region {
             for (key, group) in self.groups.iter_mut().filter(|(key, _)| key.0 == region) {
-                if self.nodes.has(node, &key.1) {
+                if self.nodes.serves(node, &key.1) {
                     group.wave.serves(node);
                     touched.insert(key.clone());
                 }

@@ -235,10 +235,8 @@ impl State {
             }
             let registry = registries.entry(key.0.clone()).or_default();
             let mut wave = Wave::new(registry.clone());
-            for node in nodes.warm(&key.1) {
-                if node.region == key.0 && node.mirror.is_some() {
-                    wave.serves(&node.name);
-                }
+            for node in nodes.serving(&key.0, &key.1) {
+                wave.serves(&node.name);
             }
             Group {
                 wave,

@@ -2,7 +2,9 @@
 
 use chalk_core::Digest;
 use chalk_core::wire::agent::Order;
-use chalk_core::wire::{LayerProgress, Problem, Receipt, WarmEventKind, WarmState, problem};
+use chalk_core::wire::{
+    CachedImage, LayerProgress, Problem, Receipt, WarmEventKind, WarmState, problem,
+};
 use tokio::time::Instant;
 
 use super::{Live, PROGRESS, Pull, Stage, State, WaveKey, tell_target};
@@ -165,13 +167,10 @@ impl State {
             let error = trouble(problem::DAMAGED, "the node has another image", detail);
             return self.fail(&[id.to_owned()], &error);
         }
-        let serves = self
-            .nodes
-            .connected(node)
-            .is_some_and(|n| n.mirror.is_some());
         let Some((key, pull)) = self.take(id) else {
             return;
         };
+        let serves = self.nodes.serves(node, &key.1);
         if let Some(group) = self.groups.get_mut(&key) {
             group.wave.ready(id, node, serves);
         }
@@ -179,6 +178,28 @@ impl State {
             self.change(&warm, at, |stored| stored.ready(receipt));
         }
         self.go_on(&[node.to_owned()].into(), [key].into());
+    }
+
+    /// A node said which images it has; others can have them from it, or cannot any more.
+    pub(in crate::warms) fn cached(&mut self, node: &str, images: &[CachedImage]) {
+        if self.groups.is_empty() {
+            return;
+        }
+        let Some(region) = self.nodes.connected(node).map(|n| n.region) else {
+            return;
+        };
+        for image in images {
+            let key = (region.clone(), image.digest);
+            let Some(group) = self.groups.get_mut(&key) else {
+                continue;
+            };
+            if self.nodes.serves(node, &image.digest) {
+                group.wave.serves(node);
+                self.pump(&key);
+            } else {
+                group.wave.forget(node);
+            }
+        }
     }
 
     /// A pull failed, for now or for good.
