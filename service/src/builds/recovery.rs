@@ -40,6 +40,9 @@ impl Builds {
             self.index.put_build(&ended)?;
         }
         self.forget_lost()?;
+        if let Some(newest) = self.index.build_ids()?.last() {
+            self.ids.follow(newest);
+        }
         self.prune()
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 
 use chalk_core::wire::{Build, BuildStatus, EventKind, Image, problem};
+use chalk_service::index::Index;
 use chalk_service::{Service, StartError};
 use reqwest::{Method, StatusCode};
 
@@ -231,6 +232,36 @@ async fn old_builds_are_forgotten() {
     assert_eq!(listed, [ids[3].clone(), ids[2].clone()]);
     let forgotten = api.request(Method::GET, &format!("/v1/builds/{}/events", ids[0]));
     assert_eq!(api.problem(forgotten).await.kind, problem::NOT_FOUND);
+    api.running.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_makes_no_old_builds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    settings.build.keep = 1;
+    let api = Api::start(settings.clone()).await;
+    let built = api.finished(&request(commands(&["a"]))).await;
+    api.running.shutdown().await;
+
+    // As it looks when the clock was ahead at that time.
+    let ahead = Build {
+        id: "0fffffffffff-00000000".into(),
+        ..built.clone()
+    };
+    let builds = dir.path().join("builds");
+    fs::rename(builds.join(&built.id), builds.join(&ahead.id)).unwrap();
+    let (index, _) = Index::open(&dir.path().join("chalk.redb")).unwrap();
+    index.put_build(&ahead).unwrap();
+    index.remove_builds(&[built.id]).unwrap();
+    drop(index);
+
+    let api = Api::start(settings).await;
+    let new = api.finished(&request(commands(&["b"]))).await;
+    assert!(new.id > ahead.id, "{}", new.id);
+    // The older one of the two is forgotten.
+    api.until(|_| !builds.join(&ahead.id).exists()).await;
+    assert!(builds.join(&new.id).exists());
     api.running.shutdown().await;
 }
 
