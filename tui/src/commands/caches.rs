@@ -90,8 +90,8 @@ fn together(mut failures: Vec<(String, Failure)>, well: usize, json: bool) -> Re
     };
     let code = if well > 0 { exit::PARTLY } else { first.code };
     let why = failures.iter().map(|(node, failure)| {
-        let line = format!("{node}: {} {}", failure.what, failure.why);
-        harmless(line.trim_end())
+        let line = format!("{node}: {}: {}", failure.what, failure.why);
+        harmless(line.trim_end_matches([':', ' ']))
     });
     let what = format!(
         "{} of {} nodes did not do it",
@@ -259,6 +259,6 @@ mod tests {
         let all = (exit::UNREACHABLE, "2 of 2 nodes did not do it");
         check(&["a", "b"], 0, Some(all));
         let both = together(vec![lost("a"), lost("b")], 1, true).unwrap_err();
-        assert!(both.reported && both.why.contains("a: the node is not connected node `a`"));
+        assert!(both.reported && both.why.contains("a: the node is not connected: node `a`"));
     }
 }

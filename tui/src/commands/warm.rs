@@ -140,8 +140,8 @@ pub(super) fn report(warm: &Warm, json: bool, ended: bool) -> Result<(), Failure
     let failed = warm.nodes.iter().filter(|t| t.state != WarmState::Ready);
     let reasons = failed.filter_map(|target| {
         let problem = target.error.as_ref()?;
-        let why = format!("{}: {} {}", target.node, problem.title, problem.detail);
-        Some(harmless(why.trim_end()))
+        let why = format!("{}: {}: {}", target.node, problem.title, problem.detail);
+        Some(harmless(why.trim_end_matches([':', ' '])))
     });
     let reasons: Vec<String> = reasons.take(REASONS).collect();
     let what = match warm.status {
