@@ -137,7 +137,7 @@ fn connected(state: &mut State, link: crate::app::event::Link) -> Vec<Effect> {
     let mut effects = vec![Effect::Attend(state.view().clone())];
     if again {
         if before {
-            state.say("connected again");
+            state.mention("connected again");
         }
         if state.spec.declared.is_some() {
             state.spec.planning = true;
@@ -152,16 +152,21 @@ fn connected(state: &mut State, link: crate::app::event::Link) -> Vec<Effect> {
     effects
 }
 
-/// A build ended that was seen to run.
+/// A build ended that was seen to run. Of builds that others began and nobody here looks at, the list
+/// tells.
 fn told(state: &mut State, build: &Build) -> Vec<Effect> {
-    let text = format!("{} {}", called(build), word(build.status));
-    match build.status {
-        BuildStatus::Failed => state.complain(text.clone()),
-        _ => state.say(text.clone()),
-    }
     let mut effects = Vec::new();
-    if build.seconds >= state.config.notify_after {
-        effects.push(Effect::Notify(text));
+    let own =
+        state.builds.started.contains(&build.id) || state.builds.followed.contains_key(&build.id);
+    if own {
+        let text = format!("{} {}", called(build), word(build.status));
+        match build.status {
+            BuildStatus::Failed => state.complain(text.clone()),
+            _ => state.mention(text.clone()),
+        }
+        if build.seconds >= state.config.notify_after {
+            effects.push(Effect::Notify(text));
+        }
     }
     // The plan of the declaration is another one now.
     if state.spec.declared.is_some() {

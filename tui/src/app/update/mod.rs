@@ -15,7 +15,7 @@ mod tests;
 
 use super::action::Action;
 use super::effect::Effect;
-use super::event::Event;
+use super::event::{Event, PointerKind};
 use super::model::overlay::{Overlay, Prompt, Purpose};
 use super::model::{LinkState, State};
 
@@ -27,6 +27,7 @@ pub(crate) fn update(state: &mut State, event: Event) -> Vec<Effect> {
     match event {
         Event::Key(key) => {
             state.dirty = true;
+            state.went_on();
             if state.overlay.is_some() {
                 return dialogs::key(state, &key);
             }
@@ -36,9 +37,15 @@ pub(crate) fn update(state: &mut State, event: Event) -> Vec<Effect> {
                 None => Vec::new(),
             }
         }
-        Event::Pointer(pointer) => pointer::point(state, &pointer),
+        Event::Pointer(pointer) => {
+            if pointer.kind == PointerKind::Press {
+                state.went_on();
+            }
+            pointer::point(state, &pointer)
+        }
         Event::Paste(text) => {
             state.dirty = true;
+            state.went_on();
             dialogs::paste(state, &text)
         }
         Event::Resize(columns, rows) => {
@@ -63,10 +70,7 @@ pub(crate) fn act(state: &mut State, action: Action) -> Vec<Effect> {
 fn tick(state: &mut State, now: jiff::Timestamp) {
     let before = state.now;
     state.now = now;
-    if state.notice.as_ref().is_some_and(|n| n.until <= now) {
-        state.notice = None;
-        state.dirty = true;
-    }
+    state.expire_notice();
     // Running times and the spinner move a few times a second, ages once a second.
     let moving = state.builds.active() > 0
         || state.spec.reading

@@ -121,7 +121,7 @@ fn mistakes_keep_what_was_read_before_and_stop_builds() {
     for build in ["b", "F"] {
         state.notice = None;
         assert_eq!(key(&mut state, build), []);
-        assert!(state.notice.as_ref().unwrap().bad);
+        assert!(state.notice.as_ref().unwrap().is_bad());
     }
 }
 
@@ -441,6 +441,62 @@ fn notices_go_by_themselves() {
         &mut state,
         Event::Tick("2026-01-01T10:01:00Z".parse().unwrap()),
     );
+    assert!(state.notice.is_none());
+}
+
+#[test]
+fn builds_of_others_are_no_news_and_own_ones_wait_their_turn() {
+    let mut state = connected();
+    let told = |state: &State| state.notice.as_ref().map(|notice| notice.text.clone());
+    let at = |seconds: i64| now() + jiff::SignedDuration::from_secs(seconds);
+    let tick = |state: &mut State, seconds| update(state, Event::Tick(at(seconds)));
+    let end = |state: &mut State, id: &str| {
+        let running = samples::build(id, BuildStatus::Running);
+        feed(state, Feed::Builds(vec![running]));
+        let mut built = samples::build(id, BuildStatus::Built);
+        built.seconds = 60.0;
+        feed(state, Feed::Builds(vec![built]))
+    };
+    // Nobody here looks at it.
+    let effects = end(&mut state, "b1");
+    assert_eq!(told(&state), None);
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Notify(_))));
+
+    let build = Box::new(samples::build("b2", BuildStatus::Running));
+    let reused = false;
+    feed(&mut state, Feed::BuildStarted { build, reused });
+    let refused = crate::app::event::Trouble::new("the name is taken");
+    feed(&mut state, Feed::Failed(refused));
+    let effects = end(&mut state, "b2");
+    assert!(effects.iter().any(|e| matches!(e, Effect::Notify(_))));
+    let complaint = Some("the name is taken".to_owned());
+    assert_eq!(told(&state), complaint);
+    tick(&mut state, 6);
+    feed(&mut state, Feed::Done("saved 3 lines".to_owned()));
+    assert_eq!(told(&state), complaint);
+    // It has had its time, and what came meanwhile has its own.
+    tick(&mut state, 12);
+    assert_eq!(told(&state).as_deref(), Some("saved 3 lines"));
+    tick(&mut state, 16);
+    assert!(told(&state).is_some());
+    tick(&mut state, 17);
+    assert_eq!(told(&state), None);
+}
+
+#[test]
+fn a_complaint_goes_with_the_next_key_after_it_was_read() {
+    let mut state = connected();
+    state.complain("no");
+    key(&mut state, "j");
+    assert!(state.notice.is_some(), "nobody reads that fast");
+    state.mention("built");
+    assert_eq!(state.notice.as_ref().unwrap().text, "built");
+    state.complain("no");
+    update(
+        &mut state,
+        Event::Tick(now() + jiff::SignedDuration::from_secs(2)),
+    );
+    key(&mut state, "j");
     assert!(state.notice.is_none());
 }
 
