@@ -1,6 +1,6 @@
 //! What comes from the service, from disk and from finished work.
 
-use chalk_core::wire::{Build, BuildStatus};
+use chalk_core::wire::{Build, BuildStatus, WarmEventKind};
 
 use super::open::open;
 use crate::app::effect::{Effect, Source};
@@ -34,6 +34,7 @@ pub(super) fn take(state: &mut State, feed: Feed) -> Vec<Effect> {
             }
         }
         Feed::Images(images) => {
+            state.spec.outdated(state.now);
             state.images.take(images, &state.fleet);
             if *state.view() == View::Matrix {
                 state.arrange();
@@ -53,6 +54,7 @@ pub(super) fn take(state: &mut State, feed: Feed) -> Vec<Effect> {
         Feed::Nodes(nodes) => state.fleet.take(nodes),
         Feed::Regions(regions) => state.fleet.regions = regions,
         Feed::Caches(map) => {
+            state.spec.outdated(state.now);
             state.fleet.take_caches(&map);
             if matches!(state.view(), View::Images | View::Matrix) {
                 state.arrange();
@@ -66,9 +68,15 @@ pub(super) fn take(state: &mut State, feed: Feed) -> Vec<Effect> {
                 state.fleet.arrange_contents(&node);
             }
         }
-        Feed::Warms(warms) => state.warms.take(warms),
+        Feed::Warms(warms) => {
+            state.spec.outdated(state.now);
+            state.warms.take(warms);
+        }
         Feed::WarmEvents { id, events } => {
             for event in events {
+                if matches!(event.kind, WarmEventKind::Finished { .. }) {
+                    state.spec.outdated(state.now);
+                }
                 state.warms.event(&id, event);
             }
             state.warms.arrange();
@@ -77,6 +85,7 @@ pub(super) fn take(state: &mut State, feed: Feed) -> Vec<Effect> {
             }
         }
         Feed::Warm(warm) => {
+            state.spec.outdated(state.now);
             let id = warm.id.clone();
             state.warms.put(*warm);
             if *state.view() == View::Warm(id.clone()) {
@@ -96,6 +105,7 @@ pub(super) fn take(state: &mut State, feed: Feed) -> Vec<Effect> {
         }
         Feed::Declared { generation, result } => return declared(state, generation, result),
         Feed::Planned { generation, result } => {
+            state.spec.planned();
             if generation == state.spec.generation {
                 state.spec.planning = false;
                 match result {
@@ -168,12 +178,7 @@ fn told(state: &mut State, build: &Build) -> Vec<Effect> {
             effects.push(Effect::Notify(text));
         }
     }
-    // The plan of the declaration is another one now.
-    if state.spec.declared.is_some() {
-        effects.push(Effect::Plan {
-            generation: state.spec.generation,
-        });
-    }
+    state.spec.outdated(state.now);
     effects
 }
 

@@ -17,7 +17,7 @@ use super::action::Action;
 use super::effect::Effect;
 use super::event::{Event, PointerKind};
 use super::model::overlay::{Overlay, Prompt, Purpose};
-use super::model::{LinkState, State};
+use super::model::{LinkState, State, View};
 
 pub(crate) use available::{available, footer};
 pub(crate) use dialogs::work_on;
@@ -54,10 +54,7 @@ pub(crate) fn update(state: &mut State, event: Event) -> Vec<Effect> {
             state.dirty = true;
             Vec::new()
         }
-        Event::Tick(now) => {
-            tick(state, now);
-            Vec::new()
-        }
+        Event::Tick(now) => tick(state, now),
         Event::Feed(feed) => feed::take(state, feed),
     }
 }
@@ -67,7 +64,7 @@ pub(crate) fn act(state: &mut State, action: Action) -> Vec<Effect> {
     act::act(state, action)
 }
 
-fn tick(state: &mut State, now: jiff::Timestamp) {
+fn tick(state: &mut State, now: jiff::Timestamp) -> Vec<Effect> {
     let before = state.now;
     state.now = now;
     state.expire_notice();
@@ -83,6 +80,12 @@ fn tick(state: &mut State, now: jiff::Timestamp) {
     if moving || before.as_second() != now.as_second() {
         state.dirty = true;
     }
+    // Only where it is seen: what others do all day need not be planned for.
+    if *state.view() == View::Spec && state.connection.is_up() && state.spec.replan(now) {
+        let generation = state.spec.generation;
+        return vec![Effect::Plan { generation }];
+    }
+    Vec::new()
 }
 
 /// Asks for a text.

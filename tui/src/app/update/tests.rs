@@ -1,7 +1,9 @@
 //! The update function, key by key and event by event.
 
 use chalk_core::Digest;
-use chalk_core::wire::{BuildStatus, Event as BuildEvent, EventKind, Stream};
+use chalk_core::wire::{
+    BuildStatus, Event as BuildEvent, EventKind, Stream, WarmEvent, WarmEventKind, WarmStatus,
+};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -123,6 +125,69 @@ fn mistakes_keep_what_was_read_before_and_stop_builds() {
         assert_eq!(key(&mut state, build), []);
         assert!(state.notice.as_ref().unwrap().is_bad());
     }
+}
+
+#[test]
+fn the_plan_is_asked_for_again_when_others_change_what_it_tells() {
+    let plan = |state: &mut State, millis: i64| {
+        let at = now() + jiff::SignedDuration::from_millis(millis);
+        let effects = update(state, Event::Tick(at));
+        let plans = effects.iter().filter(|e| matches!(e, Effect::Plan { .. }));
+        plans.count()
+    };
+    let warm = |state: &mut State| {
+        let id = "w1".to_owned();
+        let warm = Box::new(samples::warm(WarmStatus::Ready));
+        let kind = WarmEventKind::Finished { warm };
+        let event = WarmEvent {
+            seq: 9,
+            time: String::new(),
+            kind,
+        };
+        let events = vec![event];
+        feed(state, Feed::WarmEvents { id, events });
+    };
+    let mut state = connected();
+    work_on(&mut state, Source::File("a.toml".into()));
+    let generation = state.spec.generation;
+    let result = Ok(Box::new(samples::declared()));
+    feed(&mut state, Feed::Declared { generation, result });
+    let result = || Ok(Box::new(samples::plan()));
+    feed(
+        &mut state,
+        Feed::Planned {
+            generation,
+            result: result(),
+        },
+    );
+    assert_eq!(plan(&mut state, 1_000), 0, "nothing changed");
+    // A build that nobody here looks at, and a warm: one plan for both, a moment later.
+    feed(
+        &mut state,
+        Feed::Builds(vec![samples::build("b1", BuildStatus::Running)]),
+    );
+    feed(
+        &mut state,
+        Feed::Builds(vec![samples::build("b1", BuildStatus::Built)]),
+    );
+    warm(&mut state);
+    assert_eq!(plan(&mut state, 1_100), 0);
+    assert_eq!(plan(&mut state, 1_500), 1);
+    assert_eq!(plan(&mut state, 3_000), 0);
+    // Not again while it is on its way, and only where it is seen.
+    warm(&mut state);
+    assert_eq!(plan(&mut state, 5_000), 0);
+    feed(
+        &mut state,
+        Feed::Planned {
+            generation,
+            result: result(),
+        },
+    );
+    key(&mut state, "2");
+    assert_eq!(plan(&mut state, 6_000), 0);
+    key(&mut state, "1");
+    assert_eq!(plan(&mut state, 6_100), 1);
 }
 
 #[test]
