@@ -35,8 +35,6 @@ pub(crate) struct Followed {
     window: Window,
     /// Windows on what single steps printed, of those that were looked at.
     step_windows: BTreeMap<usize, Window>,
-    /// Pieces of output that still lack their end of line.
-    open: Vec<(usize, Stream, String)>,
     /// `all`, and each step by its index.
     pub(crate) tree: List,
     /// Whether the choice goes along with what runs.
@@ -194,7 +192,6 @@ impl Followed {
             log,
             window,
             step_windows: BTreeMap::new(),
-            open: Vec::new(),
             tree,
             auto: true,
             log_focused: false,
@@ -211,19 +208,18 @@ impl Followed {
         }
         let time: Option<jiff::Timestamp> = event.time.parse().ok();
         let time = time.map(jiff::Timestamp::as_millisecond);
-        self.state.update(event);
+        for line in self.state.update(event) {
+            self.line(time, line.step, line.stream == Stream::Stderr, line.text);
+        }
         match &event.kind {
             EventKind::Started { steps } => {
                 let keys = (0..steps.len()).map(|n| n.to_string());
                 let keys = std::iter::once(ALL_STEPS.to_owned()).chain(keys);
                 self.tree.arrange(keys.collect());
             }
-            EventKind::Log { step, stream, text } => self.output(time, *step, *stream, text),
             EventKind::StepStarted { step } if self.auto => self.tree.choose(&step.to_string()),
-            EventKind::StepDone { step, .. } => self.flush(time, *step),
             EventKind::StepFailed { step, message, .. } => {
-                self.flush(time, *step);
-                self.line(time, *step, true, &format!("failed: {message}"));
+                self.line(time, *step, true, format!("failed: {message}"));
                 if self.auto {
                     self.tree.choose(&step.to_string());
                 }
@@ -243,41 +239,12 @@ impl Followed {
         }
     }
 
-    fn output(&mut self, time: Option<i64>, step: usize, stream: Stream, text: &str) {
-        let place = self
-            .open
-            .iter()
-            .position(|(s, t, _)| (*s, *t) == (step, stream));
-        let mut rest = place
-            .map(|at| self.open.swap_remove(at).2)
-            .unwrap_or_default();
-        rest.push_str(text);
-        let whole = rest.rfind('\n').map_or(0, |at| at + 1);
-        for line in rest[..whole].lines() {
-            self.line(time, step, stream == Stream::Stderr, line);
-        }
-        if whole < rest.len() {
-            self.open.push((step, stream, rest.split_off(whole)));
-        }
-    }
-
-    fn flush(&mut self, time: Option<i64>, step: usize) {
-        let (ended, open) = std::mem::take(&mut self.open)
-            .into_iter()
-            .partition(|(s, ..)| *s == step);
-        self.open = open;
-        let ended: Vec<(usize, Stream, String)> = ended;
-        for (step, stream, text) in ended {
-            self.line(time, step, stream == Stream::Stderr, &text);
-        }
-    }
-
-    fn line(&mut self, time: Option<i64>, step: usize, stderr: bool, text: &str) {
+    fn line(&mut self, time: Option<i64>, step: usize, stderr: bool, text: String) {
         self.log.push(LogLine {
             time,
             source: source(step),
             stderr,
-            text: text.to_owned(),
+            text,
         });
     }
 

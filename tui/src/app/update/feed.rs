@@ -77,7 +77,7 @@ pub(super) fn take(state: &mut State, feed: Feed) -> Vec<Effect> {
                 if matches!(event.kind, WarmEventKind::Finished { .. }) {
                     state.spec.outdated(state.now);
                 }
-                state.warms.event(&id, event);
+                state.warms.event(&id, &event);
             }
             state.warms.arrange();
             if *state.view() == View::Warm(id.clone()) {

@@ -38,7 +38,7 @@ pub(super) fn warms(state: &mut State, screen: &mut Screen<'_>, mut area: Rect) 
     let (filter, count) = (list.filter.clone(), list.len());
     filter_line(screen, &mut area, &filter, count, shown.warms.all.len(), 0);
     let page = screen.table(area, &columns, &mut list, true, |screen, id| {
-        let Some(warm) = shown.warms.all.get(id) else {
+        let Some(warm) = shown.warms.get(id) else {
             return Vec::new();
         };
         let (role, sign) = status(shown, screen, warm.status);
@@ -93,10 +93,11 @@ fn status(state: &State, screen: &Screen<'_>, status: WarmStatus) -> (Role, &'st
 
 /// Draws one warm.
 pub(super) fn warm(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, id: &str) {
-    let Some(warm) = state.warms.all.get(id) else {
+    let Some(known) = state.warms.all.get(id) else {
         screen.nothing(area, &[(Role::Dim, "Asking the service".to_owned())]);
         return;
     };
+    let warm = &known.warm;
     let (role, sign) = status(state, screen, warm.status);
     let mut heading: Vec<Span> = vec![(role, format!("{sign} {}  ", word(warm.status)))];
     heading.extend(progress(screen, warm));
@@ -108,15 +109,15 @@ pub(super) fn warm(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, i
     screen.spans(area.x + 1, area.y, area.width - 1, &heading);
     area.y += 1;
     area.height -= 1;
-    for ((image, region), (done, total)) in &state.warms.copies {
+    for ((image, region), (done, total)) in known.copying() {
         if area.height < 4 {
             break;
         }
         let text = format!(
             "copy of {} to region {region}: {} of {}",
             short(*image),
-            bytes(*done),
-            bytes(*total)
+            bytes(done),
+            bytes(total)
         );
         screen.text(area.x + 1, area.y, area.width - 1, Role::Running, &text);
         area.y += 1;
@@ -128,7 +129,7 @@ pub(super) fn warm(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, i
 fn targets(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, id: &str) {
     let mut list = std::mem::take(&mut state.warms.targets);
     let shown: &State = state;
-    let nodes = shown.warms.all.get(id).map_or(&[][..], |warm| &warm.nodes);
+    let nodes = shown.warms.get(id).map_or(&[][..], |warm| &warm.nodes);
     let (filter, count) = (list.filter.clone(), list.len());
     filter_line(screen, &mut area, &filter, count, nodes.len(), 0);
     let window = list.window(usize::from(area.height.saturating_sub(1)));
