@@ -11,6 +11,7 @@ mod describe;
 mod effect;
 mod event;
 mod feed;
+mod frames;
 mod glyphs;
 mod keymap;
 mod log;

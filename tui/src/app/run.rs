@@ -17,6 +17,7 @@ use super::config::Notify;
 use super::effect::Effect;
 use super::event::{Event, Feed, Pointer, PointerKind, Trouble};
 use super::feed::Runner;
+use super::frames::Frames;
 use super::model::State;
 use super::terminal::{Held, faults};
 use super::update::update;
@@ -44,6 +45,7 @@ pub(super) struct Loop {
     hits: Hits,
     input: Option<EventStream>,
     next_frame: Instant,
+    frames: Option<Frames>,
 }
 
 struct Signals {
@@ -81,6 +83,10 @@ fn gone(error: io::Error) -> Failure {
     Failure::new(exit::FAILED, "the terminal cannot be used").why(error)
 }
 
+fn unwritten(error: io::Error) -> Failure {
+    Failure::new(exit::FAILED, "cannot write down the times of frames").why(error)
+}
+
 impl Loop {
     /// Takes the terminal.
     pub(super) fn new(
@@ -99,6 +105,7 @@ impl Loop {
             hits: Hits::default(),
             input: None,
             next_frame: Instant::now(),
+            frames: Frames::wanted(),
         })
     }
 
@@ -111,11 +118,13 @@ impl Loop {
             runner,
             held,
             input,
+            frames,
             ..
         } = self;
         drop(input);
         drop(held);
-        (state, runner, result)
+        let written = frames.map_or(Ok(()), |frames| frames.write().map_err(unwritten));
+        (state, runner, result.and(written))
     }
 
     async fn turn(&mut self, first: Vec<Effect>) -> Result<(), Failure> {
@@ -257,6 +266,7 @@ impl Loop {
     }
 
     fn frame(&mut self) -> io::Result<()> {
+        let began = std::time::Instant::now();
         self.state.dirty = false;
         let theme = self.look.theme(self.state.other_tone);
         let (state, glyphs) = (&mut self.state, &self.look.glyphs);
@@ -267,7 +277,11 @@ impl Loop {
             let drawn = draw(state, buffer, theme, glyphs);
             *hits = drawn.hits;
             drawn.cursor
-        })
+        })?;
+        if let Some(frames) = &mut self.frames {
+            frames.note(began);
+        }
+        Ok(())
     }
 
     /// Stops as a job of the shell, until `fg`.
