@@ -13,6 +13,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("built_and_warmed_by_itself", built_and_warmed_by_itself),
     ("outlives_its_service", outlives_its_service),
     ("leaves_the_terminal_sane", leaves_the_terminal_sane),
+    ("an_editor_ends_with_the_app", editor_ends),
+    ("an_editor_is_a_job_with_the_app", editor_stops),
     ("stops_as_a_job_and_comes_back", stops_as_a_job),
     ("lists_are_filtered", lists_are_filtered),
     ("logs_are_searched", logs_are_searched),
@@ -211,6 +213,85 @@ fn leaves_the_terminal_sane(world: &World) {
         // Nothing of the app stays behind on the normal screen.
         assert_eq!(screen.text().trim(), "", "by {keys}{signal}");
     }
+}
+
+/// An editor that takes the whole screen and says so, and the file that has its process id.
+fn editor(folder: &Path, traps: &str) -> (String, PathBuf) {
+    let (script, pid) = (folder.join("editor"), folder.join("editor.pid"));
+    let text = format!(
+        "#!/bin/sh\n{traps}\nstty raw -echo\nprintf '\\033[?1049h\\033[?25lediting %s' \"$1\"\n\
+         echo $$ > {}\nsleep 1000 &\nwait\n",
+        pid.display()
+    );
+    fs::write(&script, text).expect("write the editor");
+    (format!("sh {}", script.display()), pid)
+}
+
+fn editor_ends(world: &World) {
+    let service = world.service();
+    let project = Project::toml(&declaration(&["true"]));
+    let file = project.arg("image.toml");
+    // One that ends when it is asked to, and one that will not hear.
+    for (traps, signal, code) in [("", "-TERM", 143), ("trap '' TERM HUP", "-HUP", 129)] {
+        let folder = world.folder("app-editor");
+        let (editor, pid) = editor(&folder, traps);
+        let app = app(world, service.state())
+            .env("VISUAL", &editor)
+            .args(["--open", &file]);
+        let mut screen = Screen::open(&app.into_command(), 24, 80);
+        screen.wait_for("1 to run, 0 cached");
+        let raw = screen.modes();
+        screen.press("e");
+        screen.wait_for("editing ");
+        wait_until("the editor's id", || {
+            fs::read_to_string(&pid).is_ok_and(|pid| pid.ends_with('\n'))
+        });
+        let pid = fs::read_to_string(&pid).expect("the editor's id");
+        screen.signal(signal);
+        assert_eq!(screen.end(), code, "{}", screen.text());
+        let stat = Path::new("/proc").join(pid.trim()).join("stat");
+        wait_until("the end of the editor", || {
+            // What is gone may wait for somebody to hear of it.
+            let stat = fs::read_to_string(&stat).unwrap_or_else(|_| ") Z".to_owned());
+            stat.rsplit_once(") ").expect("a state").1.starts_with('Z')
+        });
+        let after = private_modes(&screen.bytes());
+        for (mode, on) in &after {
+            assert_eq!(*on, *mode == CURSOR, "mode {mode} by {signal}: {after:?}");
+        }
+        assert_ne!(screen.modes(), raw);
+    }
+}
+
+fn editor_stops(world: &World) {
+    let service = world.service();
+    let project = Project::toml(&declaration(&["true"]));
+    let file = project.arg("image.toml");
+    let folder = world.folder("app-editor-stops");
+    let script = folder.join("editor");
+    let text = "#!/bin/sh\nprintf 'editing\\n'\nread line\necho \"# got $line\" >> \"$1\"\n";
+    fs::write(&script, text).expect("write the editor");
+    let app = app(world, service.state())
+        .env("VISUAL", format!("sh {}", script.display()))
+        .args(["--open", &file]);
+    let mut screen = Screen::open(&app.into_command(), 24, 80);
+    screen.wait_for("1 to run, 0 cached");
+    screen.press("e");
+    screen.wait_for("editing");
+    // The terminal stops the job in front of it: the editor, and then the app.
+    screen.press("\x1a");
+    let stat = PathBuf::from(format!("/proc/{}/stat", screen.pid()));
+    wait_until("the app is stopped", || {
+        let stat = fs::read_to_string(&stat).expect("it lives");
+        stat.rsplit_once(") ").expect("a state").1.starts_with('T')
+    });
+    screen.signal("-CONT");
+    // What is typed reaches the editor again.
+    screen.press("some words\r");
+    screen.wait_for("● connected");
+    let text = fs::read_to_string(project.file("image.toml")).expect("the declaration");
+    assert!(text.ends_with("# got some words\n"), "{text}");
+    quit(screen);
 }
 
 fn stops_as_a_job(world: &World) {

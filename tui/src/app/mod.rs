@@ -8,6 +8,7 @@
 mod action;
 pub(crate) mod config;
 mod describe;
+mod editor;
 mod effect;
 mod event;
 mod feed;

@@ -171,7 +171,17 @@ pub(crate) fn leave() {
         return;
     }
     let mut out = io::stdout().lock();
-    let _ = queue!(
+    let _ = undo(&mut out).and_then(|()| out.flush());
+    drop(out);
+    let _ = terminal::disable_raw_mode();
+}
+
+/// Writes what undoes all that programs of a full screen do to a terminal.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn undo(out: &mut impl io::Write) -> io::Result<()> {
+    queue!(
         out,
         terminal::EndSynchronizedUpdate,
         event::DisableMouseCapture,
@@ -179,10 +189,7 @@ pub(crate) fn leave() {
         style::ResetColor,
         terminal::LeaveAlternateScreen,
         cursor::Show
-    );
-    let _ = out.flush();
-    drop(out);
-    let _ = terminal::disable_raw_mode();
+    )
 }
 
 /// A panic of the app's own thread gives the terminal back before it is printed; one of another
