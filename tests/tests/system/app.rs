@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("built_and_warmed_by_itself", built_and_warmed_by_itself),
     ("outlives_its_service", outlives_its_service),
     ("leaves_the_terminal_sane", leaves_the_terminal_sane),
+    ("a_panic_leaves_the_terminal_sane", panics),
     ("an_editor_ends_with_the_app", editor_ends),
     ("an_editor_is_a_job_with_the_app", editor_stops),
     ("stops_as_a_job_and_comes_back", stops_as_a_job),
@@ -213,6 +214,34 @@ fn leaves_the_terminal_sane(world: &World) {
         // Nothing of the app stays behind on the normal screen.
         assert_eq!(screen.text().trim(), "", "by {keys}{signal}");
     }
+}
+
+fn panics(world: &World) {
+    let service = world.service();
+    // While a frame is half drawn: the worst that can be met.
+    let app = app(world, service.state())
+        .env("CHALK_APP_PANIC", "101x31")
+        .env("RUST_BACKTRACE", "0");
+    let mut screen = Screen::open(&app.into_command(), 24, 80);
+    screen.wait_for("● connected");
+    let raw = screen.modes();
+    screen.resize(31, 101);
+    assert_eq!(screen.end(), 101, "{}", screen.text());
+    let after = private_modes(&screen.bytes());
+    for (mode, on) in &after {
+        assert_eq!(*on, *mode == CURSOR, "mode {mode}: {after:?}");
+    }
+    assert_ne!(screen.modes(), raw);
+    assert!(screen.look(|screen| !screen.alternate_screen() && !screen.hide_cursor()));
+    let said = screen.text();
+    assert!(said.contains("panicked at"), "{said}");
+    assert!(said.contains("as CHALK_APP_PANIC asks for"), "{said}");
+    // One line after the other, which a terminal that is still raw would not show.
+    let first = said.lines().find(|line| line.contains("panicked at"));
+    assert!(
+        first.is_some_and(|line| !line.contains("asks for")),
+        "{said}"
+    );
 }
 
 /// An editor that takes the whole screen and says so, and the file that has its process id.

@@ -21,7 +21,7 @@ use super::event::{Event, Feed, Pointer, PointerKind, Trouble};
 use super::feed::Runner;
 use super::frames::Frames;
 use super::model::State;
-use super::terminal::{Held, faults};
+use super::terminal::{Held, faults, panic_if_asked};
 use super::update::update;
 use super::view::{Hits, draw};
 use crate::error::Failure;
@@ -296,6 +296,7 @@ impl Loop {
         self.held.draw(|buffer| {
             let area = buffer.area();
             state.size = (area.width, area.height);
+            panic_if_asked(state.size);
             let drawn = draw(state, buffer, theme, glyphs);
             *hits = drawn.hits;
             drawn.cursor

@@ -208,6 +208,20 @@ pub(crate) fn catch_panics() {
     }));
 }
 
+/// Panics while a frame of so many columns and rows is drawn, where `CHALK_APP_PANIC=COLUMNSxROWS` asks
+/// a debug build for it. There is no other way to have the real program panic, and what it leaves of
+/// the terminal then is a promise that a test is to see kept.
+pub(crate) fn panic_if_asked((columns, rows): (u16, u16)) {
+    if cfg!(debug_assertions)
+        && std::env::var("CHALK_APP_PANIC").is_ok_and(|asked| asked == format!("{columns}x{rows}"))
+    {
+        #[expect(clippy::panic, reason = "asked for")]
+        {
+            panic!("as CHALK_APP_PANIC asks for");
+        }
+    }
+}
+
 /// What other threads panicked with since the last time.
 pub(crate) fn faults() -> Vec<String> {
     std::mem::take(&mut *FAULTS.lock().unwrap_or_else(PoisonError::into_inner))
