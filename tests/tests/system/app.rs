@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_panic_leaves_the_terminal_sane", panics),
     ("an_editor_ends_with_the_app", editor_ends),
     ("an_editor_is_a_job_with_the_app", editor_stops),
+    ("a_flood_of_output_holds_nothing_up", flooded),
     ("stops_as_a_job_and_comes_back", stops_as_a_job),
     ("lists_are_filtered", lists_are_filtered),
     ("logs_are_searched", logs_are_searched),
@@ -320,6 +321,52 @@ fn editor_stops(world: &World) {
     screen.wait_for("● connected");
     let text = fs::read_to_string(project.file("image.toml")).expect("the declaration");
     assert!(text.ends_with("# got some words\n"), "{text}");
+    quit(screen);
+}
+
+fn flooded(world: &World) {
+    const LINES: u64 = 200_000;
+    let service = world.service();
+    let mark = unique();
+    let flood =
+        format!("i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo streamed $i of {mark}; done");
+    let project = Project::toml(&declaration(&[&flood]));
+    let mut screen = open(world, service, &project.arg("image.toml"));
+    screen.wait_for("1 to run, 0 cached");
+    screen.press("b");
+    screen.wait_until("a flood", |screen| streamed(screen) > 1000);
+    // The screen moves on while it comes, and keys are answered.
+    let mut seen = screen.look(streamed);
+    for _ in 0..3 {
+        screen.press("?");
+        screen.wait_for("Find any command by its name");
+        screen.press("?");
+        screen.wait_gone("Find any command by its name");
+        let before = seen;
+        screen.wait_until("more of it", |screen| streamed(screen) > before);
+        seen = screen.look(streamed);
+    }
+    screen.press("\t");
+    screen.wait_for("/ search");
+    screen.press("k");
+    screen.wait_for("paused");
+    let paused = screen.look(streamed);
+    screen.wait_until("what came since", |screen| {
+        let text = screen.contents();
+        text.contains(" new") && streamed(screen) == paused
+    });
+    assert!(paused < LINES, "it was over before it could be paused");
+    screen.press("G");
+    screen.wait_gone("paused");
+    screen.wait_until("the end of it", |screen| streamed(screen) == LINES);
+    screen.wait_for("✓ built");
+    // A step's own log is as deep as the build's.
+    screen.wait_for(&format!("log of step 1  {LINES} lines"));
+    screen.press("g");
+    screen.wait_until("its start", |screen| {
+        let start = format!("streamed 1 of {mark}");
+        lines(screen).iter().any(|line| line.ends_with(&start))
+    });
     quit(screen);
 }
 
