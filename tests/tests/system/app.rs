@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("an_editor_ends_with_the_app", editor_ends),
     ("an_editor_is_a_job_with_the_app", editor_stops),
     ("a_flood_of_output_holds_nothing_up", flooded),
+    ("asks_the_terminal_for_its_colours", asks_for_colours),
     ("stops_as_a_job_and_comes_back", stops_as_a_job),
     ("lists_are_filtered", lists_are_filtered),
     ("logs_are_searched", logs_are_searched),
@@ -215,6 +216,48 @@ fn leaves_the_terminal_sane(world: &World) {
         // Nothing of the app stays behind on the normal screen.
         assert_eq!(screen.text().trim(), "", "by {keys}{signal}");
     }
+}
+
+fn asks_for_colours(world: &World) {
+    let service = world.service();
+    let app = app(world, service.state()).env("NO_COLOR", "");
+    let mut screen = Screen::open(&app.into_command(), 24, 80);
+    screen.wait_for("● connected");
+    let question = b"\x1b]11;?\x07";
+    let bytes = screen.bytes();
+    let asked = bytes.windows(question.len()).position(|b| b == question);
+    // After the first frame, which waits for nothing.
+    let frame = bytes.windows(8).position(|bytes| bytes == b"\x1b[?2026l");
+    assert!(frame.is_some_and(|frame| asked.is_some_and(|asked| frame < asked)));
+    let key = |screen: &vt100::Screen| {
+        let (rows, cols) = screen.size();
+        let last = rows.get() - 1;
+        let at = (0..cols.get()).find(|col| {
+            screen
+                .cell(last, *col)
+                .is_some_and(|cell| cell.contents() == "?")
+        });
+        screen
+            .cell(last, at.expect("the key of the help"))
+            .expect("a cell")
+            .fgcolor()
+    };
+    let dark = screen.look(key);
+    // In pieces, as it may come over a network, with keys before and after it.
+    for piece in ["3\x1b]11;rgb:ffff", "/ffff/f", "fff\x1b", "\\2"] {
+        screen.press(piece);
+        std::thread::sleep(std::time::Duration::from_millis(30));
+    }
+    screen.wait_until("a light theme", |screen| key(screen) != dark);
+    screen.wait_for("AGE");
+    assert_eq!(dark, vt100::Color::Idx(6));
+    assert_eq!(screen.look(key), vt100::Color::Idx(4));
+    let text = screen.text();
+    assert!(
+        text.contains("STEPS"),
+        "the builds, as the last key said: {text}"
+    );
+    quit(screen);
 }
 
 fn panics(world: &World) {

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
 
 use super::Look;
+use super::background::{self, Answer, Taken};
 use super::config::Notify;
 use super::editor::{Editor, Look as EditorLook};
 use super::effect::Effect;
@@ -30,6 +31,8 @@ use crate::error::Failure;
 const FRAME: Duration = Duration::from_micros(16_667);
 /// Time that a terminal that is being resized is given to come to rest.
 const RESIZE: Duration = Duration::from_millis(40);
+/// Time that a terminal is given for an answer before it is given back.
+const ANSWER: Duration = Duration::from_millis(200);
 /// Time between two ticks.
 const TICK: Duration = Duration::from_millis(100);
 /// Most input that is taken in before a frame is due again.
@@ -48,6 +51,8 @@ pub(super) struct Loop {
     input: Option<EventStream>,
     next_frame: Instant,
     signals: Signals,
+    answer: Answer,
+    began: Instant,
     frames: Option<Frames>,
 }
 
@@ -130,6 +135,8 @@ impl Loop {
             input: None,
             next_frame: Instant::now(),
             signals,
+            answer: Answer::default(),
+            began: Instant::now(),
             frames: Frames::wanted(),
         })
     }
@@ -138,6 +145,7 @@ impl Loop {
     /// what is said at the end, and the work that is still to be ended in order.
     pub(super) async fn run(mut self, first: Vec<Effect>) -> (State, Runner, Result<(), Failure>) {
         let result = self.turn(first).await;
+        self.await_answer().await;
         let Self {
             state,
             runner,
@@ -152,9 +160,34 @@ impl Loop {
         (state, runner, result.and(written))
     }
 
+    /// Waits a moment for what the terminal was asked for just now, which would otherwise be typed into
+    /// the shell.
+    async fn await_answer(&mut self) {
+        let late = self.began.elapsed() > ANSWER * 4;
+        let Some(input) = self.input.as_mut().filter(|_| !late) else {
+            return;
+        };
+        let answer = &mut self.answer;
+        let come = async {
+            while answer.is_awaited()
+                && let Some(Ok(read)) = input.next().await
+            {
+                if let Input::Key(key) = read {
+                    answer.take(key);
+                }
+            }
+        };
+        // Not every terminal has an answer.
+        let _ = tokio::time::timeout(ANSWER, come).await;
+    }
+
     async fn turn(&mut self, first: Vec<Effect>) -> Result<(), Failure> {
         // The first frame does not wait for anything.
         self.frame().map_err(gone)?;
+        if self.look.ask {
+            self.held.ask(background::QUESTION).map_err(gone)?;
+            self.answer.asked();
+        }
         self.input = Some(EventStream::new());
         if self.effects(first).await? {
             return Ok(());
@@ -212,10 +245,10 @@ impl Loop {
                 () = sleep_until(wake) => {}
             }
             for read in events {
-                if let Some(event) = self.event(read)
-                    && self.take(event).await?
-                {
-                    return Ok(());
+                for event in self.events(read) {
+                    if self.take(event).await? {
+                        return Ok(());
+                    }
                 }
             }
             if Instant::now() >= next_tick {
@@ -230,9 +263,28 @@ impl Loop {
     }
 
     /// What of the terminal's input concerns the app.
+    fn events(&mut self, input: Input) -> Vec<Event> {
+        let Input::Key(key) = input else {
+            return self.event(input).into_iter().collect();
+        };
+        if key.kind == KeyEventKind::Release {
+            return Vec::new();
+        }
+        match self.answer.take(key) {
+            Taken::Held => Vec::new(),
+            Taken::Keys(keys) => keys.into_iter().map(Event::Key).collect(),
+            Taken::Answered(tone) => {
+                if let Some(tone) = tone {
+                    self.look.set_tone(tone);
+                    self.state.dirty = true;
+                }
+                Vec::new()
+            }
+        }
+    }
+
     fn event(&mut self, input: Input) -> Option<Event> {
         Some(match input {
-            Input::Key(key) if key.kind != KeyEventKind::Release => Event::Key(key),
             Input::Paste(text) => Event::Paste(text),
             Input::Resize(columns, rows) => {
                 self.next_frame = Instant::now() + RESIZE;

@@ -132,6 +132,14 @@ impl Held {
         self.say(&format!("\x1b]9;{plain}\x07"))
     }
 
+    /// Asks the terminal something; its answer comes among the keys.
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    pub(crate) fn ask(&mut self, question: &str) -> io::Result<()> {
+        self.say(question)
+    }
+
     fn say(&mut self, text: &str) -> io::Result<()> {
         let out = self.terminal.backend_mut();
         out.write_all(text.as_bytes())?;
