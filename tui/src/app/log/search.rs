@@ -151,12 +151,12 @@ impl Search {
 
     /// The matches in the shown lines of a chunk from one on, as bytes of its text. None goes over
     /// the end of a line, since no query has one.
-    fn in_chunk<'b>(
+    fn in_chunk(
         &self,
         lines: Shown<'_>,
         index: usize,
         chunk: &Chunk,
-        body: &'b Body,
+        body: &Body,
         line: usize,
     ) -> impl Iterator<Item = (usize, usize)> {
         let from = body.start(line);
@@ -350,7 +350,7 @@ mod tests {
     fn every_match_of_many_chunks_is_found_from_both_ends() {
         let mut lines = Lines::new(30_000);
         let sources = [lines.source("a"), lines.source("b")];
-        let source = |number: usize| sources[usize::from(number % 3 == 0)];
+        let source = |number: usize| sources[usize::from(number.is_multiple_of(3))];
         for number in 0..40_000 {
             let text = format!("line number {number}");
             push(&mut lines, &text, None, source(number));
@@ -365,7 +365,7 @@ mod tests {
         // In the lines of one source, by their own numbers.
         let shown = Shown::new(&lines, Some(sources[1]));
         let expect: Vec<u64> = (12_340..12_350)
-            .filter(|n| n % 3 == 0)
+            .filter(|n: &u64| n.is_multiple_of(3))
             .map(|n| n / 3)
             .collect();
         assert_eq!(numbers(found("number 1234", shown)), expect);
