@@ -192,6 +192,16 @@ impl BuildState {
             }
             EventKind::Warning { message } => self.warnings.push(harmless(message)),
             EventKind::Finished { build } => {
+                let now = event.time.parse().ok();
+                for step in self
+                    .steps
+                    .iter_mut()
+                    .filter(|s| s.state == StepState::Running)
+                {
+                    // It was cut off, and takes no more time.
+                    step.seconds = now.map_or(0.0, |now| step.seconds(now));
+                    step.began = None;
+                }
                 self.ahead = None;
                 self.outcome = Some(build.status);
                 self.error.clone_from(&build.error);

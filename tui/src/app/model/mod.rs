@@ -361,6 +361,14 @@ impl State {
     }
 }
 
+/// An RFC 3339 time for people: day and time in UTC, to the second.
+pub(crate) fn moment(time: &str) -> String {
+    match time.parse::<Timestamp>() {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        Err(_) => time.to_owned(),
+    }
+}
+
 /// How long ago an RFC 3339 time was, for people: `5s`, `12m`, `3h`, `9d`.
 pub(crate) fn ago(now: Timestamp, time: &str) -> String {
     let Ok(then) = time.parse::<Timestamp>() else {

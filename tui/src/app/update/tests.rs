@@ -432,6 +432,41 @@ fn the_failing_step_is_jumped_to_and_told_at_the_end() {
 }
 
 #[test]
+fn what_was_cancelled_takes_no_more_time_and_can_be_tried_again() {
+    let mut state = connected();
+    let mut build = samples::build("b7", BuildStatus::Running);
+    build.steps.clear();
+    let build = Box::new(build);
+    let reused = false;
+    feed(&mut state, Feed::BuildStarted { build, reused });
+    let mut cancelled = samples::build("b7", BuildStatus::Cancelled);
+    cancelled.error = None;
+    let steps = samples::plan().steps;
+    let ended = EventKind::Finished {
+        build: Box::new(cancelled),
+    };
+    let mut ended = event(3, ended);
+    ended.time = "2026-01-01T10:00:07Z".into();
+    let events = vec![
+        event(1, EventKind::Started { steps }),
+        event(2, EventKind::StepStarted { step: 0 }),
+        ended,
+    ];
+    let id = "b7".to_owned();
+    feed(&mut state, Feed::BuildEvents { id, events });
+    let later = now() + jiff::SignedDuration::from_secs(60);
+    let step = &state.builds.followed["b7"].state.steps[0];
+    assert!((step.seconds(later) - 7.0).abs() < 0.01);
+    assert!(available(&state, Action::JumpToFailure).is_err());
+
+    let mut warm = samples::warm(WarmStatus::Cancelled);
+    warm.nodes[0].state = chalk_core::wire::WarmState::Failed;
+    feed(&mut state, Feed::Warms(vec![warm]));
+    key(&mut state, "5");
+    assert!(matches!(key(&mut state, "r")[..], [Effect::RetryWarm(_)]));
+}
+
+#[test]
 fn the_palette_finds_and_does() {
     let mut state = connected();
     key(&mut state, ":");
