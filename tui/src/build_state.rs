@@ -3,13 +3,15 @@
 
 use std::collections::VecDeque;
 
-use chalk_core::wire::{BuildStatus, Event, EventKind, PlanState, Problem, StepState};
+use chalk_core::wire::{BuildStatus, Event, EventKind, PlanState, Problem, StepState, Stream};
 use jiff::Timestamp;
 
 use crate::progress::harmless;
 
 /// Lines kept of each step's output.
 const TAIL: usize = 40;
+/// Bytes of a line that has no end, after which it is taken for one: a step can print anything.
+const LONGEST: usize = 64 << 10;
 
 /// State of a build as its events tell it.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +28,16 @@ pub(crate) struct BuildState {
     pub(crate) error: Option<Problem>,
     /// Number of the last event.
     pub(crate) seq: u64,
+    /// Pieces of output that still lack their end of line, by step and stream.
+    open: Vec<(usize, Stream, String)>,
+}
+
+/// A line that a step printed, as it printed it, without its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Printed {
+    pub(crate) step: usize,
+    pub(crate) stream: Stream,
+    pub(crate) text: String,
 }
 
 /// One step.
@@ -54,7 +66,58 @@ pub(crate) struct Pull {
 }
 
 impl BuildState {
-    pub(crate) fn update(&mut self, event: &Event) {
+    /// Takes an event; gives the lines that are whole by it.
+    pub(crate) fn update(&mut self, event: &Event) -> Vec<Printed> {
+        let printed = self.printed(&event.kind);
+        for line in &printed {
+            if let Some(step) = self.steps.get_mut(line.step) {
+                step.keep(&line.text);
+            }
+        }
+        self.change(event);
+        printed
+    }
+
+    fn printed(&mut self, event: &EventKind) -> Vec<Printed> {
+        let ended = |step: Option<usize>| {
+            move |(at, ..): &mut (usize, Stream, String)| step.is_none_or(|step| *at == step)
+        };
+        let line = |(step, stream, text)| Printed { step, stream, text };
+        match event {
+            EventKind::Log { step, stream, text } => {
+                let (step, stream) = (*step, *stream);
+                let same = |(s, t, _): &(usize, Stream, String)| (*s, *t) == (step, stream);
+                let known = self.open.iter().position(same);
+                let mut rest = known
+                    .map(|at| self.open.swap_remove(at).2)
+                    .unwrap_or_default();
+                rest.push_str(text);
+                let whole = match rest.rfind('\n') {
+                    Some(at) => at + 1,
+                    None if rest.len() > LONGEST => rest.len(),
+                    None => 0,
+                };
+                let lines = rest[..whole].lines();
+                let lines = lines.map(|text| line((step, stream, text.to_owned())));
+                let lines = lines.collect();
+                if whole < rest.len() {
+                    self.open.push((step, stream, rest.split_off(whole)));
+                }
+                lines
+            }
+            EventKind::StepDone { step, .. } | EventKind::StepFailed { step, .. } => {
+                let ended = self.open.extract_if(.., ended(Some(*step)));
+                ended.map(line).collect()
+            }
+            EventKind::Finished { .. } => {
+                let ended = self.open.extract_if(.., ended(None));
+                ended.map(line).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn change(&mut self, event: &Event) {
         self.seq = self.seq.max(event.seq);
         match &event.kind {
             EventKind::Queued { ahead } => self.ahead = Some(*ahead),
@@ -93,16 +156,7 @@ impl BuildState {
                     step.began = event.time.parse().ok();
                 }
             }
-            EventKind::Log { step, text, .. } => {
-                if let Some(step) = self.steps.get_mut(*step) {
-                    for line in text.lines().map(harmless).filter(|l| !l.trim().is_empty()) {
-                        if step.tail.len() == TAIL {
-                            step.tail.pop_front();
-                        }
-                        step.tail.push_back(line);
-                    }
-                }
-            }
+            EventKind::Log { .. } => {}
             EventKind::StepCached { step, source } => {
                 if let Some(step) = self.steps.get_mut(*step) {
                     step.state = StepState::Cached;
@@ -138,6 +192,16 @@ impl BuildState {
             }
             EventKind::Warning { message } => self.warnings.push(harmless(message)),
             EventKind::Finished { build } => {
+                let now = event.time.parse().ok();
+                for step in self
+                    .steps
+                    .iter_mut()
+                    .filter(|s| s.state == StepState::Running)
+                {
+                    // It was cut off, and takes no more time.
+                    step.seconds = now.map_or(0.0, |now| step.seconds(now));
+                    step.began = None;
+                }
                 self.ahead = None;
                 self.outcome = Some(build.status);
                 self.error.clone_from(&build.error);
@@ -165,6 +229,18 @@ impl BuildState {
 }
 
 impl Step {
+    /// Keeps a line for the end of its output.
+    fn keep(&mut self, line: &str) {
+        let line = harmless(line);
+        if line.trim().is_empty() {
+            return;
+        }
+        if self.tail.len() == TAIL {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line);
+    }
+
     /// Seconds that it took, or has taken until `now`.
     pub(crate) fn seconds(&self, now: Timestamp) -> f64 {
         match (self.state, self.began) {
@@ -189,7 +265,7 @@ mod tests {
                 seq,
                 time: "2026-01-01T00:00:00Z".into(),
                 kind,
-            });
+            })
         };
         let step = PlanStep {
             kind: "run".into(),
@@ -230,6 +306,32 @@ mod tests {
             (model.steps[0].state, model.steps[0].layer_bytes),
             (StepState::Ran, 7)
         );
+        // Lines come in pieces, and their last one may lack its end.
+        let log = |stream, text: &str| EventKind::Log {
+            step: 0,
+            stream,
+            text: text.to_owned(),
+        };
+        let line = |stream, text: &str| Printed {
+            step: 0,
+            stream,
+            text: text.to_owned(),
+        };
+        let (out, err) = (Stream::Stdout, Stream::Stderr);
+        assert_eq!(tell(&mut model, log(out, "a\nb")), [line(out, "a")]);
+        assert_eq!(tell(&mut model, log(err, "e")), []);
+        assert_eq!(tell(&mut model, log(out, "c\nd")), [line(out, "bc")]);
+        let failed = EventKind::StepFailed {
+            step: 0,
+            exit_code: Some(1),
+            message: "exit code 1".into(),
+            seconds: 1.0,
+            tail: Vec::new(),
+        };
+        assert_eq!(tell(&mut model, failed), [line(err, "e"), line(out, "d")]);
+        assert_eq!(model.steps[0].tail.back().map(String::as_str), Some("d"));
+        let endless = "x".repeat(LONGEST + 1);
+        assert_eq!(tell(&mut model, log(out, &endless)).len(), 1);
         // An event for a step that was never announced must not bring the view down.
         tell(&mut model, EventKind::StepStarted { step: 9 });
     }

@@ -15,6 +15,7 @@ mod progress;
 mod quantity;
 mod settings;
 mod sse;
+mod warm_state;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -64,14 +64,7 @@ fn play(stage: &mut Stage, options: &Options) -> Result<()> {
             eprintln!("no registry can be reached, so a stand-in takes its place");
         }
         let layout = base::stand_in()?.display().to_string();
-        stage.chalk(&[
-            "compute",
-            "image",
-            "import",
-            &layout,
-            "--as",
-            base::REFERENCE,
-        ])?;
+        stage.chalk(&import(&layout))?;
     }
 
     let text = fs::read_to_string(&example).map_err(at(&example))?;
@@ -94,7 +87,58 @@ fn play(stage: &mut Stage, options: &Options) -> Result<()> {
     ];
     print(&rows, (!reachable).then_some(options.stand_in));
     check(&rows)?;
+    if !reachable {
+        leave_base(stage, options, &example_text)?;
+    }
     offer(stage, &example_text)
+}
+
+/// The words that bring the stand-in in.
+fn import(layout: &str) -> [&str; 6] {
+    [
+        "compute",
+        "image",
+        "import",
+        layout,
+        "--as",
+        base::REFERENCE,
+    ]
+}
+
+/// Leaves the stand-in with the plain command too, where the example has no base otherwise: whoever
+/// opens the app on it next can build it. A base that is there already is left as it is, and so is one
+/// that a registry, which was not asked, may have.
+fn leave_base(stage: &Stage, options: &Options, example: &str) -> Result<()> {
+    let layout = base::stand_in()?.display().to_string();
+    let by_hand = || {
+        let words = import(&layout).join(" ");
+        println!("\nto build the example with plain `chalk`, too: `chalk {words}`");
+    };
+    if options.stand_in || std::env::var_os("CHALK_API_SERVER").is_some() {
+        by_hand();
+        return Ok(());
+    }
+    // As the person, not as root: it is the state that their own `chalk` works on.
+    let chalk = stage.chalk.display().to_string();
+    let mut hash = run::command(&chalk, ["compute", "image", "hash", example, "--json"]);
+    let known = run::capture(&mut hash).and_then(|output| parse(&output));
+    if known.is_ok_and(|hash| !hash["image_hash"].is_null()) {
+        return Ok(());
+    }
+    let mut bring = run::command(&chalk, import(&layout));
+    match run::capture(&mut bring) {
+        Ok(_) => println!(
+            "\nplain `chalk` has the stand-in as {} now, so that `cargo run --release` can build the\n\
+             example; importing another image under that name takes its place",
+            base::REFERENCE
+        ),
+        Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+        Err(failure) => {
+            eprintln!("plain `chalk` could not take the stand-in: {failure}");
+            by_hand();
+        }
+    }
+    Ok(())
 }
 
 /// Offers to open the app on what was built, where somebody is there to be asked.
@@ -190,7 +234,9 @@ fn print(rows: &[(&str, Built)], stand_in: Option<bool>) {
         println!("      made by mmdebstrap, {why}");
     }
     println!("last: {}", rows[2].1.image);
-    println!("seconds are of the whole command; the service and its state are gone after the demo");
+    println!(
+        "seconds are of the whole command; the demo's service and its state are gone after it"
+    );
 }
 
 /// The demo shows skipping and partial rebuilding, so it fails when they did not happen.

@@ -13,6 +13,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("built_and_warmed_by_itself", built_and_warmed_by_itself),
     ("outlives_its_service", outlives_its_service),
     ("leaves_the_terminal_sane", leaves_the_terminal_sane),
+    ("a_panic_leaves_the_terminal_sane", panics),
+    ("an_editor_ends_with_the_app", editor_ends),
+    ("an_editor_is_a_job_with_the_app", editor_stops),
+    ("a_flood_of_output_holds_nothing_up", flooded),
+    ("asks_the_terminal_for_its_colours", asks_for_colours),
     ("stops_as_a_job_and_comes_back", stops_as_a_job),
     ("lists_are_filtered", lists_are_filtered),
     ("logs_are_searched", logs_are_searched),
@@ -211,6 +216,201 @@ fn leaves_the_terminal_sane(world: &World) {
         // Nothing of the app stays behind on the normal screen.
         assert_eq!(screen.text().trim(), "", "by {keys}{signal}");
     }
+}
+
+fn asks_for_colours(world: &World) {
+    let service = world.service();
+    let app = app(world, service.state()).env("NO_COLOR", "");
+    let mut screen = Screen::open(&app.into_command(), 24, 80);
+    screen.wait_for("● connected");
+    let question = b"\x1b]11;?\x07";
+    let bytes = screen.bytes();
+    let asked = bytes.windows(question.len()).position(|b| b == question);
+    // After the first frame, which waits for nothing.
+    let frame = bytes.windows(8).position(|bytes| bytes == b"\x1b[?2026l");
+    assert!(frame.is_some_and(|frame| asked.is_some_and(|asked| frame < asked)));
+    let key = |screen: &vt100::Screen| {
+        let (rows, cols) = screen.size();
+        let last = rows.get() - 1;
+        let at = (0..cols.get()).find(|col| {
+            screen
+                .cell(last, *col)
+                .is_some_and(|cell| cell.contents() == "?")
+        });
+        screen
+            .cell(last, at.expect("the key of the help"))
+            .expect("a cell")
+            .fgcolor()
+    };
+    let dark = screen.look(key);
+    // In pieces, as it may come over a network, with keys before and after it.
+    for piece in ["3\x1b]11;rgb:ffff", "/ffff/f", "fff\x1b", "\\2"] {
+        screen.press(piece);
+        std::thread::sleep(std::time::Duration::from_millis(30));
+    }
+    screen.wait_until("a light theme", |screen| key(screen) != dark);
+    screen.wait_for("AGE");
+    assert_eq!(dark, vt100::Color::Idx(6));
+    assert_eq!(screen.look(key), vt100::Color::Idx(4));
+    let text = screen.text();
+    assert!(
+        text.contains("STEPS"),
+        "the builds, as the last key said: {text}"
+    );
+    quit(screen);
+}
+
+fn panics(world: &World) {
+    let service = world.service();
+    // While a frame is half drawn: the worst that can be met.
+    let app = app(world, service.state())
+        .env("CHALK_APP_PANIC", "101x31")
+        .env("RUST_BACKTRACE", "0");
+    let mut screen = Screen::open(&app.into_command(), 24, 80);
+    screen.wait_for("● connected");
+    let raw = screen.modes();
+    screen.resize(31, 101);
+    assert_eq!(screen.end(), 101, "{}", screen.text());
+    let after = private_modes(&screen.bytes());
+    for (mode, on) in &after {
+        assert_eq!(*on, *mode == CURSOR, "mode {mode}: {after:?}");
+    }
+    assert_ne!(screen.modes(), raw);
+    assert!(screen.look(|screen| !screen.alternate_screen() && !screen.hide_cursor()));
+    let said = screen.text();
+    assert!(said.contains("panicked at"), "{said}");
+    assert!(said.contains("as CHALK_APP_PANIC asks for"), "{said}");
+    // One line after the other, which a terminal that is still raw would not show.
+    let first = said.lines().find(|line| line.contains("panicked at"));
+    assert!(
+        first.is_some_and(|line| !line.contains("asks for")),
+        "{said}"
+    );
+}
+
+/// An editor that takes the whole screen and says so, and the file that has its process id.
+fn editor(folder: &Path, traps: &str) -> (String, PathBuf) {
+    let (script, pid) = (folder.join("editor"), folder.join("editor.pid"));
+    let text = format!(
+        "#!/bin/sh\n{traps}\nstty raw -echo\nprintf '\\033[?1049h\\033[?25lediting %s' \"$1\"\n\
+         echo $$ > {}\nsleep 1000 &\nwait\n",
+        pid.display()
+    );
+    fs::write(&script, text).expect("write the editor");
+    (format!("sh {}", script.display()), pid)
+}
+
+fn editor_ends(world: &World) {
+    let service = world.service();
+    let project = Project::toml(&declaration(&["true"]));
+    let file = project.arg("image.toml");
+    // One that ends when it is asked to, and one that will not hear.
+    for (traps, signal, code) in [("", "-TERM", 143), ("trap '' TERM HUP", "-HUP", 129)] {
+        let folder = world.folder("app-editor");
+        let (editor, pid) = editor(&folder, traps);
+        let app = app(world, service.state())
+            .env("VISUAL", &editor)
+            .args(["--open", &file]);
+        let mut screen = Screen::open(&app.into_command(), 24, 80);
+        screen.wait_for("1 to run, 0 cached");
+        let raw = screen.modes();
+        screen.press("e");
+        screen.wait_for("editing ");
+        wait_until("the editor's id", || {
+            fs::read_to_string(&pid).is_ok_and(|pid| pid.ends_with('\n'))
+        });
+        let pid = fs::read_to_string(&pid).expect("the editor's id");
+        screen.signal(signal);
+        assert_eq!(screen.end(), code, "{}", screen.text());
+        let stat = Path::new("/proc").join(pid.trim()).join("stat");
+        wait_until("the end of the editor", || {
+            // What is gone may wait for somebody to hear of it.
+            let stat = fs::read_to_string(&stat).unwrap_or_else(|_| ") Z".to_owned());
+            stat.rsplit_once(") ").expect("a state").1.starts_with('Z')
+        });
+        let after = private_modes(&screen.bytes());
+        for (mode, on) in &after {
+            assert_eq!(*on, *mode == CURSOR, "mode {mode} by {signal}: {after:?}");
+        }
+        assert_ne!(screen.modes(), raw);
+    }
+}
+
+fn editor_stops(world: &World) {
+    let service = world.service();
+    let project = Project::toml(&declaration(&["true"]));
+    let file = project.arg("image.toml");
+    let folder = world.folder("app-editor-stops");
+    let script = folder.join("editor");
+    let text = "#!/bin/sh\nprintf 'editing\\n'\nread line\necho \"# got $line\" >> \"$1\"\n";
+    fs::write(&script, text).expect("write the editor");
+    let app = app(world, service.state())
+        .env("VISUAL", format!("sh {}", script.display()))
+        .args(["--open", &file]);
+    let mut screen = Screen::open(&app.into_command(), 24, 80);
+    screen.wait_for("1 to run, 0 cached");
+    screen.press("e");
+    screen.wait_for("editing");
+    // The terminal stops the job in front of it: the editor, and then the app.
+    screen.press("\x1a");
+    let stat = PathBuf::from(format!("/proc/{}/stat", screen.pid()));
+    wait_until("the app is stopped", || {
+        let stat = fs::read_to_string(&stat).expect("it lives");
+        stat.rsplit_once(") ").expect("a state").1.starts_with('T')
+    });
+    screen.signal("-CONT");
+    // What is typed reaches the editor again.
+    screen.press("some words\r");
+    screen.wait_for("● connected");
+    let text = fs::read_to_string(project.file("image.toml")).expect("the declaration");
+    assert!(text.ends_with("# got some words\n"), "{text}");
+    quit(screen);
+}
+
+fn flooded(world: &World) {
+    const LINES: u64 = 200_000;
+    let service = world.service();
+    let mark = unique();
+    let flood =
+        format!("i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo streamed $i of {mark}; done");
+    let project = Project::toml(&declaration(&[&flood]));
+    let mut screen = open(world, service, &project.arg("image.toml"));
+    screen.wait_for("1 to run, 0 cached");
+    screen.press("b");
+    screen.wait_until("a flood", |screen| streamed(screen) > 1000);
+    // The screen moves on while it comes, and keys are answered.
+    let mut seen = screen.look(streamed);
+    for _ in 0..3 {
+        screen.press("?");
+        screen.wait_for("Find any command by its name");
+        screen.press("?");
+        screen.wait_gone("Find any command by its name");
+        let before = seen;
+        screen.wait_until("more of it", |screen| streamed(screen) > before);
+        seen = screen.look(streamed);
+    }
+    screen.press("\t");
+    screen.wait_for("/ search");
+    screen.press("k");
+    screen.wait_for("paused");
+    let paused = screen.look(streamed);
+    screen.wait_until("what came since", |screen| {
+        let text = screen.contents();
+        text.contains(" new") && streamed(screen) == paused
+    });
+    assert!(paused < LINES, "it was over before it could be paused");
+    screen.press("G");
+    screen.wait_gone("paused");
+    screen.wait_until("the end of it", |screen| streamed(screen) == LINES);
+    screen.wait_for("✓ built");
+    // A step's own log is as deep as the build's.
+    screen.wait_for(&format!("log of step 1  {LINES} lines"));
+    screen.press("g");
+    screen.wait_until("its start", |screen| {
+        let start = format!("streamed 1 of {mark}");
+        lines(screen).iter().any(|line| line.ends_with(&start))
+    });
+    quit(screen);
 }
 
 fn stops_as_a_job(world: &World) {

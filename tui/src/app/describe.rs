@@ -5,7 +5,7 @@ use chalk_core::jcs::Json;
 use chalk_core::wire::ImageDetail;
 use jiff::Timestamp;
 
-use super::model::{Document, Fleet, ago};
+use super::model::{Document, Fleet, ago, moment};
 use super::theme::Role;
 use crate::output::short;
 use crate::progress::{bytes, harmless};
@@ -24,7 +24,11 @@ pub(crate) fn image(detail: &ImageDetail, fleet: &Fleet, now: Timestamp) -> Docu
     text.field("reference", Role::Text, &image.image);
     text.field("manifest", Role::Text, &image.digest.to_string());
     text.field("platform", Role::Text, &image.platform.to_string());
-    let created = format!("{} ({} ago)", image.created, ago(now, &image.created));
+    let created = format!(
+        "{} ({} ago)",
+        moment(&image.created),
+        ago(now, &image.created)
+    );
     text.field("created", Role::Text, &created);
     let layers = if image.layers == 1 { "layer" } else { "layers" };
     let size = format!("{} in {} {layers}", bytes(image.size), image.layers);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use chalk_core::wire::WarmRequest;
 
+use super::log::LogCopy;
 use super::model::View;
 
 /// Something to do.
@@ -91,8 +92,16 @@ pub(crate) enum Effect {
     ListDirectory(PathBuf),
     SaveText {
         path: PathBuf,
-        lines: Vec<String>,
+        text: Text,
     },
+}
+
+/// A text to be saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Text {
+    Lines(Vec<String>),
+    /// A log, however long, takes little room on its way.
+    Log(LogCopy),
 }
 
 /// Where a declaration comes from.

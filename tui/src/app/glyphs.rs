@@ -21,6 +21,8 @@ pub(crate) struct Glyphs {
     pub(crate) horizontal: &'static str,
     pub(crate) branch: &'static str,
     pub(crate) last: &'static str,
+    /// Of a box, by row.
+    pub(crate) corners: [[&'static str; 2]; 2],
     pub(crate) full: &'static str,
     pub(crate) empty: &'static str,
     pub(crate) pin: &'static str,
@@ -50,6 +52,7 @@ pub(crate) const UNICODE: Glyphs = Glyphs {
     horizontal: "─",
     branch: "├",
     last: "└",
+    corners: [["┌", "┐"], ["└", "┘"]],
     full: "█",
     empty: "░",
     pin: "◆",
@@ -77,6 +80,7 @@ pub(crate) const ASCII: Glyphs = Glyphs {
     horizontal: "-",
     branch: "|",
     last: "`",
+    corners: [["+", "+"], ["+", "+"]],
     full: "#",
     empty: ".",
     pin: "!",
@@ -132,7 +136,9 @@ mod tests {
                 glyphs.pin,
                 glyphs.between,
             ];
-            for sign in singles.iter().chain(glyphs.spinner).chain(glyphs.levels) {
+            let corners = glyphs.corners.concat();
+            let many = glyphs.spinner.iter().chain(glyphs.levels).chain(&corners);
+            for sign in singles.iter().chain(many) {
                 assert_eq!(sign.width(), 1, "{sign}");
                 assert!(glyphs.unicode || sign.is_ascii());
             }

@@ -6,11 +6,14 @@
 //! [`action`].
 
 mod action;
+mod background;
 pub(crate) mod config;
 mod describe;
+mod editor;
 mod effect;
 mod event;
 mod feed;
+mod frames;
 mod glyphs;
 mod keymap;
 mod log;
@@ -48,6 +51,8 @@ pub(crate) struct Look {
     theme: Theme,
     other: Theme,
     glyphs: Glyphs,
+    /// Whether the terminal is to be asked which theme it needs.
+    ask: bool,
 }
 
 impl Look {
@@ -61,7 +66,9 @@ impl Look {
                 Tone::of_terminal(variable("COLORFGBG").as_deref())
             }
         };
+        let auto = config.theme == ThemeChoice::Auto;
         Self {
+            ask: auto && colors && background::can_answer(variable("TERM").as_deref()),
             theme: Theme::new(tone, colors, &config.colors),
             other: Theme::new(tone.other(), colors, &config.colors),
             glyphs: match config.glyphs {
@@ -69,6 +76,13 @@ impl Look {
                 GlyphChoice::Ascii => glyphs::ASCII,
                 GlyphChoice::Auto => Glyphs::of_locale(variable),
             },
+        }
+    }
+
+    /// The terminal said what it is.
+    fn set_tone(&mut self, tone: Tone) {
+        if self.theme.tone != tone {
+            std::mem::swap(&mut self.theme, &mut self.other);
         }
     }
 

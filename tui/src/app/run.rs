@@ -8,17 +8,21 @@ use chalk_core::wire::exit;
 use crossterm::event::{Event as Input, EventStream, KeyEventKind, MouseButton, MouseEventKind};
 use futures_util::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use rustix::process::{Signal, WaitStatus, kill_current_process_group};
+use tokio::signal::unix::{Signal as Incoming, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
 
 use super::Look;
+use super::background::{self, Answer, Taken};
 use super::config::Notify;
+use super::editor::{Editor, Look as EditorLook};
 use super::effect::Effect;
 use super::event::{Event, Feed, Pointer, PointerKind, Trouble};
 use super::feed::Runner;
+use super::frames::Frames;
 use super::model::State;
-use super::terminal::{Held, faults};
+use super::terminal::{Held, faults, panic_if_asked};
 use super::update::update;
 use super::view::{Hits, draw};
 use crate::error::Failure;
@@ -27,6 +31,8 @@ use crate::error::Failure;
 const FRAME: Duration = Duration::from_micros(16_667);
 /// Time that a terminal that is being resized is given to come to rest.
 const RESIZE: Duration = Duration::from_millis(40);
+/// Time that a terminal is given for an answer before it is given back.
+const ANSWER: Duration = Duration::from_millis(200);
 /// Time between two ticks.
 const TICK: Duration = Duration::from_millis(100);
 /// Most input that is taken in before a frame is due again.
@@ -44,41 +50,69 @@ pub(super) struct Loop {
     hits: Hits,
     input: Option<EventStream>,
     next_frame: Instant,
+    signals: Signals,
+    answer: Answer,
+    began: Instant,
+    frames: Option<Frames>,
 }
 
 struct Signals {
-    terminate: Signal,
-    hangup: Signal,
-    interrupt: Signal,
-    stop: Signal,
+    deadly: Deadly,
+    stop: Incoming,
+    child: Incoming,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
         Ok(Self {
+            deadly: Deadly::new()?,
+            stop: signal(SignalKind::from_raw(libc::SIGTSTP))?,
+            child: signal(SignalKind::child())?,
+        })
+    }
+}
+
+/// The signals that end the app.
+struct Deadly {
+    terminate: Incoming,
+    hangup: Incoming,
+    interrupt: Incoming,
+}
+
+impl Deadly {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
-            stop: signal(SignalKind::from_raw(libc::SIGTSTP))?,
         })
+    }
+
+    /// Waits for one; gives it with the code that the app ends with.
+    async fn recv(&mut self) -> (Signal, u8) {
+        tokio::select! {
+            _ = self.terminate.recv() => (Signal::TERM, 143),
+            _ = self.hangup.recv() => (Signal::HUP, 129),
+            _ = self.interrupt.recv() => (Signal::INT, exit::INTERRUPTED),
+        }
     }
 }
 
 /// Waits for a signal that is to end the app, after its loop has ended. Without signals to be had, for
 /// ever.
 pub(super) async fn signalled() {
-    let Ok(mut signals) = Signals::new() else {
+    let Ok(mut signals) = Deadly::new() else {
         return std::future::pending().await;
     };
-    tokio::select! {
-        _ = signals.terminate.recv() => {}
-        _ = signals.hangup.recv() => {}
-        _ = signals.interrupt.recv() => {}
-    }
+    signals.recv().await;
 }
 
 fn gone(error: io::Error) -> Failure {
     Failure::new(exit::FAILED, "the terminal cannot be used").why(error)
+}
+
+fn unwritten(error: io::Error) -> Failure {
+    Failure::new(exit::FAILED, "cannot write down the times of frames").why(error)
 }
 
 impl Loop {
@@ -89,6 +123,7 @@ impl Loop {
         runner: Runner,
         feed: Receiver<Feed>,
     ) -> Result<Self, Failure> {
+        let signals = Signals::new().map_err(gone)?;
         let held = Held::take(state.mouse).map_err(gone)?;
         Ok(Self {
             state,
@@ -99,6 +134,10 @@ impl Loop {
             hits: Hits::default(),
             input: None,
             next_frame: Instant::now(),
+            signals,
+            answer: Answer::default(),
+            began: Instant::now(),
+            frames: Frames::wanted(),
         })
     }
 
@@ -106,22 +145,49 @@ impl Loop {
     /// what is said at the end, and the work that is still to be ended in order.
     pub(super) async fn run(mut self, first: Vec<Effect>) -> (State, Runner, Result<(), Failure>) {
         let result = self.turn(first).await;
+        self.await_answer().await;
         let Self {
             state,
             runner,
             held,
             input,
+            frames,
             ..
         } = self;
         drop(input);
         drop(held);
-        (state, runner, result)
+        let written = frames.map_or(Ok(()), |frames| frames.write().map_err(unwritten));
+        (state, runner, result.and(written))
+    }
+
+    /// Waits a moment for what the terminal was asked for just now, which would otherwise be typed into
+    /// the shell.
+    async fn await_answer(&mut self) {
+        let late = self.began.elapsed() > ANSWER * 4;
+        let Some(input) = self.input.as_mut().filter(|_| !late) else {
+            return;
+        };
+        let answer = &mut self.answer;
+        let come = async {
+            while answer.is_awaited()
+                && let Some(Ok(read)) = input.next().await
+            {
+                if let Input::Key(key) = read {
+                    answer.take(key);
+                }
+            }
+        };
+        // Not every terminal has an answer.
+        let _ = tokio::time::timeout(ANSWER, come).await;
     }
 
     async fn turn(&mut self, first: Vec<Effect>) -> Result<(), Failure> {
-        let mut signals = Signals::new().map_err(gone)?;
         // The first frame does not wait for anything.
         self.frame().map_err(gone)?;
+        if self.look.ask {
+            self.held.ask(background::QUESTION).map_err(gone)?;
+            self.answer.asked();
+        }
         self.input = Some(EventStream::new());
         if self.effects(first).await? {
             return Ok(());
@@ -145,10 +211,8 @@ impl Loop {
             let mut events = Vec::new();
             tokio::select! {
                 biased;
-                _ = signals.terminate.recv() => return Err(Failure::code(143)),
-                _ = signals.hangup.recv() => return Err(Failure::code(129)),
-                _ = signals.interrupt.recv() => return Err(Failure::code(exit::INTERRUPTED)),
-                _ = signals.stop.recv() => {
+                (_, code) = self.signals.deadly.recv() => return Err(Failure::code(code)),
+                _ = self.signals.stop.recv() => {
                     self.suspend().map_err(gone)?;
                     continue;
                 }
@@ -181,10 +245,10 @@ impl Loop {
                 () = sleep_until(wake) => {}
             }
             for read in events {
-                if let Some(event) = self.event(read)
-                    && self.take(event).await?
-                {
-                    return Ok(());
+                for event in self.events(read) {
+                    if self.take(event).await? {
+                        return Ok(());
+                    }
                 }
             }
             if Instant::now() >= next_tick {
@@ -199,9 +263,28 @@ impl Loop {
     }
 
     /// What of the terminal's input concerns the app.
+    fn events(&mut self, input: Input) -> Vec<Event> {
+        let Input::Key(key) = input else {
+            return self.event(input).into_iter().collect();
+        };
+        if key.kind == KeyEventKind::Release {
+            return Vec::new();
+        }
+        match self.answer.take(key) {
+            Taken::Held => Vec::new(),
+            Taken::Keys(keys) => keys.into_iter().map(Event::Key).collect(),
+            Taken::Answered(tone) => {
+                if let Some(tone) = tone {
+                    self.look.set_tone(tone);
+                    self.state.dirty = true;
+                }
+                Vec::new()
+            }
+        }
+    }
+
     fn event(&mut self, input: Input) -> Option<Event> {
         Some(match input {
-            Input::Key(key) if key.kind != KeyEventKind::Release => Event::Key(key),
             Input::Paste(text) => Event::Paste(text),
             Input::Resize(columns, rows) => {
                 self.next_frame = Instant::now() + RESIZE;
@@ -257,6 +340,7 @@ impl Loop {
     }
 
     fn frame(&mut self) -> io::Result<()> {
+        let began = std::time::Instant::now();
         self.state.dirty = false;
         let theme = self.look.theme(self.state.other_tone);
         let (state, glyphs) = (&mut self.state, &self.look.glyphs);
@@ -264,10 +348,15 @@ impl Loop {
         self.held.draw(|buffer| {
             let area = buffer.area();
             state.size = (area.width, area.height);
+            panic_if_asked(state.size);
             let drawn = draw(state, buffer, theme, glyphs);
             *hits = drawn.hits;
             drawn.cursor
-        })
+        })?;
+        if let Some(frames) = &mut self.frames {
+            frames.note(began);
+        }
+        Ok(())
     }
 
     /// Stops as a job of the shell, until `fg`.
@@ -275,7 +364,7 @@ impl Loop {
         self.input = None;
         self.held.pause();
         // All of the job, as the terminal's own suspend key does it.
-        rustix::process::kill_current_process_group(rustix::process::Signal::STOP)?;
+        kill_current_process_group(Signal::STOP)?;
         self.held.resume()?;
         self.input = Some(EventStream::new());
         self.state.dirty = true;
@@ -284,56 +373,67 @@ impl Loop {
 
     /// Opens a file in the editor, while the rest goes on.
     async fn edit(&mut self, path: &Path) -> Result<(), Failure> {
-        let set = |name: &str| {
-            std::env::var(name)
-                .ok()
-                .filter(|value| !value.trim().is_empty())
-        };
-        let editor = set("VISUAL")
-            .or_else(|| set("EDITOR"))
-            .unwrap_or_else(|| "vi".to_owned());
         self.input = None;
         self.held.pause();
-        // The variable may hold flags, and is a shell's word by custom.
-        let mut child = tokio::process::Command::new("/bin/sh")
-            .arg("-c")
-            .arg(format!("{editor} \"$1\""))
-            .arg("sh")
-            .arg(path)
-            .spawn();
-        let ended = match &mut child {
-            Ok(child) => loop {
-                tokio::select! {
-                    ended = child.wait() => break ended,
-                    Some(feed) = self.feed.recv() => {
-                        // What it wants done to the terminal can wait for the next event.
-                        for effect in update(&mut self.state, Event::Feed(feed)) {
-                            self.runner.run(effect);
-                        }
-                    }
-                }
-            },
-            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        let command = super::editor::command();
+        let ended = match Editor::start(&command, path) {
+            Ok(editor) => self.beside(editor).await?,
+            Err(error) => Err(error),
         };
         self.held.resume().map_err(gone)?;
         self.input = Some(EventStream::new());
         self.state.dirty = true;
+        let hint = "set EDITOR to an editor that is installed".to_owned();
         let told = match ended {
-            Ok(status) if status.success() => Feed::Edited,
+            Ok(status) if status.exit_status() == Some(0) => Feed::Edited,
             Ok(status) => Feed::Failed(Trouble {
-                what: format!("`{editor}` ended with {status}"),
+                what: match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => format!("`{command}` ended with {code}"),
+                    (None, Some(signal)) => format!("`{command}` was ended by signal {signal}"),
+                    (None, None) => format!("`{command}` ended"),
+                },
                 why: String::new(),
-                hint: "set EDITOR to an editor that is installed".to_owned(),
+                hint,
             }),
             Err(error) => Feed::Failed(Trouble {
-                what: format!("cannot start `{editor}`"),
+                what: format!("cannot start `{command}`"),
                 why: error.to_string(),
-                hint: "set EDITOR to an editor that is installed".to_owned(),
+                hint,
             }),
         };
         for effect in update(&mut self.state, Event::Feed(told)) {
             self.runner.run(effect);
         }
         Ok(())
+    }
+
+    /// Takes in what is fed while the editor has the terminal.
+    async fn beside(&mut self, editor: Editor) -> Result<io::Result<WaitStatus>, Failure> {
+        loop {
+            match editor.look() {
+                Ok(EditorLook::Runs) => {}
+                Ok(EditorLook::Ended(status)) => return Ok(Ok(status)),
+                Ok(EditorLook::Stopped) => {
+                    // The app and its editor are one job to whoever started it.
+                    kill_current_process_group(Signal::STOP).map_err(|error| gone(error.into()))?;
+                    editor.go_on();
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+            tokio::select! {
+                (signal, code) = self.signals.deadly.recv() => {
+                    editor.end(signal).await;
+                    return Err(Failure::code(code));
+                }
+                Some(feed) = self.feed.recv() => {
+                    // What it wants done to the terminal can wait for the next event.
+                    for effect in update(&mut self.state, Event::Feed(feed)) {
+                        self.runner.run(effect);
+                    }
+                }
+                // Of several children that end at once only one is told.
+                _ = tokio::time::timeout(TICK, self.signals.child.recv()) => {}
+            }
+        }
     }
 }

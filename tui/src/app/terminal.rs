@@ -132,6 +132,14 @@ impl Held {
         self.say(&format!("\x1b]9;{plain}\x07"))
     }
 
+    /// Asks the terminal something; its answer comes among the keys.
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    pub(crate) fn ask(&mut self, question: &str) -> io::Result<()> {
+        self.say(question)
+    }
+
     fn say(&mut self, text: &str) -> io::Result<()> {
         let out = self.terminal.backend_mut();
         out.write_all(text.as_bytes())?;
@@ -171,7 +179,17 @@ pub(crate) fn leave() {
         return;
     }
     let mut out = io::stdout().lock();
-    let _ = queue!(
+    let _ = undo(&mut out).and_then(|()| out.flush());
+    drop(out);
+    let _ = terminal::disable_raw_mode();
+}
+
+/// Writes what undoes all that programs of a full screen do to a terminal.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn undo(out: &mut impl io::Write) -> io::Result<()> {
+    queue!(
         out,
         terminal::EndSynchronizedUpdate,
         event::DisableMouseCapture,
@@ -179,10 +197,7 @@ pub(crate) fn leave() {
         style::ResetColor,
         terminal::LeaveAlternateScreen,
         cursor::Show
-    );
-    let _ = out.flush();
-    drop(out);
-    let _ = terminal::disable_raw_mode();
+    )
 }
 
 /// A panic of the app's own thread gives the terminal back before it is printed; one of another
@@ -199,6 +214,20 @@ pub(crate) fn catch_panics() {
             faults.push(info.to_string());
         }
     }));
+}
+
+/// Panics while a frame of so many columns and rows is drawn, where `CHALK_APP_PANIC=COLUMNSxROWS` asks
+/// a debug build for it. There is no other way to have the real program panic, and what it leaves of
+/// the terminal then is a promise that a test is to see kept.
+pub(crate) fn panic_if_asked((columns, rows): (u16, u16)) {
+    if cfg!(debug_assertions)
+        && std::env::var("CHALK_APP_PANIC").is_ok_and(|asked| asked == format!("{columns}x{rows}"))
+    {
+        #[expect(clippy::panic, reason = "asked for")]
+        {
+            panic!("as CHALK_APP_PANIC asks for");
+        }
+    }
 }
 
 /// What other threads panicked with since the last time.

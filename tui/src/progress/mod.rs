@@ -133,9 +133,9 @@ impl Drop for Progress {
 
 impl FrontEnd {
     fn event(&mut self, model: &mut BuildState, event: &Event) {
-        model.update(event);
+        let printed = model.update(event);
         match self {
-            Self::Plain(plain) => plain.event(model, &event.kind),
+            Self::Plain(plain) => plain.event(model, &event.kind, &printed),
             Self::Rawjson => {
                 if let Ok(line) = serde_json::to_string(event) {
                     let _ = writeln!(io::stderr(), "{line}");

@@ -5,21 +5,23 @@ use std::io::{self, Write as _};
 use chalk_core::wire::{BuildStatus, EventKind};
 
 use super::{bytes, harmless, seconds};
-use crate::build_state::BuildState;
+use crate::build_state::{BuildState, Printed};
 
 #[derive(Debug, Default)]
 pub(crate) struct Plain {
-    /// Pieces of output that still lack their end of line, by step and stream.
-    open: Vec<(usize, chalk_core::wire::Stream, String)>,
     pulled: Vec<String>,
 }
 
 impl Plain {
-    pub(crate) fn event(&mut self, model: &BuildState, event: &EventKind) {
+    /// Prints an event, and before it the lines that are whole by it.
+    pub(crate) fn event(&mut self, model: &BuildState, event: &EventKind, printed: &[Printed]) {
+        for line in printed {
+            print(&format!("#{} {}", line.step + 1, harmless(&line.text)));
+        }
         let count = model.steps.len();
         match event {
             EventKind::Queued { ahead } => print(&format!("queued, {ahead} ahead")),
-            EventKind::Started { .. } | EventKind::Pushed { .. } => {}
+            EventKind::Started { .. } | EventKind::Log { .. } | EventKind::Pushed { .. } => {}
             EventKind::Pulling { image, done, total } => {
                 let ended = *total > 0 && done >= total;
                 if ended && !self.pulled.contains(image) {
@@ -37,7 +39,6 @@ impl Plain {
                     ));
                 }
             }
-            EventKind::Log { step, stream, text } => self.log(*step, *stream, text),
             EventKind::StepCached { step, source } => {
                 if let Some(view) = model.steps.get(*step) {
                     let n = step + 1;
@@ -53,7 +54,6 @@ impl Plain {
                 layer_bytes,
                 ..
             } => {
-                self.flush(*step);
                 let size = match layer_bytes {
                     0 => String::new(),
                     n => format!(", layer {}", bytes(*n)),
@@ -61,7 +61,6 @@ impl Plain {
                 print(&format!("#{} DONE {}{size}", step + 1, seconds(*took)));
             }
             EventKind::StepFailed { step, message, .. } => {
-                self.flush(*step);
                 print(&format!("#{} FAILED {}", step + 1, harmless(message)));
             }
             EventKind::Warning { message } => print(&format!("warning: {}", harmless(message))),
@@ -75,33 +74,6 @@ impl Plain {
                 print(&format!("{word} in {}", seconds(build.seconds)));
             }
         }
-    }
-
-    fn log(&mut self, step: usize, stream: chalk_core::wire::Stream, text: &str) {
-        let place = self
-            .open
-            .iter()
-            .position(|(s, t, _)| (*s, *t) == (step, stream));
-        let mut rest = place
-            .map(|i| self.open.swap_remove(i).2)
-            .unwrap_or_default();
-        rest.push_str(text);
-        let whole = rest.rfind('\n').map_or(0, |i| i + 1);
-        for line in rest[..whole].lines() {
-            print(&format!("#{} {}", step + 1, harmless(line)));
-        }
-        if whole < rest.len() {
-            self.open.push((step, stream, rest.split_off(whole)));
-        }
-    }
-
-    fn flush(&mut self, step: usize) {
-        for (s, _, text) in &self.open {
-            if *s == step {
-                print(&format!("#{} {}", s + 1, harmless(text)));
-            }
-        }
-        self.open.retain(|(s, ..)| *s != step);
     }
 }
 

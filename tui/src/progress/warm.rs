@@ -1,10 +1,8 @@
 //! Progress of a warm on standard error.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
-use chalk_core::Digest;
 use chalk_core::wire::{Warm, WarmEvent, WarmEventKind, WarmState, WarmTarget};
 use crossterm::style::{Attribute, Color, ContentStyle, Stylize as _};
 
@@ -12,72 +10,10 @@ use super::region::{Line, Region};
 use super::{FRAME, Style, bytes, harmless, seconds, style};
 use crate::cli;
 use crate::error::Failure;
+use crate::warm_state::Warming;
 
 /// Columns of a bar.
 const BAR: usize = 20;
-
-/// What is known of a running warm, without any terminal.
-#[derive(Debug, Default)]
-struct Model {
-    /// By image and name of the node.
-    targets: BTreeMap<(Digest, String), WarmTarget>,
-    /// Copies to the registries of regions: bytes done and in all.
-    copies: BTreeMap<(Digest, String), (u64, u64)>,
-    images: usize,
-}
-
-impl Model {
-    fn new(warm: &Warm) -> Self {
-        let mut model = Self {
-            images: warm.images.len(),
-            ..Self::default()
-        };
-        model.replace(warm);
-        model
-    }
-
-    fn replace(&mut self, warm: &Warm) {
-        for target in &warm.nodes {
-            let key = (target.image_hash, target.node.clone());
-            self.targets.insert(key, target.clone());
-        }
-    }
-
-    fn update(&mut self, event: &WarmEventKind) {
-        match event {
-            WarmEventKind::Copying {
-                image_hash,
-                region,
-                done,
-                total,
-            } => {
-                let key = (*image_hash, region.clone());
-                self.copies.insert(key, (*done, *total));
-            }
-            WarmEventKind::Pulling {
-                node,
-                image_hash,
-                done,
-                total,
-                ..
-            } => {
-                if let Some(target) = self.targets.get_mut(&(*image_hash, node.clone())) {
-                    target.state = WarmState::Pulling;
-                    (target.done, target.total) = (*done, *total);
-                }
-            }
-            WarmEventKind::Target { target } => {
-                let key = (target.image_hash, target.node.clone());
-                self.targets.insert(key, target.clone());
-            }
-            WarmEventKind::Finished { warm } => self.replace(warm),
-        }
-    }
-
-    fn count(&self, state: WarmState) -> usize {
-        self.targets.values().filter(|t| t.state == state).count()
-    }
-}
 
 enum FrontEnd {
     Tty(Region),
@@ -88,7 +24,7 @@ enum FrontEnd {
 
 /// Shows the progress of one warm.
 pub(crate) struct WarmProgress {
-    model: Model,
+    model: Warming,
     front_end: FrontEnd,
     began: Instant,
     drawn: Option<Instant>,
@@ -107,7 +43,7 @@ impl WarmProgress {
             Style::Quiet => FrontEnd::Quiet,
         };
         let mut progress = Self {
-            model: Model::new(warm),
+            model: Warming::new(warm.clone()),
             front_end,
             began: Instant::now(),
             drawn: None,
@@ -182,7 +118,7 @@ impl WarmProgress {
             }
             WarmEventKind::Target { target } => {
                 let place = format!("{} ({})", target.node, target.region);
-                let image = match self.model.images {
+                let image = match self.model.warm.images.len() {
                     1 => String::new(),
                     _ => format!(" {}", crate::output::short(target.image_hash)),
                 };
@@ -220,7 +156,7 @@ fn why(target: &WarmTarget) -> String {
     }
 }
 
-fn lines(model: &Model, began: Instant, room: usize, columns: usize) -> Vec<Line> {
+fn lines(model: &Warming, began: Instant, room: usize, columns: usize) -> Vec<Line> {
     let plain = ContentStyle::new();
     let elapsed = seconds(began.elapsed().as_secs_f64());
     let counts: Vec<String> = [
@@ -236,19 +172,14 @@ fn lines(model: &Model, began: Instant, room: usize, columns: usize) -> Vec<Line
     .collect();
     let heading = format!("Warming {elapsed}  {}", counts.join(", "));
     let mut lines = vec![Line::new(heading, plain.bold())];
-    for ((image, region), (done, total)) in &model.copies {
-        if done < total {
-            let short = crate::output::short(*image);
-            let text = format!(
-                " > copy {short} to {region}  {} of {}",
-                bytes(*done),
-                bytes(*total)
-            );
-            lines.push(Line::new(text, plain.with(Color::Cyan)));
-        }
+    for ((image, region), (done, total)) in model.copying() {
+        let short = crate::output::short(*image);
+        let (done, total) = (bytes(done), bytes(total));
+        let text = format!(" > copy {short} to {region}  {done} of {total}");
+        lines.push(Line::new(text, plain.with(Color::Cyan)));
     }
     // What moves and what failed matters; what is done or waits is counted above.
-    let mut targets: Vec<&WarmTarget> = model.targets.values().collect();
+    let mut targets: Vec<&WarmTarget> = model.warm.nodes.iter().collect();
     targets.sort_by_key(|target| match target.state {
         WarmState::Failed => 0,
         WarmState::Pulling => 1,
@@ -272,7 +203,7 @@ fn lines(model: &Model, began: Instant, room: usize, columns: usize) -> Vec<Line
     lines
 }
 
-fn row(model: &Model, target: &WarmTarget, wide: usize, columns: usize) -> Line {
+fn row(model: &Warming, target: &WarmTarget, wide: usize, columns: usize) -> Line {
     let plain = ContentStyle::new();
     let (mark, style, note) = match target.state {
         WarmState::Queued => (" ", plain.attribute(Attribute::Dim), "queued".to_owned()),
@@ -280,7 +211,7 @@ fn row(model: &Model, target: &WarmTarget, wide: usize, columns: usize) -> Line 
         WarmState::Ready => ("+", plain.with(Color::Green), receipt(target)),
         WarmState::Failed => ("x", plain.with(Color::Red), why(target)),
     };
-    let image = match model.images {
+    let image = match model.warm.images.len() {
         1 => String::new(),
         _ => format!("{}  ", crate::output::short(target.image_hash)),
     };
@@ -317,6 +248,7 @@ fn bar(target: &WarmTarget, columns: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chalk_core::Digest;
     use chalk_core::wire::WarmStatus;
 
     fn target(node: &str, state: WarmState) -> WarmTarget {
@@ -349,7 +281,7 @@ mod tests {
         }
     }
 
-    fn texts(model: &Model, room: usize, columns: usize) -> Vec<String> {
+    fn texts(model: &Warming, room: usize, columns: usize) -> Vec<String> {
         let lines = lines(model, Instant::now(), room, columns);
         lines.into_iter().map(|line| line.text).collect()
     }
@@ -357,7 +289,7 @@ mod tests {
     #[test]
     fn many_nodes_fit_into_any_room() {
         let queued = (0..1000).map(|n| target(&format!("n{n:03}"), WarmState::Queued));
-        let mut model = Model::new(&warm(queued.collect()));
+        let mut model = Warming::new(warm(queued.collect()));
         let mut failed = target("n998", WarmState::Failed);
         failed.retries_left = 3;
         model.update(&WarmEventKind::Target { target: failed });

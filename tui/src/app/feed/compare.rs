@@ -5,7 +5,7 @@ use chalk_core::wire::{Build, BuildStatus, ResolveRequest, Resolved, exit};
 
 use super::image;
 use crate::app::describe;
-use crate::app::model::Document;
+use crate::app::model::{Document, moment};
 use crate::client::{Client, segment};
 use crate::error::Failure;
 use crate::output::short;
@@ -98,7 +98,7 @@ pub(super) async fn why(
     let (old, new) = tokio::try_join!(image_of(client, &before), image_of(client, hash))?;
     let heading = format!(
         "against the build of {} ({})",
-        earlier.created,
+        moment(&earlier.created),
         short(earlier.image_hash)
     );
     Ok(describe::diff(
@@ -125,7 +125,7 @@ pub(super) async fn why_spec(client: &Client, declared: Option<Spec>) -> Result<
     let old = image_of(client, &last.image_hash.to_string()).await?;
     let heading = format!(
         "against the build of {} ({})",
-        last.created,
+        moment(&last.created),
         short(last.image_hash)
     );
     let new = pinned(client, spec).await;

@@ -89,7 +89,7 @@ impl Reader {
         self.shared.spawn(async move {
             let result = match plan(&shared, &known).await {
                 Ok(plan) => Ok(Box::new(plan)),
-                Err(failure) => Err(Trouble::from(failure)),
+                Err(failure) => Err(Trouble::from(with_demo(failure, in_checkout()))),
             };
             shared.tell(Feed::Planned { generation, result }).await;
         });
@@ -180,7 +180,7 @@ impl Reader {
                     );
                     shared.failed(failure).await;
                 }
-                Err(failure) => shared.failed(failure).await,
+                Err(failure) => shared.failed(with_demo(failure, in_checkout())).await,
             }
             shared.hurry.notify_one();
         });
@@ -200,6 +200,22 @@ impl Reader {
             }
         });
     }
+}
+
+/// Whether this is a checkout of the project, whose example is what is worked on at first.
+fn in_checkout() -> bool {
+    Path::new("xtask/src/demo.rs").is_file()
+}
+
+/// Names the way to a base that a checkout has beside those that the service names: where no registry
+/// is reached, the demo makes a stand-in for the base of the example.
+fn with_demo(mut failure: Failure, checkout: bool) -> Failure {
+    if checkout && failure.hint.contains("chalk compute image import") {
+        failure
+            .hint
+            .push_str("; for the example, `cargo xtask demo` brings a stand-in");
+    }
+    failure
 }
 
 /// Marks the steps that run anew; false when that is all of them, since the first is not a step of
@@ -324,4 +340,22 @@ async fn write_lock(shared: &Shared, path: &Path) -> Result<PathBuf, Failure> {
     let lock = chalk_core::lock::Lock::of(&resolved.spec);
     declaration::write_lock(&read.lock, &lock)?;
     Ok(read.lock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkout_knows_another_way_to_a_base() {
+        let check = |hint: &str, checkout: bool, expect: bool| {
+            let failure = Failure::new(exit::UNREACHABLE, "registry cannot be reached");
+            let hint = with_demo(failure.hint(hint), checkout).hint;
+            assert_eq!(hint.contains("cargo xtask demo"), expect, "{hint}");
+        };
+        let import = "bring the image in with `chalk compute image import PATH --as REF`";
+        check(import, true, true);
+        check(import, false, false);
+        check("log in with `docker login`", true, false);
+    }
 }

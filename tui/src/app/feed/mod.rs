@@ -9,6 +9,7 @@ pub(crate) mod recent;
 mod watcher;
 
 use std::collections::BTreeMap;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::effect::{Effect, Source};
+use super::effect::{Effect, Source, Text};
 use super::event::{Entry, Feed, Trouble};
 use super::model::View;
 use crate::client::{Client, segment};
@@ -378,12 +379,11 @@ async fn call(shared: &Shared, effect: Effect) -> Result<(), Failure> {
                 .map_err(|e| Failure::usage(format!("cannot list {}", path.display())).why(e))?;
             shared.tell(Feed::Directory { path, entries }).await;
         }
-        Effect::SaveText { path, lines } => {
-            let count = lines.len();
-            let mut text = lines.join("\n");
-            text.push('\n');
-            tokio::fs::write(&path, text)
-                .await
+        Effect::SaveText { path, text } => {
+            let to = path.clone();
+            let saved = tokio::task::spawn_blocking(move || save(&to, &text)).await;
+            let saved = saved.map_err(|e| Failure::usage("saving broke off").why(e))?;
+            let count = saved
                 .map_err(|e| Failure::usage(format!("cannot write {}", path.display())).why(e))?;
             let text = format!("saved {count} lines to {}", path.display());
             shared.tell(Feed::Done(text)).await;
@@ -391,6 +391,22 @@ async fn call(shared: &Shared, effect: Effect) -> Result<(), Failure> {
         _ => {}
     }
     Ok(())
+}
+
+/// Writes a text to a file; gives its number of lines.
+fn save(path: &Path, text: &Text) -> io::Result<usize> {
+    let mut out = io::BufWriter::new(std::fs::File::create(path)?);
+    let count = match text {
+        Text::Lines(lines) => {
+            for line in lines {
+                writeln!(out, "{line}")?;
+            }
+            lines.len()
+        }
+        Text::Log(log) => log.write(&mut out)?,
+    };
+    out.flush()?;
+    Ok(count)
 }
 
 async fn freed(shared: &Shared, report: &GcReport) {

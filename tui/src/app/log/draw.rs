@@ -9,7 +9,7 @@ use ratatui::style::{Modifier, Style};
 use super::lines::Line;
 use super::style::{Changes, Pen};
 use super::wrap::{self, clusters};
-use super::{Drawn, DrawnRow, LogPane, LogStyles};
+use super::{Drawn, DrawnRow, LogPane, LogStyles, Shown, Window};
 
 /// Cells of a time and the gap after it.
 const TIME: u16 = 13;
@@ -28,7 +28,7 @@ struct Columns {
     source: u16,
 }
 
-impl LogPane {
+impl LogPane<'_> {
     /// Draws what is to be seen of the log, over all of `area`. Goes on counting the matches of a
     /// search: while [`is_counting`](Self::is_counting), another frame is due.
     pub(crate) fn draw(&mut self, area: Rect, buffer: &mut Buffer, styles: &LogStyles) {
@@ -39,12 +39,18 @@ impl LogPane {
                 cell.set_style(styles.text);
             }
         }
-        if let Some(search) = &self.search
-            && self.counting
-        {
-            self.counting = search.go_on(&mut self.lines);
+        let (lines, window) = self.parts();
+        if let Some(search) = &mut window.search {
+            window.counting = search.go_on(lines);
         }
-        let columns = self.columns(area.width);
+        window.draw(lines, area, buffer, styles);
+        self.log.lines.settle();
+    }
+}
+
+impl Window {
+    fn draw(&mut self, lines: Shown<'_>, area: Rect, buffer: &mut Buffer, styles: &LogStyles) {
+        let columns = self.columns(lines, area.width);
         let before = columns.time + columns.source;
         let text_area = Rect {
             x: area.x + before,
@@ -54,10 +60,10 @@ impl LogPane {
         self.view.resize(text_area.width.into(), area.height.into());
         let mut rows = std::mem::take(&mut self.drawn.rows);
         rows.clear();
-        let top = self.view.top(&self.lines);
+        let top = self.view.top(lines);
         let mut row = top.row;
         let mut y = area.y;
-        for line in self.lines.range(top.line, u64::MAX) {
+        for line in lines.range(top.line, u64::MAX) {
             if y >= area.bottom() {
                 break;
             }
@@ -99,8 +105,8 @@ impl LogPane {
     }
 
     /// Leaves out sources, then times, where text would have too little room.
-    fn columns(&self, width: u16) -> Columns {
-        let widest = u16::try_from(self.lines.source_width())
+    fn columns(&self, lines: Shown<'_>, width: u16) -> Columns {
+        let widest = u16::try_from(lines.source_width())
             .unwrap_or(SOURCE)
             .min(SOURCE);
         let mut columns = Columns {

@@ -1,10 +1,12 @@
 //! The pane that shows a log: a million lines to follow, scroll, search, mark and save.
 //!
-//! What tools print is made harmless when it comes in ([`ansi`]) and kept as text with its styles
-//! beside it ([`lines`], [`style`]). Of all that only the rows on the screen are broken ([`wrap`]),
-//! found ([`view`]) and drawn ([`draw`]), so that a frame costs the same however long the log is.
+//! What tools print is made harmless when it comes in ([`ansi`]) and kept once, as compressed text
+//! with its styles beside it ([`lines`], [`chunk`], [`style`]). Of all that only the rows on the screen
+//! are broken ([`wrap`]), found ([`view`]) and drawn ([`draw`]), so that a frame costs the same however
+//! long the log is.
 
 mod ansi;
+mod chunk;
 mod draw;
 mod lines;
 mod search;
@@ -18,11 +20,14 @@ use std::fmt;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-use lines::{Lines, Place};
+use chunk::New;
+use lines::{Lines, Place, Shown};
 use search::Search;
 use select::{Selection, Spot};
 use style::Pen;
 use view::View;
+
+pub(crate) use lines::LogCopy;
 
 /// Something that a build printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,11 +56,17 @@ pub(crate) struct LogStyles {
     pub(crate) colors: bool,
 }
 
-/// A log and the window on it.
-pub(crate) struct LogPane {
+/// What something printed, from its start to its end, as far as it is kept.
+pub(crate) struct Log {
     lines: Lines,
     /// The style that each stream of each source left set, by source and whether it is stderr.
     pens: Vec<[Pen; 2]>,
+}
+
+/// A window on a log, or on what one source printed of it.
+pub(crate) struct Window {
+    /// The number of the source.
+    of: Option<u16>,
     view: View,
     times: bool,
     search: Option<Search>,
@@ -63,6 +74,12 @@ pub(crate) struct LogPane {
     counting: bool,
     selection: Option<Selection>,
     drawn: Drawn,
+}
+
+/// A log through a window.
+pub(crate) struct LogPane<'a> {
+    log: &'a mut Log,
+    window: &'a mut Window,
 }
 
 /// What the last frame showed where.
@@ -84,19 +101,13 @@ struct DrawnRow {
     end: usize,
 }
 
-impl LogPane {
-    /// An empty log, which is followed, with lines wrapped and without times. At most `limit_lines`
-    /// lines are kept, and fewer where they have more than 128 bytes on average.
+impl Log {
+    /// An empty log. At most `limit_lines` lines are kept, and fewer where they take more than 96
+    /// bytes of memory on average, compressed.
     pub(crate) fn new(limit_lines: usize) -> Self {
         Self {
             lines: Lines::new(limit_lines),
             pens: Vec::new(),
-            view: View::new(),
-            times: false,
-            search: None,
-            counting: false,
-            selection: None,
-            drawn: Drawn::default(),
         }
     }
 
@@ -118,116 +129,55 @@ impl LogPane {
             Some(pens) => &mut pens[usize::from(stderr)],
             None => &mut unknown,
         };
-        let (lines, search) = (&mut self.lines, self.search.as_ref());
+        let lines = &mut self.lines;
         ansi::read(&text, pen, |text, changes| {
-            let matches = search.map_or(0, |search| search.count_in(text));
-            lines.push(text, changes, time, source, stderr, matches);
+            lines.push(New {
+                text,
+                changes,
+                time,
+                source,
+                stderr,
+            });
         });
-        while self.lines.too_many() {
-            self.drop_first();
-        }
-    }
-
-    fn drop_first(&mut self) {
-        let first = self.lines.first();
-        let mut matches = 0;
-        if let Some(search) = &mut self.search {
-            matches = self
-                .lines
-                .line(first)
-                .map_or(0, |line| search.count_in(line.text));
-            search.current = search.current.filter(|current| current.line != first);
-        }
-        self.lines.drop_first(matches);
     }
 
     /// Lines that are kept.
     pub(crate) fn len(&self) -> usize {
-        self.lines.len()
+        Shown::new(&self.lines, None).len()
     }
 
-    /// Whether its first lines are no longer kept.
-    pub(crate) fn has_dropped(&self) -> bool {
-        self.lines.first() > 0
+    /// Whether a source printed something.
+    pub(crate) fn has(&self, source: &str) -> bool {
+        self.lines.known_source(source).is_some()
     }
 
-    /// The plain text of every line, for a file.
-    pub(crate) fn text(&self) -> impl Iterator<Item = String> {
-        self.lines
-            .range(0, u64::MAX)
-            .map(|line| line.text.to_owned())
-    }
-
-    /// The plain text of the last `count` lines.
-    pub(crate) fn tail(&self, count: usize) -> Vec<String> {
-        let from = self.lines.next().saturating_sub(count as u64);
-        self.lines
-            .range(from, u64::MAX)
-            .map(|line| line.text.to_owned())
-            .collect()
-    }
-
-    /// Shows the end of the log and what comes after it, or stays at what is shown.
-    pub(crate) fn set_follow(&mut self, follow: bool) {
-        if follow {
-            self.view.follow();
-        } else {
-            self.view.stay(&self.lines);
+    /// A window on all of it, or on what `source` printed; it is followed, with lines wrapped and
+    /// without times.
+    pub(crate) fn window(&mut self, source: Option<&str>) -> Window {
+        Window {
+            of: source.map(|source| self.lines.source(source)),
+            view: View::new(),
+            times: false,
+            search: None,
+            counting: false,
+            selection: None,
+            drawn: Drawn::default(),
         }
     }
 
-    /// Whether the end of the log is shown, whatever comes.
-    pub(crate) fn is_following(&self) -> bool {
-        self.view.follows()
+    /// The plain text of the last `count` lines that a source printed.
+    pub(crate) fn tail(&self, source: &str, count: usize) -> Vec<String> {
+        let Some(source) = self.lines.known_source(source) else {
+            return Vec::new();
+        };
+        let shown = Shown::new(&self.lines, Some(source));
+        let from = shown.next().saturating_sub(count as u64);
+        let lines = shown.range(from, u64::MAX);
+        lines.map(|line| line.text.to_owned()).collect()
     }
+}
 
-    /// Lines that came since following stopped.
-    pub(crate) fn unread(&self) -> usize {
-        self.view.unread(&self.lines)
-    }
-
-    /// Moves by rows of the screen, upwards where negative. Upwards stops following; down to the end
-    /// starts it again.
-    pub(crate) fn scroll_by(&mut self, rows: isize) {
-        self.view.scroll(&self.lines, rows);
-    }
-
-    /// Moves by screens, all but one row of them.
-    pub(crate) fn page_by(&mut self, pages: isize) {
-        let rows = isize::try_from(self.view.height()).unwrap_or(isize::MAX);
-        self.scroll_by(pages.saturating_mul((rows - 1).max(1)));
-    }
-
-    #[expect(clippy::wrong_self_convention, reason = "a movement, not a conversion")]
-    pub(crate) fn to_top(&mut self) {
-        self.view.go_to_top(&self.lines);
-    }
-
-    /// To the end of the log, which is followed from there.
-    #[expect(clippy::wrong_self_convention, reason = "a movement, not a conversion")]
-    pub(crate) fn to_bottom(&mut self) {
-        self.set_follow(true);
-    }
-
-    /// Shows what is further left of lines that are not wrapped.
-    pub(crate) fn scroll_left(&mut self, cells: usize) {
-        let by = isize::try_from(cells).unwrap_or(isize::MAX);
-        self.view.scroll_sideways(-by, 0);
-    }
-
-    /// Shows what is further right of lines that are not wrapped, up to the end of the longest on
-    /// the screen.
-    pub(crate) fn scroll_right(&mut self, cells: usize) {
-        let widths = self
-            .drawn
-            .rows
-            .iter()
-            .filter_map(|row| self.lines.line(row.line));
-        let widest = widths.map(|line| wrap::width(line.text)).max().unwrap_or(0);
-        let by = isize::try_from(cells).unwrap_or(isize::MAX);
-        self.view.scroll_sideways(by, widest);
-    }
-
+impl Window {
     pub(crate) fn toggle_wrap(&mut self) {
         self.view.set_wrap(!self.view.is_wrapped());
     }
@@ -243,33 +193,137 @@ impl LogPane {
     pub(crate) fn shows_times(&self) -> bool {
         self.times
     }
+}
+
+impl<'a> LogPane<'a> {
+    /// A log through a window that was made for it.
+    pub(crate) fn new(log: &'a mut Log, window: &'a mut Window) -> Self {
+        Self { log, window }
+    }
+
+    /// The lines, and the window to move over them.
+    fn parts(&mut self) -> (Shown<'_>, &mut Window) {
+        let shown = Shown::new(&self.log.lines, self.window.of);
+        (shown, &mut *self.window)
+    }
+
+    fn shown(&self) -> Shown<'_> {
+        Shown::new(&self.log.lines, self.window.of)
+    }
+
+    /// Lines that are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.shown().len()
+    }
+
+    /// Whether its first lines are no longer kept.
+    pub(crate) fn has_dropped(&self) -> bool {
+        self.shown().first() > 0
+    }
+
+    /// The plain text of every line, for a file.
+    pub(crate) fn copy(&self) -> LogCopy {
+        self.shown().copy()
+    }
+
+    /// Shows the end of the log and what comes after it, or stays at what is shown.
+    pub(crate) fn set_follow(&mut self, follow: bool) {
+        let (lines, window) = self.parts();
+        if follow {
+            window.view.follow();
+        } else {
+            window.view.stay(lines);
+        }
+    }
+
+    /// Whether the end of the log is shown, whatever comes.
+    pub(crate) fn is_following(&self) -> bool {
+        self.window.view.follows()
+    }
+
+    /// Lines that came since following stopped.
+    pub(crate) fn unread(&self) -> usize {
+        self.window.view.unread(self.shown())
+    }
+
+    /// Moves by rows of the screen, upwards where negative. Upwards stops following; down to the end
+    /// starts it again.
+    pub(crate) fn scroll_by(&mut self, rows: isize) {
+        let (lines, window) = self.parts();
+        window.view.scroll(lines, rows);
+    }
+
+    /// Moves by screens, all but one row of them.
+    pub(crate) fn page_by(&mut self, pages: isize) {
+        let rows = isize::try_from(self.window.view.height()).unwrap_or(isize::MAX);
+        self.scroll_by(pages.saturating_mul((rows - 1).max(1)));
+    }
+
+    #[expect(clippy::wrong_self_convention, reason = "a movement, not a conversion")]
+    pub(crate) fn to_top(&mut self) {
+        let (lines, window) = self.parts();
+        window.view.go_to_top(lines);
+    }
+
+    /// To the end of the log, which is followed from there.
+    #[expect(clippy::wrong_self_convention, reason = "a movement, not a conversion")]
+    pub(crate) fn to_bottom(&mut self) {
+        self.set_follow(true);
+    }
+
+    /// Shows what is further left of lines that are not wrapped.
+    pub(crate) fn scroll_left(&mut self, cells: usize) {
+        let by = isize::try_from(cells).unwrap_or(isize::MAX);
+        self.window.view.scroll_sideways(-by, 0);
+    }
+
+    /// Shows what is further right of lines that are not wrapped, up to the end of the longest on
+    /// the screen.
+    pub(crate) fn scroll_right(&mut self, cells: usize) {
+        let (lines, window) = self.parts();
+        let drawn = window.drawn.rows.iter();
+        let widths = drawn.filter_map(|row| lines.line(row.line));
+        let widest = widths.map(|line| wrap::width(line.text)).max().unwrap_or(0);
+        let by = isize::try_from(cells).unwrap_or(isize::MAX);
+        window.view.scroll_sideways(by, widest);
+    }
+
+    pub(crate) fn is_wrapped(&self) -> bool {
+        self.window.is_wrapped()
+    }
+
+    pub(crate) fn shows_times(&self) -> bool {
+        self.window.shows_times()
+    }
 
     /// Searches the whole log, and what comes, for a text; for nothing when it is empty. Capitals
     /// count when there are some in it. Meant to be called as the text is typed: the current match
     /// stays as long as it matches, and the first is the nearest from the top of the screen on, or
     /// else above it.
     pub(crate) fn search(&mut self, query: &str) {
-        let before = self.search.as_ref().and_then(|search| search.current);
-        let origin = match before {
+        let (lines, window) = self.parts();
+        let before = window.search.take();
+        let origin = match before.as_ref().and_then(|search| search.current) {
             Some(current) => current.place(),
-            None => self.view.top_place(&self.lines),
+            None => window.view.top_place(lines),
         };
-        self.search = Search::new(query, &mut self.lines);
-        self.counting = false;
-        if let Some(search) = &mut self.search {
+        window.search = Search::new(query, before);
+        window.counting = false;
+        if let Some(search) = &mut window.search {
             search.current = search
-                .at_or_after(&mut self.lines, origin)
-                .or_else(|| search.before(&mut self.lines, origin));
+                .at_or_after(lines, origin)
+                .or_else(|| search.before(lines, origin));
             if let Some(found) = search.current {
-                self.view.reveal(&self.lines, found);
+                window.view.reveal(lines, found);
             }
-            self.counting = search.go_on(&mut self.lines);
+            window.counting = search.go_on(lines);
         }
     }
 
     /// To the next match, from the last to the first. Stops following.
     pub(crate) fn next_match(&mut self) {
-        let top = self.view.top_place(&self.lines);
+        let (lines, window) = self.parts();
+        let top = window.view.top_place(lines);
         self.go_to_match(|search, lines| {
             let from = search.current.map_or(top, |current| Place {
                 line: current.line,
@@ -283,7 +337,8 @@ impl LogPane {
 
     /// To the match before, from the first to the last. Stops following.
     pub(crate) fn previous_match(&mut self) {
-        let top = self.view.top_place(&self.lines);
+        let (lines, window) = self.parts();
+        let top = window.view.top_place(lines);
         let end = Place {
             line: u64::MAX,
             byte: 0,
@@ -296,75 +351,82 @@ impl LogPane {
         });
     }
 
-    fn go_to_match(&mut self, find: impl FnOnce(&Search, &mut Lines) -> Option<search::Match>) {
-        let Some(search) = &mut self.search else {
+    fn go_to_match(&mut self, find: impl FnOnce(&mut Search, Shown<'_>) -> Option<search::Match>) {
+        let (lines, window) = self.parts();
+        let Some(search) = &mut window.search else {
             return;
         };
-        if let Some(found) = find(search, &mut self.lines) {
+        if let Some(found) = find(search, lines) {
             search.current = Some(found);
-            self.view.stay(&self.lines);
-            self.view.reveal(&self.lines, found);
+            window.view.stay(lines);
+            window.view.reveal(lines, found);
         }
     }
 
     /// The number of the current match, from 1, or 0 when there is none, and how many there are; none
     /// when nothing is searched for. Too few while [`is_counting`](Self::is_counting).
-    pub(crate) fn matches(&self) -> Option<(usize, usize)> {
-        self.search
-            .as_ref()
-            .map(|search| search.counts(&self.lines))
+    pub(crate) fn matches(&mut self) -> Option<(usize, usize)> {
+        let (lines, window) = self.parts();
+        let search = window.search.as_mut()?;
+        if !window.counting {
+            // What came since the last frame.
+            window.counting = search.go_on(lines);
+        }
+        Some(search.counts(lines))
     }
 
     /// Whether matches of a big log are still being counted, some with each [`draw`](Self::draw).
     pub(crate) fn is_counting(&self) -> bool {
-        self.counting
+        self.window.counting
     }
 
     /// The button of the mouse went down on a cell of the screen.
     pub(crate) fn select_from(&mut self, x: u16, y: u16) {
-        self.selection = self.spot(x, y).map(|from| Selection { from, to: None });
+        self.window.selection = self.spot(x, y).map(|from| Selection { from, to: None });
     }
 
     /// The mouse moved to a cell with its button down: all from where it went down is marked, both
     /// cells included, and stays where it is on the screen.
     pub(crate) fn select_to(&mut self, x: u16, y: u16) {
         let to = self.spot(x, y);
-        if let Some(selection) = &mut self.selection {
+        let (lines, window) = self.parts();
+        if let Some(selection) = &mut window.selection {
             selection.to = to.or(selection.to);
-            self.view.stay(&self.lines);
+            window.view.stay(lines);
         }
     }
 
     pub(crate) fn clear_selection(&mut self) {
-        self.selection = None;
+        self.window.selection = None;
     }
 
     /// What is marked: text alone, a line for each line of the log, however it was wrapped.
     pub(crate) fn selected_text(&self) -> Option<String> {
-        self.selection.as_ref()?.text(&self.lines)
+        self.window.selection.as_ref()?.text(self.shown())
     }
 
     /// What the last frame showed at a cell of the screen, or nearest to it.
     fn spot(&self, x: u16, y: u16) -> Option<Spot> {
-        let row = usize::from(y.saturating_sub(self.drawn.area.y));
-        let Some(row) = self.drawn.rows.get(row) else {
+        let drawn = &self.window.drawn;
+        let row = usize::from(y.saturating_sub(drawn.area.y));
+        let Some(row) = drawn.rows.get(row) else {
             // Below the text: its end.
-            let last = self.drawn.rows.last()?;
+            let last = drawn.rows.last()?;
             return Some(Spot {
                 line: last.line,
                 start: last.end,
                 end: last.end,
             });
         };
-        let text = self.lines.line(row.line)?.text.get(row.start..row.end)?;
-        if y < self.drawn.area.y {
+        let text = self.shown().line(row.line)?.text.get(row.start..row.end)?;
+        if y < drawn.area.y {
             return Some(Spot {
                 line: row.line,
                 start: row.start,
                 end: row.start,
             });
         }
-        let cell = self.drawn.left + usize::from(x.saturating_sub(self.drawn.text_from));
+        let cell = drawn.left + usize::from(x.saturating_sub(drawn.text_from));
         let (start, end) = wrap::at_cell(text, cell);
         Some(Spot {
             line: row.line,
@@ -374,13 +436,13 @@ impl LogPane {
     }
 }
 
-impl fmt::Debug for LogPane {
+impl fmt::Debug for LogPane<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LogPane")
             .field("lines", &self.len())
-            .field("view", &self.view)
-            .field("search", &self.search)
-            .field("selection", &self.selection)
+            .field("view", &self.window.view)
+            .field("search", &self.window.search)
+            .field("selection", &self.window.selection)
             .finish_non_exhaustive()
     }
 }

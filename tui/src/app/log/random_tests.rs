@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use ratatui::buffer::Buffer;
 
 use super::ansi::tests::hostile;
-use super::tests::{buffer, line, screen};
+use super::tests::{Pane, buffer, line, screen};
 use super::wrap::clusters;
 use super::*;
 
@@ -42,8 +42,9 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The text of the rows that were drawn last, and of the lines that they are of.
-fn drawn(pane: &LogPane) -> Vec<(u64, usize)> {
-    pane.drawn
+fn drawn(pane: &Pane) -> Vec<(u64, usize)> {
+    pane.window
+        .drawn
         .rows
         .iter()
         .map(|row| (row.line, row.start))
@@ -55,18 +56,18 @@ proptest! {
 
     #[test]
     fn nothing_that_is_done_leaves_an_impossible_view(steps in prop::collection::vec(step(), 0..60)) {
-        let mut pane = LogPane::new(12);
+        let mut pane = Pane::new(12);
         let (mut width, mut height) = (30, 10);
         for step in steps {
             // What is on the screen stays there while lines come that push none of it out.
             if let Step::Push(text) = step {
-                let (following, before) = (pane.is_following(), drawn(&pane));
+                let (following, before) = (pane.on().is_following(), drawn(&pane));
                 pane.push(LogLine { source: text.chars().take(2).collect(), ..line(&text) });
-                let first = pane.lines.first();
+                let first = pane.log.lines.all().first();
                 if !following && before.first().is_some_and(|(line, _)| *line >= first) {
-                    let columns = pane.drawn.text_from;
+                    let columns = pane.window.drawn.text_from;
                     screen(&mut pane, width, height);
-                    if pane.drawn.text_from == columns && before.len() == usize::from(height) {
+                    if pane.window.drawn.text_from == columns && before.len() == usize::from(height) {
                         prop_assert_eq!(drawn(&pane), before);
                     }
                 }
@@ -74,40 +75,42 @@ proptest! {
             }
             match step {
                 Step::Push(_) => {}
-                Step::Scroll(rows) => pane.scroll_by(rows),
-                Step::Page(pages) => pane.page_by(pages),
-                Step::Top => pane.to_top(),
-                Step::Bottom => pane.to_bottom(),
-                Step::Follow(follow) => pane.set_follow(follow),
-                Step::Wrap => pane.toggle_wrap(),
-                Step::Times => pane.toggle_times(),
-                Step::Sideways(right) if right => pane.scroll_right(5),
-                Step::Sideways(_) => pane.scroll_left(5),
-                Step::Search(query) => pane.search(&query),
-                Step::Next => pane.next_match(),
-                Step::Previous => pane.previous_match(),
+                Step::Scroll(rows) => pane.on().scroll_by(rows),
+                Step::Page(pages) => pane.on().page_by(pages),
+                Step::Top => pane.on().to_top(),
+                Step::Bottom => pane.on().to_bottom(),
+                Step::Follow(follow) => pane.on().set_follow(follow),
+                Step::Wrap => pane.window.toggle_wrap(),
+                Step::Times => pane.window.toggle_times(),
+                Step::Sideways(right) if right => pane.on().scroll_right(5),
+                Step::Sideways(_) => pane.on().scroll_left(5),
+                Step::Search(query) => pane.on().search(&query),
+                Step::Next => pane.on().next_match(),
+                Step::Previous => pane.on().previous_match(),
                 Step::Select(from, to) => {
-                    pane.select_from(from.0, from.1);
-                    pane.select_to(to.0, to.1);
-                    pane.selected_text();
+                    pane.on().select_from(from.0, from.1);
+                    pane.on().select_to(to.0, to.1);
+                    pane.on().selected_text();
                 }
                 Step::Draw(new_width, new_height) => (width, height) = (new_width, new_height),
             }
             let cells = buffer(&mut pane, width, height);
-            check_frame(&pane, &cells)?;
+            check_frame(&mut pane, &cells)?;
         }
     }
 }
 
 /// What must hold of any frame.
-fn check_frame(pane: &LogPane, frame: &Buffer) -> Result<(), TestCaseError> {
-    let rows = &pane.drawn.rows;
+fn check_frame(pane: &mut Pane, frame: &Buffer) -> Result<(), TestCaseError> {
+    let rows = pane.window.drawn.rows.clone();
     let height = usize::from(frame.area.height);
     prop_assert!(rows.len() <= height);
     // The rows follow each other without a gap, and fill the screen as far as there are any.
     for pair in rows.windows(2) {
         let len = pane
+            .log
             .lines
+            .all()
             .line(pair[0].line)
             .map_or(0, |line| line.text.len());
         if pair[0].line == pair[1].line {
@@ -120,18 +123,25 @@ fn check_frame(pane: &LogPane, frame: &Buffer) -> Result<(), TestCaseError> {
         }
     }
     if let (Some(first), Some(last)) = (rows.first(), rows.last()) {
-        let len = pane.lines.line(last.line).map_or(0, |line| line.text.len());
-        let at_end = last.line + 1 == pane.lines.next() && last.end == len;
-        let at_start = first.line == pane.lines.first() && first.start == 0;
+        let len = pane
+            .log
+            .lines
+            .all()
+            .line(last.line)
+            .map_or(0, |line| line.text.len());
+        let at_end = last.line + 1 == pane.log.lines.all().next() && last.end == len;
+        let at_start = first.line == pane.log.lines.all().first() && first.start == 0;
         prop_assert!(rows.len() == height || (at_end && at_start));
-        prop_assert!(at_end || !pane.is_following());
+        prop_assert!(at_end || !pane.on().is_following());
     } else {
-        prop_assert!(height == 0 || pane.len() == 0);
+        prop_assert!(height == 0 || pane.on().len() == 0);
     }
     // The counts are those of the whole log, counted anew.
-    if let (Some((current, total)), Some(search)) = (pane.matches(), &pane.search) {
+    if let (Some((current, total)), Some(search)) = (pane.on().matches(), &pane.window.search) {
         let found: Vec<_> = pane
+            .log
             .lines
+            .all()
             .range(0, u64::MAX)
             .flat_map(|line| {
                 search

@@ -1,24 +1,39 @@
 //! Search over the whole log: what a reader types is text, not a pattern, and capitals count only
 //! when there are some in it.
 
+use std::collections::VecDeque;
+
 use regex::{Regex, RegexBuilder};
 
-use super::lines::{Chunk, Lines, Place};
+use super::chunk::{Body, Chunk};
+use super::lines::{Place, Shown};
 
 /// Characters of a query that count.
 const LONGEST: usize = 500;
 
 /// Bytes of text that one frame may search while a new search goes over a big log.
-const PER_FRAME: usize = 4 << 20;
+const PER_FRAME: usize = 3 << 20;
 /// What finding a match costs, in bytes searched.
 const MATCH_COST: usize = 32;
 
-/// A running search. How often each chunk of lines matches is kept with the chunk, so that counts,
-/// the number of the current match, and the way to the next one never go over the whole log again.
+/// A running search. How often each chunk of lines matches is kept, so that counts, the number of the
+/// current match, and the way to the next one never go over the whole log again.
 #[derive(Debug)]
 pub(super) struct Search {
+    query: String,
     regex: Regex,
     pub(super) current: Option<Match>,
+    /// What was counted in each chunk, from that of number `from` on.
+    counted: VecDeque<Option<Counted>>,
+    from: u64,
+}
+
+/// Matches of a chunk, as long as it has these lines.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    matches: usize,
+    dropped: usize,
+    len: usize,
 }
 
 /// Where a query was found.
@@ -39,9 +54,9 @@ impl Match {
 }
 
 impl Search {
-    /// A search for `query`; none when nothing is asked for. What earlier searches counted is
-    /// forgotten.
-    pub(super) fn new(query: &str, lines: &mut Lines) -> Option<Self> {
+    /// A search for `query`; none when nothing is asked for. `before` is the search that it takes the
+    /// place of: where that found nothing, one for more than it asked for finds nothing either.
+    pub(super) fn new(query: &str, before: Option<Self>) -> Option<Self> {
         let query: String = query
             .chars()
             .filter(|c| !c.is_control())
@@ -54,37 +69,77 @@ impl Search {
             .case_insensitive(!query.chars().any(char::is_uppercase))
             .build()
             .ok()?;
-        for chunk in lines.chunks_mut() {
-            chunk.matches = None;
-        }
+        let narrower = before.filter(|before| query.starts_with(&before.query));
+        let (counted, from) = match narrower {
+            Some(before) => {
+                let nothing = |c: Option<Counted>| c.filter(|counted| counted.matches == 0);
+                (
+                    before.counted.into_iter().map(nothing).collect(),
+                    before.from,
+                )
+            }
+            None => (VecDeque::new(), 0),
+        };
         Some(Self {
+            query,
             regex,
             current: None,
+            counted,
+            from,
         })
     }
 
     /// Counts what is not counted yet, as much as a frame has time for. Whether something is left.
-    pub(super) fn go_on(&self, lines: &mut Lines) -> bool {
+    pub(super) fn go_on(&mut self, lines: Shown<'_>) -> bool {
+        self.align(lines);
+        let first = lines.first();
+        self.current = self.current.filter(|current| current.line >= first);
         let mut budget = PER_FRAME;
-        for chunk in lines.chunks_mut().filter(|chunk| chunk.matches.is_none()) {
+        for (index, chunk) in lines.chunks().iter().enumerate() {
+            if self.known(index, chunk).is_some() {
+                continue;
+            }
             if budget == 0 {
                 return true;
             }
-            let count = self.count(chunk);
-            budget = budget.saturating_sub(chunk.text().len() + count * MATCH_COST);
+            if !lines.shows(index) {
+                self.count_as(index, chunk, 0);
+                continue;
+            }
+            let (count, len) = chunk.read(|body| {
+                let found = self.in_chunk(lines, index, chunk, body, chunk.dropped);
+                (found.count(), body.text.len())
+            });
+            self.count_as(index, chunk, count);
+            budget = budget.saturating_sub(len + count * MATCH_COST);
         }
         false
     }
 
-    fn count(&self, chunk: &mut Chunk) -> usize {
-        let count = self.in_chunk(chunk, chunk.kept_from()).count();
-        chunk.matches = Some(count);
-        count
+    /// Brings what is counted to the chunks that there are.
+    fn align(&mut self, lines: Shown<'_>) {
+        while self.from < lines.gone() && self.counted.pop_front().is_some() {
+            self.from += 1;
+        }
+        self.from = self.from.max(lines.gone());
+        self.counted.resize(lines.chunks().len(), None);
     }
 
-    /// How often a line matches.
-    pub(super) fn count_in(&self, text: &str) -> usize {
-        self.regex.find_iter(text).count()
+    /// How often a chunk matches, if it was counted as it is.
+    fn known(&self, index: usize, chunk: &Chunk) -> Option<usize> {
+        let counted = (*self.counted.get(index)?)?;
+        let same = (counted.dropped, counted.len) == (chunk.dropped, chunk.len);
+        same.then_some(counted.matches)
+    }
+
+    fn count_as(&mut self, index: usize, chunk: &Chunk, matches: usize) {
+        if let Some(counted) = self.counted.get_mut(index) {
+            *counted = Some(Counted {
+                matches,
+                dropped: chunk.dropped,
+                len: chunk.len,
+            });
+        }
     }
 
     /// The matches of a line, as bytes of it.
@@ -94,45 +149,65 @@ impl Search {
             .map(|found| (found.start(), found.end()))
     }
 
-    /// The matches of a chunk from the start of a line on, as bytes of its text. None goes over the
-    /// end of a line, since no query has one.
-    fn in_chunk(&self, chunk: &Chunk, from: usize) -> impl Iterator<Item = (usize, usize)> {
-        let text = chunk.text().get(from..).unwrap_or_default();
+    /// The matches in the shown lines of a chunk from one on, as bytes of its text. None goes over
+    /// the end of a line, since no query has one.
+    fn in_chunk(
+        &self,
+        lines: Shown<'_>,
+        index: usize,
+        chunk: &Chunk,
+        body: &Body,
+        line: usize,
+    ) -> impl Iterator<Item = (usize, usize)> {
+        let from = body.start(line);
+        let text = body.text.get(from..).unwrap_or_default();
+        let all = chunk.only.is_some() && lines.shows(index);
         self.regex
             .find_iter(text)
             .map(move |found| (from + found.start(), from + found.end()))
+            .filter(move |(start, _)| all || lines.has(body, body.line_of(*start)))
     }
 
-    fn found(chunk: &Chunk, (start, end): (usize, usize)) -> Match {
-        let place = chunk.place(start);
-        Match {
-            line: place.line,
-            start: place.byte,
-            end: place.byte + (end - start),
-        }
+    fn found(
+        lines: Shown<'_>,
+        index: usize,
+        body: &Body,
+        (start, end): (usize, usize),
+    ) -> Option<Match> {
+        let line = body.line_of(start);
+        let from = body.start(line);
+        Some(Match {
+            line: lines.number(index, body, line)?,
+            start: start - from,
+            end: end - from,
+        })
     }
 
     /// The first match at `from` or after it.
-    pub(super) fn at_or_after(&self, lines: &mut Lines, from: Place) -> Option<Match> {
+    pub(super) fn at_or_after(&mut self, lines: Shown<'_>, from: Place) -> Option<Match> {
+        self.align(lines);
         let from = from.max(Place {
             line: lines.first(),
             byte: 0,
         });
-        let first = lines.chunk_of(from.line)?;
-        for (index, chunk) in lines.chunks_mut().enumerate().skip(first) {
-            if chunk.matches == Some(0) {
+        let (first, line) = lines.locate(from.line)?;
+        for (index, chunk) in lines.chunks().iter().enumerate().skip(first) {
+            if self.known(index, chunk) == Some(0) || !lines.shows(index) {
                 continue;
             }
-            let found = if index == first {
-                let line = chunk.start_of(from.line);
-                self.in_chunk(chunk, line)
-                    .find(|(start, _)| *start >= line + from.byte)
-            } else {
-                self.in_chunk(chunk, chunk.kept_from()).next()
-            };
+            let found = chunk.read(|body| {
+                let (line, byte) = if index == first {
+                    (line, body.start(line) + from.byte)
+                } else {
+                    (chunk.dropped, 0)
+                };
+                let mut found = self.in_chunk(lines, index, chunk, body, line);
+                let found = found.find(|(start, _)| *start >= byte)?;
+                Self::found(lines, index, body, found)
+            });
             match found {
-                Some(found) => return Some(Self::found(chunk, found)),
-                None if index > first => chunk.matches = Some(0),
+                Some(found) => return Some(found),
+                None if index > first => self.count_as(index, chunk, 0),
                 None => {}
             }
         }
@@ -140,27 +215,30 @@ impl Search {
     }
 
     /// The last match that starts before `to`.
-    pub(super) fn before(&self, lines: &mut Lines, to: Place) -> Option<Match> {
-        let last = match lines.chunk_of(to.line) {
-            Some(chunk) => chunk,
-            None if to.line >= lines.next() => lines.chunks().len().checked_sub(1)?,
+    pub(super) fn before(&mut self, lines: Shown<'_>, to: Place) -> Option<Match> {
+        self.align(lines);
+        let (last, limit) = match lines.locate(to.line) {
+            Some((chunk, line)) => (chunk, Some((line, to.byte))),
+            None if to.line >= lines.next() => (lines.chunks().len().checked_sub(1)?, None),
             None => return None,
         };
         for index in (0..=last).rev() {
-            let chunk = lines.chunk_mut(index)?;
-            if chunk.matches == Some(0) {
+            let chunk = lines.chunks().get(index)?;
+            if self.known(index, chunk) == Some(0) || !lines.shows(index) {
                 continue;
             }
-            let found = self
-                .in_chunk(chunk, chunk.kept_from())
-                .map(|found| Self::found(chunk, found))
-                .take_while(|found| found.place() < to)
-                .last();
+            let limit = limit.filter(|_| index == last);
+            let found = chunk.read(|body| {
+                let end = limit.map_or(usize::MAX, |(line, byte)| body.start(line) + byte);
+                let found = self.in_chunk(lines, index, chunk, body, chunk.dropped);
+                let found = found.take_while(|(start, _)| *start < end).last()?;
+                Self::found(lines, index, body, found)
+            });
             if found.is_some() {
                 return found;
             }
-            if index < last {
-                chunk.matches = Some(0);
+            if limit.is_none() {
+                self.count_as(index, chunk, 0);
             }
         }
         None
@@ -168,18 +246,19 @@ impl Search {
 
     /// The number of the current match, from 1, or 0 where there is none, and how many matches there
     /// are; both of what is counted by now.
-    pub(super) fn counts(&self, lines: &Lines) -> (usize, usize) {
-        let count = |chunk: &Chunk| chunk.matches.unwrap_or(0);
-        let total = lines.chunks().iter().map(count).sum();
+    pub(super) fn counts(&self, lines: Shown<'_>) -> (usize, usize) {
+        let chunks = lines.chunks();
+        let count = |(index, chunk)| self.known(index, chunk).unwrap_or(0);
+        let total = chunks.iter().enumerate().map(count).sum();
         let number = self.current.and_then(|current| {
-            let index = lines.chunk_of(current.line)?;
-            let chunk = lines.chunks().get(index)?;
-            let place = chunk.start_of(current.line) + current.start;
-            let within = self
-                .in_chunk(chunk, chunk.kept_from())
-                .take_while(|(start, _)| *start <= place)
-                .count();
-            let before: usize = lines.chunks().iter().take(index).map(count).sum();
+            let (index, line) = lines.locate(current.line)?;
+            let chunk = chunks.get(index)?;
+            let within = chunk.read(|body| {
+                let place = body.start(line) + current.start;
+                let found = self.in_chunk(lines, index, chunk, body, chunk.dropped);
+                found.take_while(|(start, _)| *start <= place).count()
+            });
+            let before: usize = chunks.iter().enumerate().take(index).map(count).sum();
             Some(before + within)
         });
         // Where the current match is not among those counted by now.
@@ -190,18 +269,24 @@ impl Search {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lines::Lines;
+    use super::super::lines::tests::push;
     use super::*;
 
     fn log(texts: &[&str]) -> Lines {
         let mut lines = Lines::new(1_000_000);
         for text in texts {
-            lines.push(text, &[], None, 0, false, 0);
+            push(&mut lines, text, None, 0);
         }
         lines
     }
 
-    fn all(query: &str, lines: &mut Lines) -> Vec<(u64, usize, usize)> {
-        let Some(search) = Search::new(query, lines) else {
+    fn all(query: &str, lines: &Lines) -> Vec<(u64, usize, usize)> {
+        found(query, lines.all())
+    }
+
+    fn found(query: &str, lines: Shown<'_>) -> Vec<(u64, usize, usize)> {
+        let Some(mut search) = Search::new(query, None) else {
             return Vec::new();
         };
         let mut out = Vec::new();
@@ -232,7 +317,7 @@ mod tests {
     #[test]
     fn a_query_is_text_and_its_capitals_count() {
         let check = |query: &str, text: &str, expect: &[(usize, usize)]| {
-            let found: Vec<_> = all(query, &mut log(&[text]))
+            let found: Vec<_> = all(query, &log(&[text]))
                 .iter()
                 .map(|m| (m.1, m.2))
                 .collect();
@@ -255,32 +340,62 @@ mod tests {
     #[test]
     fn no_match_goes_over_the_end_of_a_line() {
         assert_eq!(
-            all("ab", &mut log(&["a", "b", "ab", "xab"])),
+            all("ab", &log(&["a", "b", "ab", "xab"])),
             [(2, 0, 2), (3, 1, 3)]
         );
-        assert_eq!(all("a\nb", &mut log(&["a", "b", "ab"])), [(2, 0, 2)]);
+        assert_eq!(all("a\nb", &log(&["a", "b", "ab"])), [(2, 0, 2)]);
     }
 
     #[test]
     fn every_match_of_many_chunks_is_found_from_both_ends() {
-        let texts: Vec<_> = (0..40_000)
-            .map(|number| format!("line number {number}"))
-            .collect();
-        let mut lines = log(&texts.iter().map(String::as_str).collect::<Vec<_>>());
-        assert!(lines.chunks().len() > 8);
-        let found = all("number 1234", &mut lines);
-        let numbers: Vec<_> = found.iter().map(|m| m.0).collect();
-        let expect: Vec<u64> = std::iter::once(1234).chain(12_340..12_350).collect();
-        assert_eq!(numbers, expect);
-        for _ in 0..12_345 {
-            lines.drop_first(0);
+        let mut lines = Lines::new(30_000);
+        let sources = [lines.source("a"), lines.source("b")];
+        let source = |number: usize| sources[usize::from(number.is_multiple_of(3))];
+        for number in 0..40_000 {
+            let text = format!("line number {number}");
+            push(&mut lines, &text, None, source(number));
         }
-        assert_eq!(all("number 1234", &mut lines).len(), 5);
+        assert!(lines.all().chunks().len() > 7);
+        let expect: Vec<u64> = (12_340..12_350).collect();
+        let numbers = |found: Vec<(u64, usize, usize)>| -> Vec<u64> {
+            found.iter().map(|found| found.0).collect()
+        };
+        assert_eq!(numbers(all("number 1234", &lines)), expect);
+        assert_eq!(all("number 9999", &lines), []);
+        // In the lines of one source, by their own numbers.
+        let shown = Shown::new(&lines, Some(sources[1]));
+        let expect: Vec<u64> = (12_340..12_350)
+            .filter(|n: &u64| n.is_multiple_of(3))
+            .map(|n| n / 3)
+            .collect();
+        assert_eq!(numbers(found("number 1234", shown)), expect);
+    }
+
+    #[test]
+    fn a_longer_query_looks_only_where_the_shorter_one_was() {
+        let mut lines = Lines::new(100_000);
+        for number in 0..50_000 {
+            push(&mut lines, &format!("line number {number}"), None, 0);
+        }
+        let lines = lines.all();
+        let mut search = Search::new("number 1234", None).unwrap();
+        while search.go_on(lines) {}
+        let counted = |search: &Search| search.counted.iter().flatten().count();
+        let chunks = lines.chunks().len();
+        assert_eq!(counted(&search), chunks);
+        let mut search = Search::new("number 12345", Some(search)).unwrap();
+        assert_eq!(counted(&search), chunks - 2);
+        while search.go_on(lines) {}
+        assert_eq!(search.counts(lines), (0, 1));
+        let mut search = Search::new("umber 1234", Some(search)).unwrap();
+        assert_eq!(counted(&search), 0);
+        while search.go_on(lines) {}
+        assert_eq!(search.counts(lines), (0, 11));
     }
 
     #[test]
     fn a_long_query_is_searched_for_its_start() {
-        let mut lines = log(&[&"é".repeat(2_000)]);
-        assert_eq!(all(&"é".repeat(900), &mut lines).len(), 4);
+        let lines = log(&[&"é".repeat(2_000)]);
+        assert_eq!(all(&"é".repeat(900), &lines).len(), 4);
     }
 }

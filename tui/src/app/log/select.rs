@@ -1,6 +1,6 @@
 //! What a reader marks with the mouse: text of lines, which stays marked wherever it moves.
 
-use super::lines::{Lines, Place};
+use super::lines::{Place, Shown};
 
 /// The character under the pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Selection {
     }
 
     /// The marked text of those lines that are still there, one line of the log per line.
-    pub(super) fn text(&self, lines: &Lines) -> Option<String> {
+    pub(super) fn text(&self, lines: Shown<'_>) -> Option<String> {
         let (start, end) = self.range()?;
         let mut out: Option<String> = None;
         for line in lines.range(start.line, end.line.saturating_add(1)) {
@@ -62,17 +62,19 @@ impl Selection {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lines::Lines;
+    use super::super::lines::tests::push;
     use super::*;
 
     #[test]
     fn the_text_between_two_spots_is_marked() {
         let mut lines = Lines::new(100);
         for text in ["first", "漢字", "", "last"] {
-            lines.push(text, &[], None, 0, false, 0);
+            push(&mut lines, text, None, 0);
         }
         let spot = |line, start, end| Spot { line, start, end };
         let check = |from, to, expect: Option<&str>| {
-            let text = |from, to| Selection { from, to: Some(to) }.text(&lines);
+            let text = |from, to| Selection { from, to: Some(to) }.text(lines.all());
             assert_eq!(text(from, to).as_deref(), expect);
             assert_eq!(text(to, from).as_deref(), expect);
         };
@@ -87,14 +89,14 @@ mod tests {
             from: spot(0, 0, 1),
             to: None,
         };
-        assert_eq!(click.text(&lines), None);
+        assert_eq!(click.text(lines.all()), None);
     }
 
     #[test]
     fn dropped_lines_are_no_longer_marked() {
-        let mut lines = Lines::new(100);
+        let mut lines = Lines::new(3);
         for text in ["a", "b", "c"] {
-            lines.push(text, &[], None, 0, false, 0);
+            push(&mut lines, text, None, 0);
         }
         let spot = |line| Spot {
             line,
@@ -105,9 +107,9 @@ mod tests {
             from: spot(0),
             to: Some(spot(1)),
         };
-        lines.drop_first(0);
-        assert_eq!(marked.text(&lines).as_deref(), Some("b"));
-        lines.drop_first(0);
-        assert_eq!(marked.text(&lines), None);
+        push(&mut lines, "d", None, 0);
+        assert_eq!(marked.text(lines.all()).as_deref(), Some("b"));
+        push(&mut lines, "d", None, 0);
+        assert_eq!(marked.text(lines.all()), None);
     }
 }

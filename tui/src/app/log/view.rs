@@ -2,7 +2,7 @@
 //! stays where it is while lines come and go and the width changes; only rows near it are ever
 //! counted.
 
-use super::lines::{Lines, Place};
+use super::lines::{Place, Shown};
 use super::search::Match;
 use super::wrap::{Rows, Wraps, width};
 
@@ -85,7 +85,7 @@ impl View {
     }
 
     /// Stops following, with what is on the screen staying there.
-    pub(super) fn stay(&mut self, lines: &Lines) {
+    pub(super) fn stay(&mut self, lines: Shown<'_>) {
         if self.follow {
             let top = self.last_top(lines);
             self.top = self.place(lines, top);
@@ -94,7 +94,7 @@ impl View {
         }
     }
 
-    pub(super) fn unread(&self, lines: &Lines) -> usize {
+    pub(super) fn unread(&self, lines: Shown<'_>) -> usize {
         if self.follow {
             0
         } else {
@@ -108,7 +108,7 @@ impl View {
 
     /// The row that is shown first. Where lines were dropped or the window grew, the view moves so
     /// that it is full, as far as there are lines.
-    pub(super) fn top(&mut self, lines: &Lines) -> RowAt {
+    pub(super) fn top(&mut self, lines: Shown<'_>) -> RowAt {
         let last = self.last_top(lines);
         if self.follow {
             return last;
@@ -126,13 +126,13 @@ impl View {
     }
 
     /// What the first row shows.
-    pub(super) fn top_place(&mut self, lines: &Lines) -> Place {
+    pub(super) fn top_place(&mut self, lines: Shown<'_>) -> Place {
         let top = self.top(lines);
         self.place(lines, top)
     }
 
     /// Moves by rows, upwards where negative. Upwards stops following; down to the end starts it.
-    pub(super) fn scroll(&mut self, lines: &Lines, by: isize) {
+    pub(super) fn scroll(&mut self, lines: Shown<'_>, by: isize) {
         if by < 0 {
             self.stay(lines);
             let top = self.top(lines);
@@ -149,7 +149,7 @@ impl View {
         }
     }
 
-    pub(super) fn go_to_top(&mut self, lines: &Lines) {
+    pub(super) fn go_to_top(&mut self, lines: Shown<'_>) {
         self.stay(lines);
         self.top = Place {
             line: lines.first(),
@@ -158,7 +158,7 @@ impl View {
     }
 
     /// Moves so that a match is on the screen; not at all where it is.
-    pub(super) fn reveal(&mut self, lines: &Lines, found: Match) {
+    pub(super) fn reveal(&mut self, lines: Shown<'_>, found: Match) {
         let Some(line) = lines.line(found.line) else {
             return;
         };
@@ -186,13 +186,13 @@ impl View {
     }
 
     /// The first row, when the last row of the log is the last on the screen.
-    fn last_top(&mut self, lines: &Lines) -> RowAt {
+    fn last_top(&mut self, lines: Shown<'_>) -> RowAt {
         let end = self.end(lines);
         self.up(lines, end, self.height - 1)
     }
 
     /// The last row of the log.
-    fn end(&mut self, lines: &Lines) -> RowAt {
+    fn end(&mut self, lines: Shown<'_>) -> RowAt {
         let line = lines.next().saturating_sub(1).max(lines.first());
         RowAt {
             line,
@@ -200,31 +200,31 @@ impl View {
         }
     }
 
-    fn rows(&mut self, lines: &Lines, number: u64) -> Rows {
+    fn rows(&mut self, lines: Shown<'_>, number: u64) -> Rows {
         lines
             .line(number)
             .map_or(Rows::One, |line| self.wraps.rows(&line))
     }
 
-    fn count(&mut self, lines: &Lines, number: u64) -> usize {
+    fn count(&mut self, lines: Shown<'_>, number: u64) -> usize {
         self.rows(lines, number).count()
     }
 
-    fn row_at(&mut self, lines: &Lines, place: Place) -> RowAt {
+    fn row_at(&mut self, lines: Shown<'_>, place: Place) -> RowAt {
         RowAt {
             line: place.line,
             row: self.rows(lines, place.line).row_of(place.byte),
         }
     }
 
-    fn place(&mut self, lines: &Lines, at: RowAt) -> Place {
+    fn place(&mut self, lines: Shown<'_>, at: RowAt) -> Place {
         Place {
             line: at.line,
             byte: self.rows(lines, at.line).start(at.row),
         }
     }
 
-    fn up(&mut self, lines: &Lines, from: RowAt, by: usize) -> RowAt {
+    fn up(&mut self, lines: Shown<'_>, from: RowAt, by: usize) -> RowAt {
         let first = RowAt {
             line: lines.first(),
             row: 0,
@@ -245,7 +245,7 @@ impl View {
         at
     }
 
-    fn down(&mut self, lines: &Lines, from: RowAt, by: usize) -> RowAt {
+    fn down(&mut self, lines: Shown<'_>, from: RowAt, by: usize) -> RowAt {
         let end = self.end(lines);
         if by >= lines.bytes() {
             return end;

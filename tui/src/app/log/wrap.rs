@@ -206,8 +206,8 @@ mod tests {
 
     fn rows(text: &str, width: usize) -> Vec<String> {
         let mut lines = Lines::new(10);
-        lines.push(text, &[], None, 0, false, 0);
-        let line = lines.line(0).unwrap();
+        super::super::lines::tests::push(&mut lines, text, None, 0);
+        let line = lines.all().line(0).unwrap();
         let rows = Wraps::new(Some(width)).rows(&line);
         (0..rows.count())
             .map(|row| text[rows.start(row)..rows.end(row, text.len())].to_owned())

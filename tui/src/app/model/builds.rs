@@ -6,7 +6,7 @@ use chalk_core::wire::{Build, BuildStatus, Event, EventKind, StepState, Stream};
 
 use super::filter::Filter;
 use super::list::List;
-use crate::app::log::{LogLine, LogPane};
+use crate::app::log::{Log, LogLine, LogPane, Window};
 use crate::build_state::BuildState;
 use crate::output::short;
 
@@ -30,11 +30,11 @@ pub(crate) struct Builds {
 pub(crate) struct Followed {
     pub(crate) state: BuildState,
     /// Output of all steps.
-    log: LogPane,
-    /// Output of each step.
-    step_logs: BTreeMap<usize, LogPane>,
-    /// Pieces of output that still lack their end of line.
-    open: Vec<(usize, Stream, String)>,
+    log: Log,
+    /// The window on all of it.
+    window: Window,
+    /// Windows on what single steps printed, of those that were looked at.
+    step_windows: BTreeMap<usize, Window>,
     /// `all`, and each step by its index.
     pub(crate) tree: List,
     /// Whether the choice goes along with what runs.
@@ -46,9 +46,6 @@ pub(crate) struct Followed {
     /// When it was last looked at, by a count.
     pub(crate) looked: u64,
 }
-
-/// Lines kept of each step's log beside that of all steps.
-const STEP_LINES: usize = 50_000;
 
 /// Key of the row that stands for all steps.
 pub(crate) const ALL_STEPS: &str = "all";
@@ -145,15 +142,23 @@ impl Builds {
             .or_insert_with(|| Followed::new(lines));
         followed.looked = count;
         followed.streaming = true;
-        let mut old: Vec<(u64, String)> = self
+        let mut old: Vec<(u64, String, usize)> = self
             .followed
             .iter()
             .filter(|(other, f)| *other != id && !f.streaming)
-            .map(|(other, f)| (f.looked, other.clone()))
+            .map(|(other, f)| (f.looked, other.clone(), f.lines()))
             .collect();
-        old.sort();
-        let excess = old.len().saturating_sub(KEPT);
-        let gone: Vec<String> = old.into_iter().take(excess).map(|(_, id)| id).collect();
+        // The last that was looked at is kept first, and as many as have together no more lines than
+        // one log may have.
+        old.sort_by(|a, b| b.cmp(a));
+        let mut room = lines;
+        let kept = old.iter().take(KEPT).take_while(|(_, _, has)| {
+            let left = room.checked_sub(*has);
+            room = left.unwrap_or(0);
+            left.is_some()
+        });
+        let kept = kept.count();
+        let gone: Vec<String> = old.into_iter().skip(kept).map(|(_, id, _)| id).collect();
         for id in &gone {
             self.followed.remove(id);
         }
@@ -180,11 +185,13 @@ impl Followed {
     fn new(lines: usize) -> Self {
         let mut tree = List::default();
         tree.arrange(vec![ALL_STEPS.to_owned()]);
+        let mut log = Log::new(lines);
+        let window = log.window(None);
         Self {
             state: BuildState::default(),
-            log: LogPane::new(lines),
-            step_logs: BTreeMap::new(),
-            open: Vec::new(),
+            log,
+            window,
+            step_windows: BTreeMap::new(),
             tree,
             auto: true,
             log_focused: false,
@@ -201,19 +208,18 @@ impl Followed {
         }
         let time: Option<jiff::Timestamp> = event.time.parse().ok();
         let time = time.map(jiff::Timestamp::as_millisecond);
-        self.state.update(event);
+        for line in self.state.update(event) {
+            self.line(time, line.step, line.stream == Stream::Stderr, line.text);
+        }
         match &event.kind {
             EventKind::Started { steps } => {
                 let keys = (0..steps.len()).map(|n| n.to_string());
                 let keys = std::iter::once(ALL_STEPS.to_owned()).chain(keys);
                 self.tree.arrange(keys.collect());
             }
-            EventKind::Log { step, stream, text } => self.output(time, *step, *stream, text),
             EventKind::StepStarted { step } if self.auto => self.tree.choose(&step.to_string()),
-            EventKind::StepDone { step, .. } => self.flush(time, *step),
             EventKind::StepFailed { step, message, .. } => {
-                self.flush(time, *step);
-                self.line(time, *step, true, &format!("failed: {message}"));
+                self.line(time, *step, true, format!("failed: {message}"));
                 if self.auto {
                     self.tree.choose(&step.to_string());
                 }
@@ -233,57 +239,13 @@ impl Followed {
         }
     }
 
-    fn output(&mut self, time: Option<i64>, step: usize, stream: Stream, text: &str) {
-        let place = self
-            .open
-            .iter()
-            .position(|(s, t, _)| (*s, *t) == (step, stream));
-        let mut rest = place
-            .map(|at| self.open.swap_remove(at).2)
-            .unwrap_or_default();
-        rest.push_str(text);
-        let whole = rest.rfind('\n').map_or(0, |at| at + 1);
-        for line in rest[..whole].lines() {
-            self.line(time, step, stream == Stream::Stderr, line);
-        }
-        if whole < rest.len() {
-            self.open.push((step, stream, rest.split_off(whole)));
-        }
-    }
-
-    fn flush(&mut self, time: Option<i64>, step: usize) {
-        let (ended, open) = std::mem::take(&mut self.open)
-            .into_iter()
-            .partition(|(s, ..)| *s == step);
-        self.open = open;
-        let ended: Vec<(usize, Stream, String)> = ended;
-        for (step, stream, text) in ended {
-            self.line(time, step, stream == Stream::Stderr, &text);
-        }
-    }
-
-    fn line(&mut self, time: Option<i64>, step: usize, stderr: bool, text: &str) {
-        let line = LogLine {
+    fn line(&mut self, time: Option<i64>, step: usize, stderr: bool, text: String) {
+        self.log.push(LogLine {
             time,
             source: source(step),
             stderr,
-            text: text.to_owned(),
-        };
-        let own = self.step_logs.entry(step).or_insert_with(|| {
-            let mut pane = LogPane::new(STEP_LINES);
-            if self.log.is_wrapped() != pane.is_wrapped() {
-                pane.toggle_wrap();
-            }
-            if self.log.shows_times() != pane.shows_times() {
-                pane.toggle_times();
-            }
-            pane
+            text,
         });
-        own.push(LogLine {
-            source: String::new(),
-            ..line.clone()
-        });
-        self.log.push(line);
     }
 
     fn note(&mut self, time: Option<i64>, text: &str) {
@@ -298,33 +260,50 @@ impl Followed {
     }
 
     /// The log of the chosen step, or of all; that of all, too, while a step has said nothing.
-    pub(crate) fn pane(&mut self) -> &mut LogPane {
-        match self.step().and_then(|step| self.step_logs.get_mut(&step)) {
-            Some(pane) => pane,
-            None => &mut self.log,
-        }
+    pub(crate) fn pane(&mut self) -> LogPane<'_> {
+        let step = self.step().filter(|step| self.log.has(&source(*step)));
+        let Some(step) = step else {
+            return LogPane::new(&mut self.log, &mut self.window);
+        };
+        let all = (self.window.is_wrapped(), self.window.shows_times());
+        let window = self.step_windows.entry(step).or_insert_with(|| {
+            let mut window = self.log.window(Some(&source(step)));
+            if all.0 != window.is_wrapped() {
+                window.toggle_wrap();
+            }
+            if all.1 != window.shows_times() {
+                window.toggle_times();
+            }
+            window
+        });
+        LogPane::new(&mut self.log, window)
     }
 
     /// Whether the log of the chosen step is empty, although that of all is not.
     pub(crate) fn is_silent(&self) -> bool {
-        self.step()
-            .is_some_and(|step| !self.step_logs.contains_key(&step))
+        self.step().is_some_and(|step| !self.log.has(&source(step)))
     }
 
     /// The last lines of a step.
     pub(crate) fn tail(&self, step: usize, count: usize) -> Vec<String> {
-        let log = self.step_logs.get(&step);
-        log.map(|log| log.tail(count)).unwrap_or_default()
+        self.log.tail(&source(step), count)
+    }
+
+    /// Lines that are kept of its output.
+    fn lines(&self) -> usize {
+        self.log.len()
     }
 
     pub(crate) fn toggle_wrap(&mut self) {
-        self.log.toggle_wrap();
-        self.step_logs.values_mut().for_each(LogPane::toggle_wrap);
+        self.window.toggle_wrap();
+        self.step_windows.values_mut().for_each(Window::toggle_wrap);
     }
 
     pub(crate) fn toggle_times(&mut self) {
-        self.log.toggle_times();
-        self.step_logs.values_mut().for_each(LogPane::toggle_times);
+        self.window.toggle_times();
+        self.step_windows
+            .values_mut()
+            .for_each(Window::toggle_times);
     }
 
     /// The chosen step; none when all are chosen.

@@ -80,12 +80,39 @@ impl View {
     }
 }
 
+/// How much a word weighs: nothing takes the place of what weighs more and was not seen yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Weight {
+    /// Something happened.
+    News,
+    /// What the person did is done.
+    Answer,
+    /// Something went wrong, or is refused.
+    Complaint,
+}
+
 /// A word for the person, for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Notice {
     pub(crate) text: String,
-    pub(crate) bad: bool,
-    pub(crate) until: Timestamp,
+    pub(crate) weight: Weight,
+    pub(crate) since: Timestamp,
+    /// Whether the person went on to something else since.
+    pub(crate) seen: bool,
+}
+
+impl Notice {
+    /// Time that it stands, unless something takes its place.
+    fn seconds(&self) -> i64 {
+        match self.weight {
+            Weight::Complaint => 12,
+            Weight::Answer | Weight::News => 5,
+        }
+    }
+
+    pub(crate) fn is_bad(&self) -> bool {
+        self.weight == Weight::Complaint
+    }
 }
 
 /// A rectangle of the screen that is selected with the mouse.
@@ -115,6 +142,8 @@ pub(crate) struct State {
     pub(crate) documents: BTreeMap<View, Result<Document, Trouble>>,
     pub(crate) overlay: Option<Overlay>,
     pub(crate) notice: Option<Notice>,
+    /// What is told when the notice that weighs more has had its time.
+    later: Option<Notice>,
     pub(crate) drag: Option<Drag>,
     pub(crate) spec: SpecState,
     pub(crate) builds: Builds,
@@ -146,6 +175,7 @@ impl State {
             documents: BTreeMap::new(),
             overlay: None,
             notice: None,
+            later: None,
             drag: None,
             spec: SpecState::default(),
             builds: Builds::new(),
@@ -241,23 +271,64 @@ impl State {
         }
     }
 
-    /// Shows a word for a while.
+    /// Shows for a while what came of an action.
     pub(crate) fn say(&mut self, text: impl Into<String>) {
-        self.tell(text.into(), false);
+        self.tell(text.into(), Weight::Answer);
+    }
+
+    /// Shows for a while what happened without the person's doing.
+    pub(crate) fn mention(&mut self, text: impl Into<String>) {
+        self.tell(text.into(), Weight::News);
     }
 
     /// Shows what went wrong for a while.
     pub(crate) fn complain(&mut self, text: impl Into<String>) {
-        self.tell(text.into(), true);
+        self.tell(text.into(), Weight::Complaint);
     }
 
-    fn tell(&mut self, text: String, bad: bool) {
-        let seconds = if bad { 12 } else { 5 };
-        let until = self
-            .now
-            .checked_add(jiff::SignedDuration::from_secs(seconds))
-            .unwrap_or(self.now);
-        self.notice = Some(Notice { text, bad, until });
+    fn tell(&mut self, text: String, weight: Weight) {
+        let notice = Notice {
+            text,
+            weight,
+            since: self.now,
+            seen: false,
+        };
+        self.dirty = true;
+        match &self.notice {
+            Some(shown) if shown.weight > weight && !shown.seen => self.later = Some(notice),
+            _ => self.notice = Some(notice),
+        }
+    }
+
+    /// The person went on: what is shown may give way from now on, and a complaint that could be read
+    /// goes.
+    pub(crate) fn went_on(&mut self) {
+        let Some(notice) = &mut self.notice else {
+            return;
+        };
+        notice.seen = true;
+        // One that came up while a key was on its way down was not read.
+        let read = self.now.duration_since(notice.since).as_secs() >= 1;
+        if notice.is_bad() && read {
+            self.next_notice();
+        }
+    }
+
+    /// Takes a notice away that has had its time.
+    pub(crate) fn expire_notice(&mut self) {
+        let over = self.notice.as_ref().is_some_and(|notice| {
+            self.now.duration_since(notice.since).as_secs() >= notice.seconds()
+        });
+        if over {
+            self.next_notice();
+        }
+    }
+
+    fn next_notice(&mut self) {
+        self.notice = self.later.take();
+        if let Some(notice) = &mut self.notice {
+            notice.since = self.now;
+        }
         self.dirty = true;
     }
 
@@ -287,6 +358,14 @@ impl State {
             ));
         }
         lines
+    }
+}
+
+/// An RFC 3339 time for people: day and time in UTC, to the second.
+pub(crate) fn moment(time: &str) -> String {
+    match time.parse::<Timestamp>() {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        Err(_) => time.to_owned(),
     }
 }
 

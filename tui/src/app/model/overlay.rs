@@ -9,7 +9,7 @@ use tui_input::Input;
 use super::filter::Filter;
 use super::list::List;
 use crate::app::action::Action;
-use crate::app::effect::{Effect, Source};
+use crate::app::effect::{Effect, Source, Text};
 use crate::app::event::Entry as Listed;
 use crate::app::keymap::Place;
 
@@ -85,7 +85,7 @@ pub(crate) enum Purpose {
     /// One more image of the pre-warm list.
     Prewarm,
     /// File that a text is saved to.
-    Save { lines: Vec<String> },
+    Save { text: Text },
 }
 
 /// A yes or no.

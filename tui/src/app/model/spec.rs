@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use chalk_core::wire::Plan;
+use jiff::{SignedDuration, Timestamp};
 
 use super::list::List;
 use crate::app::effect::Source;
@@ -24,6 +25,10 @@ pub(crate) struct SpecState {
     pub(crate) generation: u64,
     pub(crate) reading: bool,
     pub(crate) planning: bool,
+    /// When the plan is to be asked for again, since something changed that it tells of.
+    stale: Option<Timestamp>,
+    /// Whether it was asked for again and did not come yet.
+    replanning: bool,
     /// Whether it is built when its files change.
     pub(crate) watch: bool,
     /// Whether a build is to begin as soon as it is read.
@@ -33,7 +38,33 @@ pub(crate) struct SpecState {
     pub(crate) recent: Vec<PathBuf>,
 }
 
+/// Wait before a plan is asked for again, so that what ends together makes one plan anew.
+const REPLAN: SignedDuration = SignedDuration::from_millis(400);
+
 impl SpecState {
+    /// Something changed on the service that the plan may tell of: what is cached, or which nodes have
+    /// the image.
+    pub(crate) fn outdated(&mut self, now: Timestamp) {
+        if self.declared.is_some() && self.stale.is_none() {
+            self.stale = Some(now.checked_add(REPLAN).unwrap_or(now));
+        }
+    }
+
+    /// Whether the plan is to be asked for again now; said once.
+    pub(crate) fn replan(&mut self, now: Timestamp) -> bool {
+        let due = !self.replanning && self.stale.is_some_and(|stale| stale <= now);
+        if due {
+            self.stale = None;
+            self.replanning = true;
+        }
+        due
+    }
+
+    /// A plan came, or none can be had.
+    pub(crate) fn planned(&mut self) {
+        self.replanning = false;
+    }
+
     /// The file, where it is one.
     pub(crate) fn file(&self) -> Option<&PathBuf> {
         match &self.source {

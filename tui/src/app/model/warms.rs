@@ -3,21 +3,18 @@
 use std::collections::BTreeMap;
 
 use chalk_core::Digest;
-use chalk_core::wire::{
-    Prewarm, Warm, WarmEvent, WarmEventKind, WarmState, WarmStatus, WarmTarget,
-};
+use chalk_core::wire::{Prewarm, Warm, WarmEvent, WarmState, WarmStatus, WarmTarget};
 
 use super::filter::Filter;
 use super::list::List;
+use crate::warm_state::Warming;
 
 /// All that is known of warms.
 pub(crate) struct Warms {
-    pub(crate) all: BTreeMap<String, Warm>,
+    pub(crate) all: BTreeMap<String, Warming>,
     pub(crate) list: List,
     /// Rows of the open warm.
     pub(crate) targets: List,
-    /// Copies to regions that are under way, of the warm that is followed.
-    pub(crate) copies: BTreeMap<(Digest, String), (u64, u64)>,
     pub(crate) followed: Option<String>,
     pub(crate) prewarm: Prewarm,
     pub(crate) prewarm_list: List,
@@ -37,7 +34,6 @@ impl Warms {
             all: BTreeMap::new(),
             list: List::sorted_by(4, false),
             targets: List::default(),
-            copies: BTreeMap::new(),
             followed: None,
             prewarm: Prewarm::default(),
             prewarm_list: List::default(),
@@ -49,7 +45,7 @@ impl Warms {
         for warm in warms {
             // What is followed is known better from its events.
             if self.followed.as_ref() != Some(&warm.id) || !self.all.contains_key(&warm.id) {
-                self.all.insert(warm.id.clone(), warm);
+                self.replace(warm);
             }
         }
         self.known = true;
@@ -57,49 +53,28 @@ impl Warms {
     }
 
     pub(crate) fn put(&mut self, warm: Warm) {
-        self.all.insert(warm.id.clone(), warm);
+        self.replace(warm);
         self.arrange();
     }
 
-    /// Takes an event of a warm.
-    pub(crate) fn event(&mut self, id: &str, event: WarmEvent) {
-        let Some(warm) = self.all.get_mut(id) else {
-            return;
-        };
-        match event.kind {
-            WarmEventKind::Copying {
-                image_hash,
-                region,
-                done,
-                total,
-            } => {
-                if done < total {
-                    self.copies.insert((image_hash, region), (done, total));
-                } else {
-                    self.copies.remove(&(image_hash, region));
-                }
+    fn replace(&mut self, warm: Warm) {
+        match self.all.get_mut(&warm.id) {
+            Some(known) => known.replace(warm),
+            None => {
+                self.all.insert(warm.id.clone(), Warming::new(warm));
             }
-            WarmEventKind::Pulling {
-                node,
-                image_hash,
-                done,
-                total,
-                ..
-            } => {
-                if let Some(target) = target(warm, &node, image_hash) {
-                    target.state = WarmState::Pulling;
-                    (target.done, target.total) = (done, total);
-                }
-            }
-            WarmEventKind::Target { target: new } => {
-                warm.status = WarmStatus::Running;
-                match target(warm, &new.node, new.image_hash) {
-                    Some(old) => *old = new,
-                    None => warm.nodes.push(new),
-                }
-            }
-            WarmEventKind::Finished { warm: ended } => *warm = *ended,
         }
+    }
+
+    /// Takes an event of a warm.
+    pub(crate) fn event(&mut self, id: &str, event: &WarmEvent) {
+        if let Some(warm) = self.all.get_mut(id) {
+            warm.update(&event.kind);
+        }
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<&Warm> {
+        self.all.get(id).map(|known| &known.warm)
     }
 
     /// Sorts and filters.
@@ -108,6 +83,7 @@ impl Warms {
         let mut rows: Vec<&Warm> = self
             .all
             .values()
+            .map(|known| &known.warm)
             .filter(|warm| {
                 let images: Vec<String> = warm.images.iter().map(Digest::hex).collect();
                 filter.lets_by(|| format!("{} {} {}", word(warm.status), warm.id, images.join(" ")))
@@ -129,7 +105,7 @@ impl Warms {
 
     /// Sorts and filters the targets of a warm.
     pub(crate) fn arrange_targets(&mut self, id: &str) {
-        let Some(warm) = self.all.get(id) else {
+        let Some(warm) = self.all.get(id).map(|known| &known.warm) else {
             return self.targets.arrange(Vec::new());
         };
         let mut filter = Filter::new(&self.targets.filter);
@@ -182,14 +158,8 @@ impl Warms {
     }
 
     pub(crate) fn chosen(&self) -> Option<&Warm> {
-        self.all.get(self.list.chosen()?)
+        self.get(self.list.chosen()?)
     }
-}
-
-fn target<'w>(warm: &'w mut Warm, node: &str, image: Digest) -> Option<&'w mut WarmTarget> {
-    warm.nodes
-        .iter_mut()
-        .find(|t| t.node == node && t.image_hash == image)
 }
 
 /// Key of a row of one warm.

@@ -8,7 +8,7 @@ use super::open::{close, open, show};
 use super::subjects::{ask, subjects};
 use super::{prompt, subject};
 use crate::app::action::Action;
-use crate::app::effect::Effect;
+use crate::app::effect::{Effect, Text};
 use crate::app::model::overlay::{Files, Overlay, Palette, Purpose};
 use crate::app::model::{State, View};
 
@@ -369,9 +369,9 @@ fn log(state: &mut State, action: Action) -> Vec<Effect> {
                 followed.log_focused = followed.zoomed || followed.log_focused;
             }
             _ => {
-                let lines: Vec<String> = followed.pane().text().collect();
+                let text = Text::Log(followed.pane().copy());
                 let name = format!("{id}.log");
-                prompt(state, "save to", &name, Purpose::Save { lines });
+                prompt(state, "save to", &name, Purpose::Save { text });
             }
         }
         return Vec::new();
@@ -382,8 +382,8 @@ fn log(state: &mut State, action: Action) -> Vec<Effect> {
     match action {
         Action::Wrap => document.wrap = !document.wrap,
         Action::SaveLog => {
-            let lines = document.plain();
-            prompt(state, "save to", "chalk.txt", Purpose::Save { lines });
+            let text = Text::Lines(document.plain());
+            prompt(state, "save to", "chalk.txt", Purpose::Save { text });
         }
         _ => {}
     }

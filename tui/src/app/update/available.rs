@@ -1,7 +1,7 @@
 //! Which actions do something now: footer, palette and keys all ask here, so that what is offered
 //! works and what does not work says why.
 
-use chalk_core::wire::WarmStatus;
+use chalk_core::wire::{BuildStatus, Warm, WarmState, WarmStatus};
 
 use super::subject;
 use crate::app::action::Action;
@@ -65,8 +65,7 @@ pub(crate) fn available(state: &State, action: Action) -> Result<(), &'static st
         },
         Action::Retry => match view {
             View::Warms | View::Warm(_) => needs(
-                subject::warm(state)
-                    .is_some_and(|w| matches!(w.status, WarmStatus::Partly | WarmStatus::Failed)),
+                subject::warm(state).is_some_and(can_be_retried),
                 "nothing of the warm has failed",
             ),
             _ => needs(
@@ -75,7 +74,7 @@ pub(crate) fn available(state: &State, action: Action) -> Result<(), &'static st
             ),
         },
         Action::JumpToFailure => needs(
-            subject::build(state).is_some_and(|b| b.error.is_some())
+            subject::build(state).is_some_and(|b| b.status == BuildStatus::Failed)
                 || matches!(view, View::Build(id) if state
                     .builds
                     .followed
@@ -196,4 +195,10 @@ fn own_key(state: &State, place: Place, action: Action) -> bool {
     );
     let wanted = action == Action::ShowPrewarm && place == Place::Warms;
     wanted || (!tabs && !quiet && state.config.keys.chord(place, action).is_some())
+}
+
+/// Whether something of a warm can be tried again: what failed, and what a cancel cut off.
+fn can_be_retried(warm: &Warm) -> bool {
+    let failed = warm.nodes.iter().any(|t| t.state == WarmState::Failed);
+    warm.status != WarmStatus::Running && failed
 }

@@ -279,9 +279,9 @@ fn answer(state: &mut State, overlay: Overlay) -> Vec<Effect> {
             }
             vec![Effect::SetPrewarm(images)]
         }
-        Purpose::Save { lines } if !text.is_empty() => vec![Effect::SaveText {
+        Purpose::Save { text: saved } if !text.is_empty() => vec![Effect::SaveText {
             path: text.into(),
-            lines,
+            text: saved,
         }],
         purpose => {
             // Nothing was said yet.

@@ -1,6 +1,6 @@
 //! What comes from the service, from disk and from finished work.
 
-use chalk_core::wire::{Build, BuildStatus};
+use chalk_core::wire::{Build, BuildStatus, WarmEventKind};
 
 use super::open::open;
 use crate::app::effect::{Effect, Source};
@@ -34,6 +34,7 @@ pub(super) fn take(state: &mut State, feed: Feed) -> Vec<Effect> {
             }
         }
         Feed::Images(images) => {
+            state.spec.outdated(state.now);
             state.images.take(images, &state.fleet);
             if *state.view() == View::Matrix {
                 state.arrange();
@@ -53,6 +54,7 @@ pub(super) fn take(state: &mut State, feed: Feed) -> Vec<Effect> {
         Feed::Nodes(nodes) => state.fleet.take(nodes),
         Feed::Regions(regions) => state.fleet.regions = regions,
         Feed::Caches(map) => {
+            state.spec.outdated(state.now);
             state.fleet.take_caches(&map);
             if matches!(state.view(), View::Images | View::Matrix) {
                 state.arrange();
@@ -66,10 +68,16 @@ pub(super) fn take(state: &mut State, feed: Feed) -> Vec<Effect> {
                 state.fleet.arrange_contents(&node);
             }
         }
-        Feed::Warms(warms) => state.warms.take(warms),
+        Feed::Warms(warms) => {
+            state.spec.outdated(state.now);
+            state.warms.take(warms);
+        }
         Feed::WarmEvents { id, events } => {
             for event in events {
-                state.warms.event(&id, event);
+                if matches!(event.kind, WarmEventKind::Finished { .. }) {
+                    state.spec.outdated(state.now);
+                }
+                state.warms.event(&id, &event);
             }
             state.warms.arrange();
             if *state.view() == View::Warm(id.clone()) {
@@ -77,6 +85,7 @@ pub(super) fn take(state: &mut State, feed: Feed) -> Vec<Effect> {
             }
         }
         Feed::Warm(warm) => {
+            state.spec.outdated(state.now);
             let id = warm.id.clone();
             state.warms.put(*warm);
             if *state.view() == View::Warm(id.clone()) {
@@ -96,6 +105,7 @@ pub(super) fn take(state: &mut State, feed: Feed) -> Vec<Effect> {
         }
         Feed::Declared { generation, result } => return declared(state, generation, result),
         Feed::Planned { generation, result } => {
+            state.spec.planned();
             if generation == state.spec.generation {
                 state.spec.planning = false;
                 match result {
@@ -137,7 +147,7 @@ fn connected(state: &mut State, link: crate::app::event::Link) -> Vec<Effect> {
     let mut effects = vec![Effect::Attend(state.view().clone())];
     if again {
         if before {
-            state.say("connected again");
+            state.mention("connected again");
         }
         if state.spec.declared.is_some() {
             state.spec.planning = true;
@@ -152,23 +162,23 @@ fn connected(state: &mut State, link: crate::app::event::Link) -> Vec<Effect> {
     effects
 }
 
-/// A build ended that was seen to run.
+/// A build ended that was seen to run. Of builds that others began and nobody here looks at, the list
+/// tells.
 fn told(state: &mut State, build: &Build) -> Vec<Effect> {
-    let text = format!("{} {}", called(build), word(build.status));
-    match build.status {
-        BuildStatus::Failed => state.complain(text.clone()),
-        _ => state.say(text.clone()),
-    }
     let mut effects = Vec::new();
-    if build.seconds >= state.config.notify_after {
-        effects.push(Effect::Notify(text));
+    let own =
+        state.builds.started.contains(&build.id) || state.builds.followed.contains_key(&build.id);
+    if own {
+        let text = format!("{} {}", called(build), word(build.status));
+        match build.status {
+            BuildStatus::Failed => state.complain(text.clone()),
+            _ => state.mention(text.clone()),
+        }
+        if build.seconds >= state.config.notify_after {
+            effects.push(Effect::Notify(text));
+        }
     }
-    // The plan of the declaration is another one now.
-    if state.spec.declared.is_some() {
-        effects.push(Effect::Plan {
-            generation: state.spec.generation,
-        });
-    }
+    state.spec.outdated(state.now);
     effects
 }
 

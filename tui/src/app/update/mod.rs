@@ -15,9 +15,9 @@ mod tests;
 
 use super::action::Action;
 use super::effect::Effect;
-use super::event::Event;
+use super::event::{Event, PointerKind};
 use super::model::overlay::{Overlay, Prompt, Purpose};
-use super::model::{LinkState, State};
+use super::model::{LinkState, State, View};
 
 pub(crate) use available::{available, footer};
 pub(crate) use dialogs::work_on;
@@ -27,6 +27,7 @@ pub(crate) fn update(state: &mut State, event: Event) -> Vec<Effect> {
     match event {
         Event::Key(key) => {
             state.dirty = true;
+            state.went_on();
             if state.overlay.is_some() {
                 return dialogs::key(state, &key);
             }
@@ -36,9 +37,15 @@ pub(crate) fn update(state: &mut State, event: Event) -> Vec<Effect> {
                 None => Vec::new(),
             }
         }
-        Event::Pointer(pointer) => pointer::point(state, &pointer),
+        Event::Pointer(pointer) => {
+            if pointer.kind == PointerKind::Press {
+                state.went_on();
+            }
+            pointer::point(state, &pointer)
+        }
         Event::Paste(text) => {
             state.dirty = true;
+            state.went_on();
             dialogs::paste(state, &text)
         }
         Event::Resize(columns, rows) => {
@@ -47,10 +54,7 @@ pub(crate) fn update(state: &mut State, event: Event) -> Vec<Effect> {
             state.dirty = true;
             Vec::new()
         }
-        Event::Tick(now) => {
-            tick(state, now);
-            Vec::new()
-        }
+        Event::Tick(now) => tick(state, now),
         Event::Feed(feed) => feed::take(state, feed),
     }
 }
@@ -60,13 +64,10 @@ pub(crate) fn act(state: &mut State, action: Action) -> Vec<Effect> {
     act::act(state, action)
 }
 
-fn tick(state: &mut State, now: jiff::Timestamp) {
+fn tick(state: &mut State, now: jiff::Timestamp) -> Vec<Effect> {
     let before = state.now;
     state.now = now;
-    if state.notice.as_ref().is_some_and(|n| n.until <= now) {
-        state.notice = None;
-        state.dirty = true;
-    }
+    state.expire_notice();
     // Running times and the spinner move a few times a second, ages once a second.
     let moving = state.builds.active() > 0
         || state.spec.reading
@@ -79,6 +80,12 @@ fn tick(state: &mut State, now: jiff::Timestamp) {
     if moving || before.as_second() != now.as_second() {
         state.dirty = true;
     }
+    // Only where it is seen: what others do all day need not be planned for.
+    if *state.view() == View::Spec && state.connection.is_up() && state.spec.replan(now) {
+        let generation = state.spec.generation;
+        return vec![Effect::Plan { generation }];
+    }
+    Vec::new()
 }
 
 /// Asks for a text.

@@ -53,7 +53,6 @@ fn entered(state: &mut State) -> Vec<Effect> {
         }
         View::Warm(id) if state.warms.followed.as_ref() != Some(id) => {
             state.warms.followed = Some(id.clone());
-            state.warms.copies.clear();
             effects.push(Effect::FollowWarm(id.clone()));
         }
         View::Node(name) => effects.push(Effect::LoadListing(name.clone())),

@@ -18,7 +18,7 @@ pub(super) fn build(state: &State) -> Option<&Build> {
 pub(super) fn warm(state: &State) -> Option<&Warm> {
     match state.view() {
         View::Warms => state.warms.chosen(),
-        View::Warm(id) => state.warms.all.get(id),
+        View::Warm(id) => state.warms.get(id),
         _ => None,
     }
 }

@@ -1,7 +1,9 @@
 //! The update function, key by key and event by event.
 
 use chalk_core::Digest;
-use chalk_core::wire::{BuildStatus, Event as BuildEvent, EventKind, Stream};
+use chalk_core::wire::{
+    BuildStatus, Event as BuildEvent, EventKind, Stream, WarmEvent, WarmEventKind, WarmStatus,
+};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -121,8 +123,71 @@ fn mistakes_keep_what_was_read_before_and_stop_builds() {
     for build in ["b", "F"] {
         state.notice = None;
         assert_eq!(key(&mut state, build), []);
-        assert!(state.notice.as_ref().unwrap().bad);
+        assert!(state.notice.as_ref().unwrap().is_bad());
     }
+}
+
+#[test]
+fn the_plan_is_asked_for_again_when_others_change_what_it_tells() {
+    let plan = |state: &mut State, millis: i64| {
+        let at = now() + jiff::SignedDuration::from_millis(millis);
+        let effects = update(state, Event::Tick(at));
+        let plans = effects.iter().filter(|e| matches!(e, Effect::Plan { .. }));
+        plans.count()
+    };
+    let warm = |state: &mut State| {
+        let id = "w1".to_owned();
+        let warm = Box::new(samples::warm(WarmStatus::Ready));
+        let kind = WarmEventKind::Finished { warm };
+        let event = WarmEvent {
+            seq: 9,
+            time: String::new(),
+            kind,
+        };
+        let events = vec![event];
+        feed(state, Feed::WarmEvents { id, events });
+    };
+    let mut state = connected();
+    work_on(&mut state, Source::File("a.toml".into()));
+    let generation = state.spec.generation;
+    let result = Ok(Box::new(samples::declared()));
+    feed(&mut state, Feed::Declared { generation, result });
+    let result = || Ok(Box::new(samples::plan()));
+    feed(
+        &mut state,
+        Feed::Planned {
+            generation,
+            result: result(),
+        },
+    );
+    assert_eq!(plan(&mut state, 1_000), 0, "nothing changed");
+    // A build that nobody here looks at, and a warm: one plan for both, a moment later.
+    feed(
+        &mut state,
+        Feed::Builds(vec![samples::build("b1", BuildStatus::Running)]),
+    );
+    feed(
+        &mut state,
+        Feed::Builds(vec![samples::build("b1", BuildStatus::Built)]),
+    );
+    warm(&mut state);
+    assert_eq!(plan(&mut state, 1_100), 0);
+    assert_eq!(plan(&mut state, 1_500), 1);
+    assert_eq!(plan(&mut state, 3_000), 0);
+    // Not again while it is on its way, and only where it is seen.
+    warm(&mut state);
+    assert_eq!(plan(&mut state, 5_000), 0);
+    feed(
+        &mut state,
+        Feed::Planned {
+            generation,
+            result: result(),
+        },
+    );
+    key(&mut state, "2");
+    assert_eq!(plan(&mut state, 6_000), 0);
+    key(&mut state, "1");
+    assert_eq!(plan(&mut state, 6_100), 1);
 }
 
 #[test]
@@ -297,8 +362,9 @@ fn events_that_come_twice_count_once() {
         },
     );
     let followed = state.builds.followed.get_mut(&id).unwrap();
-    let text: Vec<String> = followed.pane().text().collect();
-    assert_eq!(text, ["one", "two", "three"]);
+    let mut text = Vec::new();
+    followed.pane().copy().write(&mut text).unwrap();
+    assert_eq!(text, b"one\ntwo\nthree\n");
     assert_eq!(followed.step(), Some(0));
 }
 
@@ -363,6 +429,41 @@ fn the_failing_step_is_jumped_to_and_told_at_the_end() {
     assert_eq!(state.builds.followed["b7"].step(), Some(1));
     let farewell = state.farewell().join("\n");
     assert!(farewell.contains("no such package"), "{farewell}");
+}
+
+#[test]
+fn what_was_cancelled_takes_no_more_time_and_can_be_tried_again() {
+    let mut state = connected();
+    let mut build = samples::build("b7", BuildStatus::Running);
+    build.steps.clear();
+    let build = Box::new(build);
+    let reused = false;
+    feed(&mut state, Feed::BuildStarted { build, reused });
+    let mut cancelled = samples::build("b7", BuildStatus::Cancelled);
+    cancelled.error = None;
+    let steps = samples::plan().steps;
+    let ended = EventKind::Finished {
+        build: Box::new(cancelled),
+    };
+    let mut ended = event(3, ended);
+    ended.time = "2026-01-01T10:00:07Z".into();
+    let events = vec![
+        event(1, EventKind::Started { steps }),
+        event(2, EventKind::StepStarted { step: 0 }),
+        ended,
+    ];
+    let id = "b7".to_owned();
+    feed(&mut state, Feed::BuildEvents { id, events });
+    let later = now() + jiff::SignedDuration::from_secs(60);
+    let step = &state.builds.followed["b7"].state.steps[0];
+    assert!((step.seconds(later) - 7.0).abs() < 0.01);
+    assert!(available(&state, Action::JumpToFailure).is_err());
+
+    let mut warm = samples::warm(WarmStatus::Cancelled);
+    warm.nodes[0].state = chalk_core::wire::WarmState::Failed;
+    feed(&mut state, Feed::Warms(vec![warm]));
+    key(&mut state, "5");
+    assert!(matches!(key(&mut state, "r")[..], [Effect::RetryWarm(_)]));
 }
 
 #[test]
@@ -441,6 +542,62 @@ fn notices_go_by_themselves() {
         &mut state,
         Event::Tick("2026-01-01T10:01:00Z".parse().unwrap()),
     );
+    assert!(state.notice.is_none());
+}
+
+#[test]
+fn builds_of_others_are_no_news_and_own_ones_wait_their_turn() {
+    let mut state = connected();
+    let told = |state: &State| state.notice.as_ref().map(|notice| notice.text.clone());
+    let at = |seconds: i64| now() + jiff::SignedDuration::from_secs(seconds);
+    let tick = |state: &mut State, seconds| update(state, Event::Tick(at(seconds)));
+    let end = |state: &mut State, id: &str| {
+        let running = samples::build(id, BuildStatus::Running);
+        feed(state, Feed::Builds(vec![running]));
+        let mut built = samples::build(id, BuildStatus::Built);
+        built.seconds = 60.0;
+        feed(state, Feed::Builds(vec![built]))
+    };
+    // Nobody here looks at it.
+    let effects = end(&mut state, "b1");
+    assert_eq!(told(&state), None);
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Notify(_))));
+
+    let build = Box::new(samples::build("b2", BuildStatus::Running));
+    let reused = false;
+    feed(&mut state, Feed::BuildStarted { build, reused });
+    let refused = crate::app::event::Trouble::new("the name is taken");
+    feed(&mut state, Feed::Failed(refused));
+    let effects = end(&mut state, "b2");
+    assert!(effects.iter().any(|e| matches!(e, Effect::Notify(_))));
+    let complaint = Some("the name is taken".to_owned());
+    assert_eq!(told(&state), complaint);
+    tick(&mut state, 6);
+    feed(&mut state, Feed::Done("saved 3 lines".to_owned()));
+    assert_eq!(told(&state), complaint);
+    // It has had its time, and what came meanwhile has its own.
+    tick(&mut state, 12);
+    assert_eq!(told(&state).as_deref(), Some("saved 3 lines"));
+    tick(&mut state, 16);
+    assert!(told(&state).is_some());
+    tick(&mut state, 17);
+    assert_eq!(told(&state), None);
+}
+
+#[test]
+fn a_complaint_goes_with_the_next_key_after_it_was_read() {
+    let mut state = connected();
+    state.complain("no");
+    key(&mut state, "j");
+    assert!(state.notice.is_some(), "nobody reads that fast");
+    state.mention("built");
+    assert_eq!(state.notice.as_ref().unwrap().text, "built");
+    state.complain("no");
+    update(
+        &mut state,
+        Event::Tick(now() + jiff::SignedDuration::from_secs(2)),
+    );
+    key(&mut state, "j");
     assert!(state.notice.is_none());
 }
 

@@ -248,14 +248,11 @@ fn output(state: &State, screen: &mut Screen<'_>, area: Rect, followed: &mut Fol
         Some(step) if silent => format!("step {} has no output", step + 1),
         Some(step) => format!("log of step {}", step + 1),
     };
-    let pane = followed.pane();
+    let mut pane = followed.pane();
     let mut title: Vec<Span> = vec![(Role::Strong, name)];
     if !silent {
         let lines = match pane.len() {
             1 => "1 line".to_owned(),
-            count if pane.has_dropped() && step.is_some() => {
-                format!("last {count} lines, the log of all steps has more")
-            }
             count if pane.has_dropped() => format!("last {count} lines"),
             count => format!("{count} lines"),
         };

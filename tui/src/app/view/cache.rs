@@ -200,7 +200,6 @@ pub(super) fn node(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, n
                 Role::Dim,
                 format!("{dots}joined {} ago", ago(state.now, &node.joined)),
             ),
-            (Role::Dim, format!("{dots}{}", labels.join(" "))),
         ],
         vec![
             (
@@ -220,6 +219,9 @@ pub(super) fn node(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, n
             (Role::Dim, format!("{dots}{}", running(node.sandboxes))),
         ],
     ];
+    if !labels.is_empty() {
+        lines[0].push((Role::Dim, format!("{dots}{}", labels.join(" "))));
+    }
     let mut hits: Vec<Span> = vec![(Role::Dim, "hits ".to_owned())];
     match (usage.hits * 100).checked_div(usage.hits + usage.misses) {
         Some(rate) => {
@@ -269,9 +271,19 @@ fn contents(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, name: &s
         let known = image
             .image_hash
             .and_then(|hash| shown.images.all.get(&hash));
-        let name = known
-            .and_then(|image| image.names.first().cloned())
-            .unwrap_or_else(|| image.image.clone());
+        let hash = short(image.image_hash.unwrap_or(image.digest));
+        // What was built without a name has only the reference that it is pulled by, which is its hash.
+        let name = match (
+            known.and_then(|image| image.names.first()),
+            image.image_hash,
+        ) {
+            (Some(name), _) => vec![(Role::Text, name.clone()), (Role::Hash, format!(" {hash}"))],
+            (None, Some(_)) => vec![(Role::Hash, hash)],
+            (None, None) => vec![
+                (Role::Text, image.image.clone()),
+                (Role::Hash, format!(" {hash}")),
+            ],
+        };
         let mut kept = Vec::new();
         if !image.pins.is_empty() {
             let text = format!("{} {} ", screen.glyphs.pin, image.pins.join(" "));
@@ -281,13 +293,7 @@ fn contents(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, name: &s
             kept.push((Role::Running, running(image.in_use)));
         }
         vec![
-            vec![
-                (Role::Text, name),
-                (
-                    Role::Hash,
-                    format!(" {}", short(image.image_hash.unwrap_or(image.digest))),
-                ),
-            ],
+            name,
             vec![(Role::Text, bytes(image.bytes))],
             vec![(Role::Text, image.layers.to_string())],
             kept,

@@ -198,8 +198,12 @@ fn line(state: &State, screen: &mut Screen<'_>, area: Rect) {
         return;
     }
     if let Some(notice) = &state.notice {
-        let role = if notice.bad { Role::Failed } else { Role::Ok };
-        let sign = if notice.bad {
+        let role = if notice.is_bad() {
+            Role::Failed
+        } else {
+            Role::Ok
+        };
+        let sign = if notice.is_bad() {
             screen.glyphs.failed
         } else {
             screen.glyphs.ok

@@ -192,7 +192,10 @@ fn heading(
         return;
     };
     if state.matrix.region.is_none() {
-        let text = format!("{} {}", called(image), short(image.image_hash));
+        let text = match image.names.first() {
+            Some(name) => format!("{name} {}", short(image.image_hash)),
+            None => short(image.image_hash),
+        };
         screen.text(area.x + 1, area.y, area.width - 1, Role::Dim, &text);
     } else {
         let text = called(image);

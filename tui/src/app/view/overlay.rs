@@ -45,6 +45,13 @@ fn window(screen: &mut Screen<'_>, body: Rect, wide: u16, high: u16, title: &str
     screen.hits.cover();
     let base = screen.style(Role::Text);
     for y in area.top()..area.bottom() {
+        // A wide character that the border would stand in the right half of goes.
+        let before = area.x.checked_sub(1).map(|x| (x, y));
+        if let Some(cell) = before.and_then(|at| screen.buffer.cell_mut(at))
+            && cells(cell.symbol()) > 1
+        {
+            cell.set_symbol(" ");
+        }
         for x in area.left()..area.right() {
             if let Some(cell) = screen.buffer.cell_mut((x, y)) {
                 cell.reset();
@@ -62,11 +69,12 @@ fn window(screen: &mut Screen<'_>, body: Rect, wide: u16, high: u16, title: &str
     screen.divide(area.right() - 1, area, true);
     let title = [(Role::Title, title.to_owned())];
     screen.rule(Rect::new(area.x, area.y, area.width, 1), true, &title);
-    screen.rule(
-        Rect::new(area.x, area.bottom() - 1, area.width, 1),
-        true,
-        &[],
-    );
+    let bottom = area.bottom() - 1;
+    screen.rule(Rect::new(area.x, bottom, area.width, 1), true, &[]);
+    for (y, [left, right]) in [area.y, bottom].into_iter().zip(screen.glyphs.corners) {
+        screen.text(area.x, y, 1, Role::BorderFocused, left);
+        screen.text(area.right() - 1, y, 1, Role::BorderFocused, right);
+    }
     inner
 }
 

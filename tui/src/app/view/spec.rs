@@ -175,7 +175,7 @@ fn trouble_below(screen: &mut Screen<'_>, area: &mut Rect, trouble: &Trouble) {
 }
 
 /// A text in lines of so many cells at most, broken between words where that goes.
-fn broken(text: &str, wide: usize) -> Vec<String> {
+pub(super) fn broken(text: &str, wide: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let full = lines

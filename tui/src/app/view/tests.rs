@@ -295,7 +295,7 @@ fn the_footer_offers_what_works() {
                 continue;
             }
             act(&mut state, action);
-            let bad = state.notice.as_ref().filter(|notice| notice.bad);
+            let bad = state.notice.as_ref().filter(|notice| notice.is_bad());
             assert!(bad.is_none(), "{action:?} in {chord}: {bad:?}");
         }
     }

@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 
 use super::images::filter_line;
 use super::screen::{Screen, fixed, share};
-use super::spec::spinner;
+use super::spec::{broken, spinner};
 use crate::app::model::warms::{target_key, target_word, word};
 use crate::app::model::{Span, State, ago, images};
 use crate::app::theme::Role;
@@ -38,7 +38,7 @@ pub(super) fn warms(state: &mut State, screen: &mut Screen<'_>, mut area: Rect) 
     let (filter, count) = (list.filter.clone(), list.len());
     filter_line(screen, &mut area, &filter, count, shown.warms.all.len(), 0);
     let page = screen.table(area, &columns, &mut list, true, |screen, id| {
-        let Some(warm) = shown.warms.all.get(id) else {
+        let Some(warm) = shown.warms.get(id) else {
             return Vec::new();
         };
         let (role, sign) = status(shown, screen, warm.status);
@@ -93,10 +93,11 @@ fn status(state: &State, screen: &Screen<'_>, status: WarmStatus) -> (Role, &'st
 
 /// Draws one warm.
 pub(super) fn warm(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, id: &str) {
-    let Some(warm) = state.warms.all.get(id) else {
+    let Some(known) = state.warms.all.get(id) else {
         screen.nothing(area, &[(Role::Dim, "Asking the service".to_owned())]);
         return;
     };
+    let warm = &known.warm;
     let (role, sign) = status(state, screen, warm.status);
     let mut heading: Vec<Span> = vec![(role, format!("{sign} {}  ", word(warm.status)))];
     heading.extend(progress(screen, warm));
@@ -108,15 +109,15 @@ pub(super) fn warm(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, i
     screen.spans(area.x + 1, area.y, area.width - 1, &heading);
     area.y += 1;
     area.height -= 1;
-    for ((image, region), (done, total)) in &state.warms.copies {
+    for ((image, region), (done, total)) in known.copying() {
         if area.height < 4 {
             break;
         }
         let text = format!(
             "copy of {} to region {region}: {} of {}",
             short(*image),
-            bytes(*done),
-            bytes(*total)
+            bytes(done),
+            bytes(total)
         );
         screen.text(area.x + 1, area.y, area.width - 1, Role::Running, &text);
         area.y += 1;
@@ -128,9 +129,16 @@ pub(super) fn warm(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, i
 fn targets(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, id: &str) {
     let mut list = std::mem::take(&mut state.warms.targets);
     let shown: &State = state;
-    let nodes = shown.warms.all.get(id).map_or(&[][..], |warm| &warm.nodes);
+    let nodes = shown.warms.get(id).map_or(&[][..], |warm| &warm.nodes);
     let (filter, count) = (list.filter.clone(), list.len());
     filter_line(screen, &mut area, &filter, count, nodes.len(), 0);
+    let chosen = list.chosen();
+    let chosen = nodes
+        .iter()
+        .find(|t| chosen == Some(target_key(t).as_str()));
+    if let Some(target) = chosen.filter(|target| target.state == WarmState::Failed) {
+        reason(screen, &mut area, &why(target));
+    }
     let window = list.window(usize::from(area.height.saturating_sub(1)));
     let visible: std::collections::BTreeSet<&str> =
         list.keys()[window].iter().map(String::as_str).collect();
@@ -169,6 +177,31 @@ fn targets(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, id: &str)
     drop(rows);
     state.page = page;
     state.warms.targets = list;
+}
+
+/// Why a target failed.
+fn why(target: &WarmTarget) -> String {
+    match &target.error {
+        Some(problem) if problem.detail.is_empty() => problem.title.clone(),
+        Some(problem) => format!("{}: {}", problem.title, problem.detail),
+        None => "no reason was given".to_owned(),
+    }
+}
+
+/// Why the chosen row failed, whole, below the table that cuts it off.
+fn reason(screen: &mut Screen<'_>, area: &mut Rect, why: &str) {
+    let text = format!(
+        "{} {}",
+        screen.glyphs.failed,
+        harmless(&why.replace('\n', " "))
+    );
+    let lines = broken(&text, usize::from(area.width.saturating_sub(2)));
+    let high = u16::try_from(lines.len()).unwrap_or(u16::MAX);
+    let high = high.min(area.height / 3);
+    area.height -= high;
+    for (y, line) in (area.bottom()..area.bottom() + high).zip(&lines) {
+        screen.text(area.x + 1, y, area.width - 1, Role::Failed, line);
+    }
 }
 
 /// Time on the node, told when it has ended.
@@ -216,12 +249,7 @@ fn receipt(screen: &Screen<'_>, target: &WarmTarget) -> Vec<Span> {
             ]
         }
         WarmState::Failed => {
-            let why = match &target.error {
-                Some(problem) if problem.detail.is_empty() => problem.title.clone(),
-                Some(problem) => format!("{}: {}", problem.title, problem.detail),
-                None => "no reason was given".to_owned(),
-            };
-            let mut spans = vec![(Role::Failed, harmless(&why.replace('\n', " ")))];
+            let mut spans = vec![(Role::Failed, harmless(&why(target).replace('\n', " ")))];
             if target.retries_left > 0 {
                 spans.push((
                     Role::Dim,
@@ -258,6 +286,13 @@ pub(super) fn prewarm(state: &mut State, screen: &mut Screen<'_>, mut area: Rect
     let all = shown.warms.prewarm.images.len();
     filter_line(screen, &mut area, &filter, count, all, 0);
     let connected: usize = shown.fleet.region_sizes().values().sum();
+    let chosen = list.chosen().and_then(|image| {
+        let states = &shown.warms.prewarm.states;
+        states.iter().find(|s| s.image == image)
+    });
+    if let Some(error) = chosen.and_then(|known| known.error.as_ref()) {
+        reason(screen, &mut area, error);
+    }
     let page = screen.table(area, &columns, &mut list, true, |screen, image| {
         let states = &shown.warms.prewarm.states;
         let Some(known) = states.iter().find(|s| s.image == image) else {
