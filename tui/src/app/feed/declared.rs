@@ -298,7 +298,21 @@ async fn plan(shared: &Shared, known: &Known) -> Result<Plan, Failure> {
             .map(|(digest, upload)| (*digest, upload.size))
             .collect(),
     };
-    client.post("/v1/plan", &request).await
+    let mut plan: Plan = client.post("/v1/plan", &request).await?;
+    if plan.image_hash.is_none() {
+        // Why is among the warnings already.
+        plan.warnings.push(without_base(in_checkout()).to_owned());
+    }
+    Ok(plan)
+}
+
+/// What to do where a base cannot be had.
+fn without_base(checkout: bool) -> &'static str {
+    if checkout {
+        "`chalk compute image import PATH --as REF` brings a base in; for the example, `cargo xtask demo` brings a stand-in"
+    } else {
+        "`chalk compute image import PATH --as REF` brings a base in"
+    }
 }
 
 /// Asks for a build, and says how much was sent while files go up.

@@ -585,6 +585,26 @@ fn builds_of_others_are_no_news_and_own_ones_wait_their_turn() {
 }
 
 #[test]
+fn what_to_do_about_a_complaint_is_seen_at_80_columns() {
+    let mut state = connected();
+    let trouble = crate::app::event::Trouble {
+        what: "registry cannot be reached".to_owned(),
+        why: "failed to look up the address of registry-1.docker.io".to_owned(),
+        hint: "check the network, or bring the image in with `chalk compute image import`"
+            .to_owned(),
+    };
+    feed(&mut state, Feed::Failed(trouble));
+    let mut screen = samples::Screen::new(80, 24);
+    let buffer = screen.draw(&mut state);
+    let row = |y| -> String { (0..80).map(|x| buffer[(x, y)].symbol()).collect() };
+    let rows: Vec<String> = (18..23).map(|y| row(y).trim().to_owned()).collect();
+    let said = rows.join(" ");
+    assert!(said.contains("✗ registry cannot be reached"), "{said}");
+    assert!(said.contains("`chalk compute image import`"), "{said}");
+    assert!(row(23).contains("q quit"));
+}
+
+#[test]
 fn a_complaint_goes_with_the_next_key_after_it_was_read() {
     let mut state = connected();
     state.complain("no");

@@ -3,6 +3,7 @@
 use ratatui::layout::Rect;
 
 use super::screen::{Screen, cells};
+use super::spec::broken;
 use crate::app::event::Target;
 use crate::app::model::builds::called;
 use crate::app::model::overlay::Purpose;
@@ -15,14 +16,36 @@ use crate::output::short;
 pub(super) fn frame(state: &State, screen: &mut Screen<'_>, area: Rect) -> Rect {
     header(state, screen, Rect::new(area.x, area.y, area.width, 1));
     tabs(state, screen, Rect::new(area.x, area.y + 1, area.width, 1));
-    let bottom = Rect::new(area.x, area.bottom() - 2, area.width, 1);
-    line(state, screen, bottom);
+    // What to do about a complaint stands at its end, so that it is shown whole where it can be.
+    let said = complaint(state, screen, area);
+    let high = u16::try_from(said.len()).unwrap_or(1).max(1);
+    let bottom = Rect::new(area.x, area.bottom() - 1 - high, area.width, high);
+    if said.is_empty() {
+        line(state, screen, bottom);
+    }
+    for (y, text) in (bottom.y..).zip(&said) {
+        screen.text(area.x + 1, y, area.width - 1, Role::Failed, text);
+    }
     keys(
         state,
         screen,
         Rect::new(area.x, area.bottom() - 1, area.width, 1),
     );
-    Rect::new(area.x, area.y + 2, area.width, area.height - 4)
+    Rect::new(area.x, area.y + 2, area.width, area.height - 3 - high)
+}
+
+/// The lines of a complaint; none where something else is shown in their place.
+fn complaint(state: &State, screen: &Screen<'_>, area: Rect) -> Vec<String> {
+    let notice = state.notice.as_ref().filter(|notice| notice.is_bad());
+    let (None | Some(Overlay::Help { .. } | Overlay::Warm(_)), Some(notice)) =
+        (&state.overlay, notice)
+    else {
+        return Vec::new();
+    };
+    let text = format!("{} {}", screen.glyphs.failed, notice.text);
+    let mut lines = broken(&text, usize::from(area.width.saturating_sub(2)));
+    lines.truncate(usize::from(area.height / 4).max(1));
+    lines
 }
 
 /// What is connected to, as whom, since when; and whether it is.
