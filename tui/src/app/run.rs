@@ -2,11 +2,12 @@
 
 use std::io;
 use std::path::Path;
+use std::task::Poll;
 use std::time::Duration;
 
 use chalk_core::wire::exit;
 use crossterm::event::{Event as Input, EventStream, KeyEventKind, MouseButton, MouseEventKind};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use rustix::process::{Signal, WaitStatus, kill_current_process_group};
 use tokio::signal::unix::{Signal as Incoming, SignalKind, signal};
@@ -105,6 +106,19 @@ pub(super) async fn signalled() {
         return std::future::pending().await;
     };
     signals.recv().await;
+}
+
+/// What has come of the input already, if anything. Looked for by this task and not by one that nobody
+/// waits for, as `now_or_never` would: the stream wakes the first that found nothing, and keys that
+/// come later would wait for the next tick.
+async fn at_once(input: &mut EventStream) -> Option<Input> {
+    std::future::poll_fn(|context| {
+        Poll::Ready(match input.poll_next_unpin(context) {
+            Poll::Ready(Some(Ok(event))) => Some(event),
+            _ => None,
+        })
+    })
+    .await
 }
 
 fn gone(error: io::Error) -> Failure {
@@ -224,9 +238,7 @@ impl Loop {
                         None => return Err(gone(io::ErrorKind::UnexpectedEof.into())),
                     }
                     // What else is there, so that a burst makes one frame.
-                    while events.len() < BURST
-                        && let Some(Some(Ok(more))) = input.next().now_or_never()
-                    {
+                    while events.len() < BURST && let Some(more) = at_once(input).await {
                         events.push(more);
                     }
                 }
