@@ -12,16 +12,18 @@ use ratatui::layout::Rect;
 #[path = "../../tui/src/app/log/mod.rs"]
 mod log;
 
-use log::{LogLine, LogPane, LogStyles};
+use log::{Log, LogLine, LogPane, LogStyles};
 
 fuzz_target!(|text: &str| {
-    let mut pane = LogPane::new(20);
+    let mut log = Log::new(20);
+    let mut window = log.window(None);
     let mut chars = text.chars();
     let mut size = || chars.next().map_or(7, |c| u32::from(c) as u16 % 40);
     let sizes = [(size(), size()), (size(), size())];
+    let mut pane = LogPane::new(&mut log, &mut window);
     pane.search(&chars.by_ref().take(2).collect::<String>());
     for (number, line) in chars.as_str().split('\n').enumerate() {
-        pane.push(LogLine {
+        log.push(LogLine {
             time: Some(number as i64),
             source: line.chars().take(3).collect(),
             stderr: number % 2 == 1,
@@ -29,19 +31,24 @@ fuzz_target!(|text: &str| {
         });
     }
     for (width, height) in sizes {
+        let mut pane = LogPane::new(&mut log, &mut window);
         draw(&mut pane, width, height);
         pane.scroll_by(-3);
         pane.next_match();
         draw(&mut pane, width, height);
         pane.select_from(0, 0);
         pane.select_to(width, height);
-        pane.toggle_times();
-        pane.toggle_wrap();
+        window.toggle_times();
+        window.toggle_wrap();
+        let mut pane = LogPane::new(&mut log, &mut window);
         draw(&mut pane, width, height);
         pane.scroll_right(3);
     }
 
-    let lines: Vec<String> = pane.text().collect();
+    let mut pane = LogPane::new(&mut log, &mut window);
+    let (count, text) = saved(&pane);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines.len(), pane.len()), (count, count));
     for line in &lines {
         assert!(!line.chars().any(char::is_control), "{line:?}");
     }
@@ -49,15 +56,17 @@ fuzz_target!(|text: &str| {
         assert!(current <= total);
     }
     // Marked from its first cell to its last, a log on one screen is all of its text.
-    let mut all = LogPane::new(20);
+    let mut all = Log::new(20);
     for line in &lines {
         all.push(LogLine {
             time: None,
             source: String::new(),
             stderr: false,
-            text: line.clone(),
+            text: (*line).to_owned(),
         });
     }
+    let mut window = all.window(None);
+    let mut all = LogPane::new(&mut all, &mut window);
     let rows = lines
         .iter()
         .map(|line| line.len() + 1)
@@ -73,6 +82,13 @@ fuzz_target!(|text: &str| {
         assert_eq!(all.selected_text(), Some(text));
     }
 });
+
+/// How many lines are saved, and their text.
+fn saved(pane: &LogPane) -> (usize, String) {
+    let mut text = Vec::new();
+    let count = pane.copy().write(&mut text).unwrap();
+    (count, String::from_utf8(text).unwrap())
+}
 
 fn draw(pane: &mut LogPane, width: u16, height: u16) {
     let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
