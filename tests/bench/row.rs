@@ -99,6 +99,15 @@ impl Times {
         Self(times)
     }
 
+    /// How many, their median and the longest, for a note.
+    pub(crate) fn about(&self, what: &str) -> String {
+        let (median, longest) = (self.median(), self.at(1.0));
+        format!(
+            "{} {what}, median {median:.1} ms, longest {longest:.1} ms",
+            self.0.len()
+        )
+    }
+
     /// The one below which `share` of them lie.
     pub(crate) fn at(&self, share: f64) -> f64 {
         let last = (self.0.len() - 1) as f64;

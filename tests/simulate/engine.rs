@@ -239,9 +239,10 @@ impl Simulated {
             (_, 6..9) => rng.random_range(10.0..45.0),
             _ => chance::spread(rng, 45.0, 300.0),
         };
+        let seconds = limited(&step.title).unwrap_or(seconds);
         let mut next = rng.random_range(0..100_000);
-        if let Some(count) = step.title.strip_prefix("RUN seq ") {
-            self.count(at, count.parse().unwrap_or(1), events).await;
+        if let Some(count) = Count::of(&step.title) {
+            count.print(at, events).await;
         } else if let Some(tool) = tool {
             next = self.print(at, tool, next, seconds, events).await;
         } else {
@@ -283,20 +284,6 @@ impl Simulated {
         })
     }
 
-    /// Prints numbers, as `seq` does: a log of a known size and known lines, as fast as it comes.
-    async fn count(&self, step: usize, last: usize, events: &dyn EventSink) {
-        const PIECE: usize = 4000;
-        for from in (1..=last).step_by(PIECE) {
-            let mut text = String::new();
-            for number in from..=last.min(from + PIECE - 1) {
-                let _ = writeln!(text, "{number}");
-            }
-            let stream = Stream::Stdout;
-            events.emit(EventKind::Log { step, stream, text });
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
     /// Prints the step's share of all lines for so long; gives the number of the next line.
     async fn print(
         &self,
@@ -329,6 +316,59 @@ impl Simulated {
             tokio::time::sleep(TICK).await;
         }
         next
+    }
+}
+
+/// The seconds of a step that says them itself, as `RUN timeout 60 make` does.
+fn limited(title: &str) -> Option<f64> {
+    let words = title.strip_prefix("RUN timeout ")?;
+    let seconds: u32 = words.split(' ').next()?.parse().ok()?;
+    Some(seconds.into())
+}
+
+/// A log of a known size, as fast as it is taken: numbers for `seq 1000`; for `noise 1000 60` numbered
+/// lines of 60 bytes, ends included, that hold nothing twice, since what repeats itself is too easily
+/// kept.
+#[derive(Debug, PartialEq, Eq)]
+struct Count {
+    last: usize,
+    bytes: usize,
+}
+
+impl Count {
+    /// What a step of this title prints.
+    fn of(title: &str) -> Option<Self> {
+        let mut words = title.strip_prefix("RUN ")?.split(' ');
+        let (program, last) = (words.next()?, words.next()?.parse().ok()?);
+        let bytes = match (program, words.next()) {
+            ("seq", None) => 0,
+            ("noise", Some(bytes)) => bytes.parse().ok()?,
+            _ => return None,
+        };
+        words.next().is_none().then_some(Self { last, bytes })
+    }
+
+    async fn print(&self, step: usize, events: &dyn EventSink) {
+        const PIECE: usize = 4000;
+        let mut rng = chance::of(0, format_args!("noise {}", self.bytes));
+        for from in (1..=self.last).step_by(PIECE) {
+            let mut text = String::new();
+            for number in from..=self.last.min(from + PIECE - 1) {
+                let end = text.len() + self.bytes.saturating_sub(1);
+                let _ = write!(text, "{number}");
+                if text.len() < end {
+                    text.push(' ');
+                }
+                while text.len() < end {
+                    let _ = write!(text, "{:016x}", rng.random::<u64>());
+                    text.truncate(text.len().min(end));
+                }
+                text.push('\n');
+            }
+            let stream = Stream::Stdout;
+            events.emit(EventKind::Log { step, stream, text });
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 

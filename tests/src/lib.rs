@@ -22,6 +22,7 @@ mod patience;
 mod project;
 mod screen;
 mod service;
+mod simulator;
 mod talk;
 mod world;
 
@@ -39,5 +40,6 @@ pub use patience::{wait_for, wait_until};
 pub use project::Project;
 pub use screen::Screen;
 pub use service::Service;
+pub use simulator::Simulator;
 pub use talk::Talk;
 pub use world::{World, unique};

@@ -41,6 +41,8 @@ struct State {
     terminal: vt100::Parser,
     /// All that was written to the terminal.
     bytes: Vec<u8>,
+    /// When each piece of it came, and how many bytes there were then.
+    reads: Vec<(Instant, usize)>,
     /// How much of it is shown: a frame is, when it is whole.
     seen: usize,
     /// Whether everyone who could write to the terminal is gone.
@@ -50,6 +52,7 @@ struct State {
 impl State {
     fn take(&mut self, more: &[u8]) {
         self.bytes.extend_from_slice(more);
+        self.reads.push((Instant::now(), self.bytes.len()));
         let new = &self.bytes[self.seen..];
         let last = |mark: &[u8]| new.windows(mark.len()).rposition(|bytes| bytes == mark);
         let [begin, end] = FRAME.map(last);
@@ -102,6 +105,7 @@ impl Screen {
             state: Mutex::new(State {
                 terminal: vt100::Parser::new(rows, cols, 0),
                 bytes: Vec::new(),
+                reads: Vec::new(),
                 seen: 0,
                 over: false,
             }),
@@ -136,27 +140,40 @@ impl Screen {
         resized.expect("resize the pseudo-terminal");
     }
 
-    /// Waits until the screen is so.
+    /// Waits until the screen is so; gives when the last piece of it came.
     #[track_caller]
-    pub fn wait_until(&self, what: &str, so: impl Fn(&vt100::Screen) -> bool) {
-        self.shown
-            .wait(what, |state| so(state.terminal.screen()).then_some(()));
+    pub fn wait_until(&self, what: &str, so: impl Fn(&vt100::Screen) -> bool) -> Instant {
+        self.shown.wait(what, |state| {
+            let (came, _) = state.reads.last()?;
+            so(state.terminal.screen()).then_some(*came)
+        })
     }
 
     /// Waits until something stands on the screen.
     #[track_caller]
-    pub fn wait_for(&self, words: &str) {
+    pub fn wait_for(&self, words: &str) -> Instant {
         self.wait_until(&format!("`{words}`"), |screen| {
             screen.contents().contains(words)
-        });
+        })
     }
 
     /// Waits until something stands no longer on the screen.
     #[track_caller]
-    pub fn wait_gone(&self, words: &str) {
+    pub fn wait_gone(&self, words: &str) -> Instant {
         self.wait_until(&format!("no `{words}`"), |screen| {
             !screen.contents().contains(words)
-        });
+        })
+    }
+
+    /// Waits for the first whole frame; gives when it came.
+    #[track_caller]
+    pub fn first_frame(&self) -> Instant {
+        self.shown.wait("the first frame", |state| {
+            let mut windows = state.bytes.windows(FRAME[1].len());
+            let end = windows.position(|bytes| bytes == FRAME[1])? + FRAME[1].len();
+            let (came, _) = state.reads.iter().find(|(_, bytes)| *bytes >= end)?;
+            Some(*came)
+        })
     }
 
     /// What stands on the screen.
@@ -188,6 +205,11 @@ impl Screen {
     #[track_caller]
     pub fn signal(&self, signal: &str) {
         run(&mut tool("kill", [signal, &self.pid.to_string()])).ok();
+    }
+
+    /// Whether it has ended, and all that it wrote is shown.
+    pub fn is_over(&self) -> bool {
+        self.shown.lock().over
     }
 
     /// Waits for its end and for all that it wrote; the exit code.

@@ -36,12 +36,21 @@ const PEERS: [Package; 8] = [
 /// The system-call filter that runc is measured with.
 const PROFILE: &str = "/usr/share/containers/seccomp.json";
 
+/// What stands below the table of the app.
+const ABOUT_APP: &str = "\
+The release build in a pseudo-terminal of 160 columns and 50 rows, against `chalk-simulate` in a process of its
+own on the same machine. A frame is from the model to what is written to the terminal, as the app notes it
+by `CHALK_APP_FRAMES`; a key counts from its writing to the arrival of the frame that shows what it does. The
+lines of the long logs are hex digits of chance, which can hardly be kept smaller than they are: of long ones
+not all are kept.
+";
+
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Measure only these sections, separated by commas; what stands of the others is kept.
     #[arg(long, value_delimiter = ',', value_parser = names())]
     only: Vec<String>,
-    /// Parts of the section `nodes` to measure; all by default.
+    /// Parts of the sections `nodes` and `app` to measure; all by default.
     #[arg(last = true)]
     parts: Vec<String>,
 }
@@ -53,7 +62,7 @@ struct Section {
     measure: fn(&Options) -> Result<Value>,
 }
 
-const SECTIONS: [Section; 2] = [
+const SECTIONS: [Section; 3] = [
     Section {
         name: "npm",
         title: "The npm package",
@@ -63,6 +72,11 @@ const SECTIONS: [Section; 2] = [
         name: "nodes",
         title: "Nodes",
         measure: nodes,
+    },
+    Section {
+        name: "app",
+        title: "The terminal app",
+        measure: app,
     },
 ];
 
@@ -133,6 +147,7 @@ fn nodes(options: &Options) -> Result<Value> {
     let program = release.join("chalk-bench");
     let mut bench = host::as_root(&program.display().to_string(), [])?;
     bench
+        .arg("nodes")
         .args(&options.parts)
         .env("CHALK_TEST_BIN", &chalk)
         .env("CHALK_TEST_BASE", &base)
@@ -140,6 +155,33 @@ fn nodes(options: &Options) -> Result<Value> {
         .env("CHALK_BENCH_FLEET", release.join("examples/fleet"))
         .env("CARGO_TARGET_DIR", host::target());
     measurements(&mut bench)
+}
+
+/// Speed and size of the terminal app.
+fn app(options: &Options) -> Result<Value> {
+    let chalk = host::build_chalk("release")?;
+    let words = ["--quiet", "--locked", "--release", "--package"];
+    let programs = [
+        "chalk-tests",
+        "--bin",
+        "chalk-bench",
+        "--bin",
+        "chalk-simulate",
+    ];
+    run::run(cargo(["build"]).args(words).args(programs))?;
+    let release = host::target().join("release");
+    let program = release.join("chalk-bench");
+    // As root, since the app's own node is one that could run sandboxes.
+    let mut bench = host::as_root(&program.display().to_string(), [])?;
+    bench
+        .arg("app")
+        .args(&options.parts)
+        .env("CHALK_TEST_BIN", &chalk)
+        .env("CHALK_TEST_SIMULATOR", release.join("chalk-simulate"))
+        .env("CARGO_TARGET_DIR", host::target());
+    let mut found = measurements(&mut bench)?;
+    found["about"] = ABOUT_APP.into();
+    Ok(found)
 }
 
 /// The JSON that a program of measurements prints.
