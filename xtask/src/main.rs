@@ -11,6 +11,7 @@ mod demo;
 mod fuzz;
 mod host;
 mod npm;
+mod record;
 mod run;
 mod simulate;
 mod stamp;
@@ -37,6 +38,8 @@ enum Task {
     Bench(bench::Options),
     /// Serves the API with made-up nodes, images and builds, until it is interrupted.
     Simulate(simulate::Options),
+    /// Records the terminal app for the documentation, and draws its pictures.
+    Record,
     /// Builds the page, which the next build of `chalk` takes in.
     Web,
     /// Makes the base image that stands in for python:3.12-slim-bookworm; prints its path.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Wasm(options) => wasm::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Simulate(options) => simulate::run(&options),
+        Task::Record => record::run(),
         Task::Web => web::run(),
         Task::Base => base::stand_in().map(|layout| println!("{}", layout.display())),
     };

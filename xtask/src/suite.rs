@@ -262,6 +262,10 @@ fn unit(_: &Options) -> Result<String> {
         .args(targets)
         .env("CHALK_TEST_BASE", base::stand_in()?);
     run_tests(&mut tests)?;
+    // The other targets of that package are the whole-system tests.
+    let mut programs = cargo(program.iter().copied());
+    programs.args(["--locked", "--package", "chalk-tests", "--bins"]);
+    run_tests(&mut programs)?;
     Ok(if nextest {
         "by nextest"
     } else {
