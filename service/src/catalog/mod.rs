@@ -246,6 +246,14 @@ impl Catalog {
         })
     }
 
+    /// The manifest of an image as its registry has it, verified.
+    ///
+    /// # Errors
+    /// When it is not there, or the registry fails.
+    pub(crate) async fn manifest_of(&self, hash: &Digest) -> Result<Manifest> {
+        self.manifest(&hash.hex()).await
+    }
+
     /// The spec that an image was built from: the referrer of its manifest.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use chalk_core::wire::{Image, ImageDetail, Imported};
 use chalk_core::{Platform, Reference};
 use chalk_store::archive::{self, ImportOptions};
@@ -39,6 +41,17 @@ pub(super) async fn get(
     let catalog = service.catalog();
     let id = catalog.resolve(&id).await?;
     Ok(axum::Json(catalog.detail(&id.hash()).await?))
+}
+
+/// The manifest as the registry has it, wherever that is.
+pub(super) async fn manifest(
+    State(service): Api,
+    Path(id): Path<String>,
+) -> ApiResult<impl IntoResponse> {
+    let catalog = service.catalog();
+    let hash = catalog.resolve(&id).await?.hash();
+    let found = catalog.manifest_of(&hash).await?;
+    Ok(([(CONTENT_TYPE, found.media_type)], found.bytes))
 }
 
 pub(super) async fn name(

@@ -41,6 +41,7 @@ use crate::service::Service;
 type Api = State<Arc<Service>>;
 
 const TEXT: &str = "text/plain";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// How long a browser may remember what it asked before a request of a foreign page.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(600);
 
@@ -207,10 +208,16 @@ fn image_routes() -> Vec<Route> {
             Call::new("Say what the store of blobs takes").gives::<wire::Storage>(),
         ),
         route(
-            get_,
+            get_.clone(),
             "/v1/images/{id}",
             get(images::get),
             Call::new("Describe an image, by hash prefix or name").gives::<wire::ImageDetail>(),
+        ),
+        route(
+            get_,
+            "/v1/images/{id}/manifest",
+            get(images::manifest),
+            Call::new("Read the OCI manifest of an image, byte for byte").gives_other(MANIFEST),
         ),
         route(
             delete_,

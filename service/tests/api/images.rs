@@ -1,5 +1,6 @@
 //! Images, their names, deletion, import.
 
+use chalk_core::Digest;
 use chalk_core::wire::{Image, ImageDetail, Imported, problem};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
@@ -40,6 +41,9 @@ async fn images_are_listed_described_named_and_deleted() {
         assert_eq!(detail.layer_list.len(), 1);
         assert_eq!(detail.layer_list[0].created_by, "fake");
         assert_eq!(detail.steps.len(), 1);
+        let manifest = api.request(Method::GET, &format!("/v1/images/{id}/manifest"));
+        let manifest = manifest.send().await.unwrap().bytes().await.unwrap();
+        assert_eq!(Digest::of(&manifest), detail.image.digest);
     }
     let short = api.request(Method::GET, &format!("/v1/images/{}", &hash.hex()[..7]));
     assert_eq!(api.problem(short).await.kind, problem::NOT_FOUND);

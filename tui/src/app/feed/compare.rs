@@ -137,10 +137,8 @@ pub(super) async fn why_spec(client: &Client, declared: Option<Spec>) -> Result<
 
 /// The manifest of an image as the registry has it, as JSON that reads well.
 pub(super) async fn manifest(client: &Client, hash: &str) -> Result<String, Failure> {
-    let detail = image(client, hash).await?;
-    let bytes = client
-        .raw(&format!("/v1/blobs/{}", detail.image.digest))
-        .await?;
+    let path = format!("/v1/images/{}/manifest", segment(hash));
+    let bytes = client.raw(&path).await?;
     let value: serde_json::Value = serde_json::from_slice(&bytes)
         .map_err(|e| Failure::new(exit::UNREACHABLE, "the manifest is not JSON").why(e))?;
     serde_json::to_string_pretty(&value)
