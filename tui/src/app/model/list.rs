@@ -15,6 +15,8 @@ pub(crate) struct List {
     marked: BTreeSet<String>,
     /// What the rows must match; empty for all.
     pub(crate) filter: String,
+    /// What they had to match when they were arranged last.
+    filtered: String,
     /// Column that is sorted by.
     pub(crate) sort: usize,
     pub(crate) reverse: bool,
@@ -37,8 +39,14 @@ impl List {
             .chosen
             .as_ref()
             .and_then(|chosen| self.keys.iter().position(|key| key == chosen));
+        let refiltered = self.filtered != self.filter;
+        if refiltered {
+            self.filtered.clone_from(&self.filter);
+        }
         match place {
             Some(at) => self.at = at,
+            // Whoever filters looks for another row: the first that matches is shown.
+            None if refiltered => self.at = 0,
             // The row is gone: what took its place is chosen, and becomes the choice only when the
             // person moves, so that a row that comes back is chosen again.
             None => self.at = self.at.min(self.keys.len().saturating_sub(1)),
@@ -172,6 +180,19 @@ mod tests {
         list.move_by(-3);
         list.last();
         assert_eq!(list.chosen(), None);
+    }
+
+    #[test]
+    fn a_filter_that_leaves_the_choice_out_begins_at_the_first_match() {
+        let mut list = List::default();
+        list.arrange(keys("a b c d e"));
+        list.choose_at(3);
+        list.filter = "abe".to_owned();
+        list.arrange(keys("a b e"));
+        assert_eq!(list.chosen(), Some("a"));
+        list.filter.clear();
+        list.arrange(keys("a b c d e"));
+        assert_eq!(list.chosen(), Some("d"));
     }
 
     #[test]
