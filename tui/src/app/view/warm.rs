@@ -129,7 +129,9 @@ pub(super) fn warm(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, i
 fn targets(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, id: &str) {
     let mut list = std::mem::take(&mut state.warms.targets);
     let shown: &State = state;
-    let nodes = shown.warms.get(id).map_or(&[][..], |warm| &warm.nodes);
+    let warm = shown.warms.get(id);
+    let nodes = warm.map_or(&[][..], |warm| &warm.nodes);
+    let images = warm.map_or(0, |warm| warm.images.len());
     let (filter, count) = (list.filter.clone(), list.len());
     filter_line(screen, &mut area, &filter, count, nodes.len(), 0);
     let chosen = list.chosen();
@@ -147,11 +149,16 @@ fn targets(state: &mut State, screen: &mut Screen<'_>, mut area: Rect, id: &str)
         .map(|target| (target_key(target), target))
         .filter(|(key, _)| visible.contains(key.as_str()))
         .collect();
+    // Where there is no room for both: of several images, which one.
+    let (region, image) = match images {
+        0 | 1 => (0, 100),
+        _ => (100, 0),
+    };
     let columns = [
         fixed("STATE", 9),
         share("NODE", 1, 10),
-        fixed("REGION", 8),
-        fixed("IMAGE", 12).from(100),
+        fixed("REGION", 8).from(region),
+        fixed("IMAGE", 12).from(image),
         share("PROGRESS AND RECEIPT", 2, 30),
         fixed("TIME", 6).right(),
     ];
