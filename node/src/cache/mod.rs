@@ -168,10 +168,9 @@ pub(crate) struct Inner {
     pub(crate) parallel: Arc<Semaphore>,
     pub(crate) memory: Arc<Semaphore>,
     pub(crate) memory_units: u32,
-    /// Peers that failed lately, and until when they are passed over.
-    pub(crate) lame: Mutex<BTreeMap<String, Instant>>,
-    /// Peers and mirrors that sent wrong bytes lately, and until when nothing is asked of them.
-    pub(crate) liars: Mutex<BTreeMap<String, Instant>>,
+    /// Peers and mirrors that failed or sent wrong bytes lately, and until when nothing is asked of
+    /// them.
+    pub(crate) passed_over: Mutex<BTreeMap<String, Instant>>,
     /// Bytes of blobs that are kept as they come. Grows under `state` only.
     spooling: Arc<AtomicU64>,
     files: OnceLock<Arc<dyn FileCache>>,
@@ -230,8 +229,7 @@ impl Cache {
                 parallel: Arc::new(Semaphore::new(settings.parallel.max(1))),
                 memory: Arc::new(Semaphore::new(units as usize)),
                 memory_units: units,
-                lame: Mutex::default(),
-                liars: Mutex::default(),
+                passed_over: Mutex::default(),
                 spooling: Arc::default(),
                 files: OnceLock::new(),
                 mounts: OnceLock::new(),

@@ -1,8 +1,8 @@
 //! One layer on its way in, shared by all pulls that need it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -280,8 +280,9 @@ impl Pull<'_> {
                         }
                         repeated = true;
                     }
+                    // One alone sent a whole blob that is another.
                     if !senders.origin && senders.hosts.len() == 1 {
-                        self.distrust(&hosts);
+                        self.pass_over(hosts, DISTRUST);
                     }
                     self.distrusted.extend(senders.hosts);
                 }
@@ -457,9 +458,6 @@ impl Pull<'_> {
         for url in peers {
             let idle = self.cache.inner.settings.peer_idle;
             match self.source.client.peer(&url, &token, idle) {
-                Ok(peer) if self.is_lame(&url) => {
-                    tracing::trace!(host = peer.host(), "passed over");
-                }
                 Ok(peer) => all.push(peer),
                 Err(error) => tracing::warn!(%error, "peer left out"),
             }
@@ -470,38 +468,33 @@ impl Pull<'_> {
                 .blob_sources(&self.source.repository)
                 .await?,
         );
-        let liars = self.cache.inner.liars.lock();
-        let liars = liars.unwrap_or_else(PoisonError::into_inner);
+        let passed_over = self.passed_over();
         let now = Instant::now();
-        let lies = |host: &String| liars.get(host).is_some_and(|until| now < *until);
         all.retain(|source| {
             let host = source.host();
-            source.is_origin() || !(self.distrusted.contains(&host) || lies(&host))
+            let later = passed_over.get(&host).is_some_and(|until| now < *until);
+            source.is_origin() || !(later || self.distrusted.contains(&host))
         });
         Ok(all)
     }
 
-    /// One server alone sent a whole blob that is another: it is asked for no layer for a while.
-    fn distrust(&self, host: &str) {
-        let liars = self.cache.inner.liars.lock();
-        let mut liars = liars.unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        liars.retain(|_, until| now < *until);
-        liars.insert(host.to_owned(), now + DISTRUST);
+    fn passed_over(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
+        let passed_over = self.cache.inner.passed_over.lock();
+        passed_over.unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_lame(&self, url: &str) -> bool {
-        let lame = self.cache.inner.lame.lock();
-        lame.is_ok_and(|lame| lame.get(url).is_some_and(|until| Instant::now() < *until))
+    /// Asks nothing of a server for so long.
+    fn pass_over(&self, host: String, time: Duration) {
+        let mut passed_over = self.passed_over();
+        let now = Instant::now();
+        passed_over.retain(|_, until| now < *until);
+        let until = passed_over.entry(host).or_insert(now);
+        *until = (*until).max(now + time);
     }
 
     fn note_failure(&self, source: &BlobSource, failure: &RegistryError) {
-        let gone = matches!(failure, RegistryError::Unreachable { .. });
-        if let (Some(url), true, Ok(mut lame)) = (source.peer(), gone, self.cache.inner.lame.lock())
-        {
-            let now = Instant::now();
-            lame.retain(|_, until| now < *until);
-            lame.insert(url.to_owned(), now + LAME);
+        if source.peer().is_some() && matches!(failure, RegistryError::Unreachable { .. }) {
+            self.pass_over(source.host(), LAME);
         }
     }
 
