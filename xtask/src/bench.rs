@@ -144,16 +144,13 @@ fn nodes(options: &Options) -> Result<Value> {
         run::run(cargo(["build"]).args(words).args([kind, name]))?;
     }
     let release = host::target().join("release");
-    let program = release.join("chalk-bench");
-    let mut bench = host::as_root(&program.display().to_string(), [])?;
+    let mut bench = host::driver("chalk-bench", &chalk)?;
     bench
         .arg("nodes")
         .args(&options.parts)
-        .env("CHALK_TEST_BIN", &chalk)
         .env("CHALK_TEST_BASE", &base)
         .env("CHALK_BENCH_STARTS", release.join("examples/starts"))
-        .env("CHALK_BENCH_FLEET", release.join("examples/fleet"))
-        .env("CARGO_TARGET_DIR", host::target());
+        .env("CHALK_BENCH_FLEET", release.join("examples/fleet"));
     measurements(&mut bench)
 }
 
@@ -169,17 +166,8 @@ fn app(options: &Options) -> Result<Value> {
         "chalk-simulate",
     ];
     run::run(cargo(["build"]).args(words).args(programs))?;
-    let release = host::target().join("release");
-    let program = release.join("chalk-bench");
-    // As root, since the app's own node is one that could run sandboxes.
-    let mut bench = host::as_root(&program.display().to_string(), [])?;
-    bench
-        .arg("app")
-        .args(&options.parts)
-        .env("CHALK_TEST_BIN", &chalk)
-        .env("CHALK_TEST_SIMULATOR", release.join("chalk-simulate"))
-        .env("CARGO_TARGET_DIR", host::target());
-    let mut found = measurements(&mut bench)?;
+    let mut bench = host::driver("chalk-bench", &chalk)?;
+    let mut found = measurements(bench.arg("app").args(&options.parts))?;
     found["about"] = ABOUT_APP.into();
     Ok(found)
 }

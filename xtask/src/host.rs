@@ -84,6 +84,21 @@ pub(crate) fn as_root<'a>(
     Ok(command("sudo", words))
 }
 
+/// A program of the release profile that drives `chalk` from outside, as root, with what it finds
+/// the others by.
+///
+/// # Errors
+/// As [`as_root`].
+pub(crate) fn driver(name: &str, chalk: &Path) -> Result<Command> {
+    let release = target().join("release");
+    let mut driver = as_root(&release.join(name).display().to_string(), [])?;
+    driver
+        .env("CHALK_TEST_BIN", chalk)
+        .env("CHALK_TEST_SIMULATOR", release.join("chalk-simulate"))
+        .env("CARGO_TARGET_DIR", target());
+    Ok(driver)
+}
+
 /// Installs the packages that are missing. Says what it does on standard error.
 ///
 /// # Errors

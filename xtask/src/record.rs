@@ -20,15 +20,7 @@ pub(crate) fn run() -> Result<()> {
         "chalk-simulate",
     ];
     run::run(cargo(["build"]).args(words).args(programs))?;
-    let release = host::target().join("release");
-    let docs = host::workspace().join("docs").display().to_string();
-    let program = release.join("chalk-record").display().to_string();
-    // As root, as build steps need it.
-    let mut record = host::as_root(&program, [docs.as_str()])?;
-    record
-        .env("CHALK_TEST_BIN", &chalk)
-        .env("CHALK_TEST_SIMULATOR", release.join("chalk-simulate"))
-        .env("CHALK_TEST_BASE", &base)
-        .env("CARGO_TARGET_DIR", host::target());
-    run::run(&mut record)
+    let mut record = host::driver("chalk-record", &chalk)?;
+    let docs = host::workspace().join("docs");
+    run::run(record.arg(docs).env("CHALK_TEST_BASE", &base))
 }
