@@ -15,6 +15,7 @@ use chalk_tests::World;
 use libtest_mimic::{Arguments, Trial};
 
 mod app;
+mod app_terminal;
 mod bases;
 mod caches;
 mod commands;
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 28] = [
+    let modules: [(&str, &[Test]); 29] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("restarts", restarts::TESTS),
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         ("limits", limits::TESTS),
         ("terminals", terminals::TESTS),
         ("app", app::TESTS),
+        ("app_terminal", app_terminal::TESTS),
         ("caches", caches::TESTS),
         ("flow", flow::TESTS),
         ("dockerfiles", dockerfiles::TESTS),
