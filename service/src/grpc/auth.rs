@@ -11,9 +11,11 @@ use super::proto::chalk::server::v1::{GetTokenRequest, GetTokenResponse};
 use crate::access::passes::{Good, Pass};
 use crate::service::Service;
 
-/// The one environment. Its name is of no account to us; the SDK logs in a second time for the
-/// environment that the first answer names.
+/// What the one environment is called for clients that name none. There are no others, so that a client
+/// may go on calling it what it was called elsewhere.
 const ENVIRONMENT: &str = "default";
+/// Longest name of an environment, in bytes.
+const ENVIRONMENT_LIMIT: usize = 200;
 /// Grant type of RFC 6749, section 4.4.
 const GRANT: &str = "client_credentials";
 
@@ -59,13 +61,15 @@ impl AuthService for Auth {
             ));
         };
         let scope = asked.scope.as_deref().unwrap_or_default();
-        let environment = scope.strip_prefix("env:").unwrap_or(scope);
-        if !environment.is_empty() && environment != ENVIRONMENT {
-            return Err(Status::not_found(format!(
-                "scope: there is no environment `{}`; this service has one, `{ENVIRONMENT}`: leave CHALK_ENVIRONMENT and the like unset",
-                environment.chars().take(100).collect::<String>()
-            )));
-        }
+        let environment = match scope.strip_prefix("env:").unwrap_or(scope) {
+            "" => ENVIRONMENT,
+            named if named.len() <= ENVIRONMENT_LIMIT => named,
+            _ => {
+                return Err(Status::invalid_argument(format!(
+                    "scope: expected at most {ENVIRONMENT_LIMIT} bytes"
+                )));
+            }
+        };
         let most = self.service.settings().serve.access_ttl;
         let most = SignedDuration::try_from(most).unwrap_or(SignedDuration::MAX);
         let ttl = match &asked.expires_at {
@@ -91,16 +95,16 @@ impl AuthService for Auth {
         let authority = api_server
             .split_once("://")
             .map_or(&*api_server, |(_, rest)| rest);
-        let of = |value: &str| BTreeMap::from([(ENVIRONMENT.to_owned(), value.to_owned())]);
+        let of = |value: &str| BTreeMap::from([(environment.to_owned(), value.to_owned())]);
         Ok(Response::new(GetTokenResponse {
             access_token: pass.seal(access.key()),
             token_type: "Bearer".to_owned(),
             expires_in: i32::try_from(seconds).unwrap_or(i32::MAX),
             expires_at: Some(super::times::proto(end)),
-            primary_environment: Some(ENVIRONMENT.to_owned()),
+            primary_environment: Some(environment.to_owned()),
             engines: of(&api_server),
             grpc_engines: of(&api_server),
-            environment_id_to_name: of(ENVIRONMENT),
+            environment_id_to_name: of(environment),
             environment_id_to_authority: of(authority),
             service_prefixes: BTreeMap::new(),
             api_server,

@@ -32,6 +32,7 @@ use axum::extract::Request;
 use axum::http::{Method, header};
 use axum::response::Response;
 use proto::chalk::server::v1::auth_service_server::AuthServiceServer;
+use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
 
@@ -147,7 +148,10 @@ pub(crate) async fn router(
     let mut router = Router::new();
     router = add(
         router,
-        AuthServiceServer::new(auth::Auth::new(service.clone())).max_decoding_message_size(limit),
+        AuthServiceServer::new(auth::Auth::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
     );
     router = add(router, health_server);
     router = add(router, reflection().build_v1()?);
