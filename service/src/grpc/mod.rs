@@ -6,6 +6,7 @@
 //! the [`Principal`](crate::access::Principal) among the extensions of its request.
 
 mod auth;
+mod images;
 mod status;
 pub(crate) mod times;
 
@@ -31,6 +32,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, header};
 use axum::response::Response;
+use proto::chalk::sandbox::v1::custom_image_service_server::CustomImageServiceServer;
 use proto::chalk::server::v1::auth_service_server::AuthServiceServer;
 use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
@@ -149,6 +151,13 @@ pub(crate) async fn router(
     router = add(
         router,
         AuthServiceServer::new(auth::Auth::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    router = add(
+        router,
+        CustomImageServiceServer::new(images::Images::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),
