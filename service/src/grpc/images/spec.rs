@@ -373,11 +373,12 @@ mod tests {
             "steps[1].dockerfile_commands",
         );
         wrong(dockerfile(&["COPY a /a"]), "neither the files beside it");
-        wrong(
-            dockerfile(&["COPY --from=build /a /a"]),
-            "neither the files beside it",
-        );
-        let packages = Vec::new();
+        // What was a stage is taken for an image, which nobody has.
+        let copies = spec("a", vec![dockerfile(&["COPY --from=build /a /a"])]);
+        let declared = declare(&copies).ok().unwrap();
+        let status = declared.explain(Status::not_found("no such base"));
+        assert!(status.message().contains("every FROM but the last"));
+        let packages = vec![String::new()];
         wrong(
             Step::PipInstall(proto::PipInstallStep { packages }),
             "steps[1].pip_install",
