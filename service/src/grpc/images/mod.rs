@@ -25,6 +25,7 @@ use super::times;
 use crate::access::Principal;
 use crate::access::passes::{Good, Pass};
 use crate::builds::Events;
+use crate::catalog::CatalogError;
 use crate::http::{ApiError, begin_build};
 use crate::service::Service;
 use pushes::{Push, Pushes, Target};
@@ -57,6 +58,7 @@ pub(super) struct Images {
 type Answer<T> = Result<Response<T>, Status>;
 
 /// What a build is asked for by.
+#[derive(Clone, Copy)]
 enum Named<'a> {
     Hash(&'a str),
     Build(&'a str),
@@ -500,10 +502,13 @@ impl CustomImageService for Images {
         let hash = match named {
             Named::Hash(text) => {
                 hex(text)?;
-                let id = self.service.catalog().resolve(text).await;
-                id.map_err(ApiError::from)?.hash()
+                match self.service.catalog().resolve(text).await {
+                    Ok(id) => id.hash(),
+                    Err(CatalogError::NotFound(_)) => self.named(named).await?.image_hash,
+                    Err(error) => return Err(ApiError::from(error).into()),
+                }
             }
-            build @ Named::Build(_) => self.named(build).await?.image_hash,
+            Named::Build(_) => self.named(named).await?.image_hash,
         };
         let fleet = self.service.fleet();
         let sandboxes = fleet

@@ -43,7 +43,7 @@ pub(super) async fn reason(build: &Build, events: Option<Events>) -> Option<Stri
     let Some(mut events) = events else {
         return Some(words);
     };
-    let mut failed = None;
+    let mut last = Vec::new();
     while let Ok(Some(lines)) = events.next(false).await {
         for line in lines {
             // Most lines are output, and need not be read.
@@ -51,23 +51,17 @@ pub(super) async fn reason(build: &Build, events: Option<Events>) -> Option<Stri
                 continue;
             }
             if let Ok(Event {
-                kind: EventKind::StepFailed { step, tail, .. },
+                kind: EventKind::StepFailed { tail, .. },
                 ..
             }) = serde_json::from_str(&line.json)
             {
-                failed = Some((step, tail));
+                last = tail;
             }
         }
     }
-    if let Some((step, tail)) = failed {
-        let title = build.steps.get(step).map(|step| step.title.as_str());
-        let title = title.unwrap_or_default();
-        let last = &tail[tail.len().saturating_sub(TAIL)..];
-        words = format!("step {} ({title}): {words}", step + 1);
-        for line in last {
-            words.push_str("\n  ");
-            words.push_str(line);
-        }
+    for line in &last[last.len().saturating_sub(TAIL)..] {
+        words.push_str("\n  ");
+        words.push_str(line);
     }
     Some(words)
 }
