@@ -84,7 +84,7 @@ pub(crate) fn unimplemented(path: &str) -> Response {
 }
 
 /// A service, below its name.
-fn add<S>(router: Router, service: S) -> Router
+fn add<S>(mut router: Router, service: &S) -> Router
 where
     S: tower::Service<Request, Error = std::convert::Infallible>
         + NamedService
@@ -95,7 +95,6 @@ where
     S::Response: axum::response::IntoResponse,
     S::Future: Send + 'static,
 {
-    let mut router = router;
     for member in members(S::NAME) {
         router = router.route_service(&format!("/{}/{member}", S::NAME), service.clone());
     }
@@ -150,21 +149,21 @@ pub(crate) async fn router(
     let mut router = Router::new();
     router = add(
         router,
-        AuthServiceServer::new(auth::Auth::new(service.clone()))
+        &AuthServiceServer::new(auth::Auth::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),
     );
     router = add(
         router,
-        CustomImageServiceServer::new(images::Images::new(service.clone()))
+        &CustomImageServiceServer::new(images::Images::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),
     );
-    router = add(router, health_server);
-    router = add(router, reflection().build_v1()?);
-    router = add(router, reflection().build_v1alpha()?);
+    router = add(router, &health_server);
+    router = add(router, &reflection().build_v1()?);
+    router = add(router, &reflection().build_v1alpha()?);
     Ok(router)
 }
 
