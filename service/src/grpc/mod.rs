@@ -6,6 +6,7 @@
 //! the [`Principal`](crate::access::Principal) among the extensions of its request.
 
 mod auth;
+pub(crate) mod connect;
 mod images;
 mod status;
 pub(crate) mod times;

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, Method, StatusCode, Uri, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Json, Router};
@@ -276,6 +276,7 @@ pub(crate) fn router(
         .merge(registry.unwrap_or_default())
         .merge(calls)
         .layer(from_fn_with_state(guard.clone(), guard::token))
+        .layer(from_fn(grpc::connect::translate))
         .layer(tower::util::option_layer(cors))
         .layer(from_fn_with_state(guard, guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
