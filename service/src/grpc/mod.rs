@@ -10,6 +10,7 @@ pub(crate) mod connect;
 mod images;
 mod status;
 pub(crate) mod times;
+mod volumes;
 
 /// The definitions of `proto/` in Rust.
 #[allow(
@@ -35,6 +36,7 @@ use axum::http::{Method, header};
 use axum::response::Response;
 use proto::chalk::sandbox::v1::custom_image_service_server::CustomImageServiceServer;
 use proto::chalk::server::v1::auth_service_server::AuthServiceServer;
+use proto::chalk::volume::v2::volume_service_server::VolumeServiceServer;
 use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
@@ -142,6 +144,9 @@ pub(crate) async fn router(
     let limit = usize::try_from(service.settings().limits.request.as_u64()).unwrap_or(usize::MAX);
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_serving::<AuthServiceServer<auth::Auth>>().await;
+    health
+        .set_serving::<VolumeServiceServer<volumes::Volumes>>()
+        .await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -158,6 +163,13 @@ pub(crate) async fn router(
     router = add(
         router,
         &CustomImageServiceServer::new(images::Images::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    router = add(
+        router,
+        &VolumeServiceServer::new(volumes::Volumes::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),

@@ -16,6 +16,7 @@ mod sandboxes;
 mod specs;
 mod sse;
 mod tokens;
+mod volume_objects;
 mod warms;
 
 use std::sync::Arc;
@@ -83,6 +84,7 @@ pub(crate) fn routes() -> Vec<Route> {
     routes.extend(fleet::sandbox_routes());
     routes.extend(fleet::agent_routes());
     routes.extend(tokens::routes());
+    routes.extend(volume_objects::routes());
     routes
 }
 
