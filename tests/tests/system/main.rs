@@ -32,6 +32,7 @@ mod isolation;
 mod layers;
 mod limits;
 mod progress;
+mod projects;
 mod pulls;
 mod quickstart;
 mod regions;
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 29] = [
+    let modules: [(&str, &[Test]); 30] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("restarts", restarts::TESTS),
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         ("formats", formats::TESTS),
         ("hashes", hashes::TESTS),
         ("progress", progress::TESTS),
+        ("projects", projects::TESTS),
         ("registry", registry::TESTS),
         ("secrets", secrets::TESTS),
         ("simulator", simulator::TESTS),
