@@ -18,6 +18,7 @@ mod app;
 mod app_terminal;
 mod bases;
 mod caches;
+mod clients;
 mod commands;
 mod concurrency;
 mod copies;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         ("layers", layers::TESTS),
         ("concurrency", concurrency::TESTS),
         ("bases", bases::TESTS),
+        ("clients", clients::TESTS),
         ("commands", commands::TESTS),
         ("copies", copies::TESTS),
         ("declarations", declarations::TESTS),
