@@ -93,9 +93,13 @@ pub(super) fn run(
         Forked::Child => {
             drop(executed);
             // Its pid is that of the sandbox's namespace; the control groups are the host's.
-            let report = match cgroups::join(&groups) {
-                Ok(()) => command.start(Some(&executed_writer)),
-                Err(error) => Report::Setup(error),
+            let report = match (cgroups::join(&groups), &order.file) {
+                (Err(error), _) => Report::Setup(error),
+                (Ok(()), None) => command.start(Some(&executed_writer)),
+                (Ok(()), Some(work)) => match command.work_on_file(work, executed_writer) {
+                    Ok(()) => system::exit(0),
+                    Err(report) => report,
+                },
             };
             send(control.as_fd(), &report);
             system::exit(125)
