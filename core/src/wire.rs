@@ -32,6 +32,8 @@
 //! | `POST /v1/nodes/{name}/cache/gc` | [`GcRequest`] | [`GcReport`] |
 //! | `POST /v1/join-tokens` | [`JoinTokenRequest`] | [`JoinToken`] |
 //! | `GET /v1/join-tokens`, `DELETE /v1/join-tokens/{id}` | | `[`[`JoinToken`]`]`, 204 |
+//! | `POST /v1/tokens` | [`ClientTokenRequest`] | [`ClientToken`] |
+//! | `GET /v1/tokens`, `DELETE /v1/tokens/{id}` | | `[`[`ClientToken`]`]`, 204 |
 //! | `GET /v1/prewarm`, `PUT /v1/prewarm` | [`Prewarm`] | [`Prewarm`] |
 //! | `POST /v1/warms` | [`WarmRequest`] | [`Warm`] |
 //! | `GET /v1/warms?limit=&image=` | | `[`[`Warm`]`]`, newest first |
@@ -61,6 +63,7 @@
 pub mod agent;
 mod nodes;
 mod sandboxes;
+mod tokens;
 mod warm;
 
 use std::collections::BTreeMap;
@@ -76,6 +79,7 @@ pub use sandboxes::{
     SandboxMount, SandboxNetwork, SandboxProcess, SandboxReply, SandboxRequest, SandboxState,
     SignalRequest, StopRequest, TerminalSize,
 };
+pub use tokens::{ClientToken, ClientTokenRequest, InvalidRole, Role};
 pub use warm::{
     LayerProgress, Receipt, Warm, WarmEvent, WarmEventKind, WarmRequest, WarmState, WarmStatus,
     WarmTarget,

@@ -1,4 +1,4 @@
-//! What the service knows alone: nodes, join tokens, warms, sandboxes and the pre-warm list.
+//! What the service knows alone: nodes, tokens, warms, sandboxes and the pre-warm list.
 //!
 //! The database `nodes.redb` in the state directory. Unlike the index it cannot be rebuilt from the
 //! registry, so one that is damaged is not set aside silently: the service does not start on it.
@@ -51,10 +51,12 @@ pub(crate) enum Table {
     Sandboxes,
     /// Nodes that were removed, by the hash of their tokens.
     Removed,
+    /// Clients with their tokens, by identifier.
+    Clients,
 }
 
 impl Table {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Meta,
         Self::Nodes,
         Self::Joins,
@@ -62,6 +64,7 @@ impl Table {
         Self::Targets,
         Self::Sandboxes,
         Self::Removed,
+        Self::Clients,
     ];
 
     const fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
@@ -73,6 +76,7 @@ impl Table {
             Self::Targets => "targets",
             Self::Sandboxes => "sandboxes",
             Self::Removed => "removed",
+            Self::Clients => "clients",
         })
     }
 }

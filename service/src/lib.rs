@@ -5,11 +5,13 @@
 //! token; everything else goes over HTTP as [`chalk_core::wire`] says. [`state`] is the directory
 //! that a service works in, and how others find it there.
 
+mod access;
 pub mod bases;
 mod builds;
 pub mod catalog;
 pub mod engine;
 mod fleet;
+mod grpc;
 mod http;
 mod ids;
 pub mod index;
@@ -24,7 +26,9 @@ mod sandboxes;
 mod server;
 mod service;
 pub mod settings;
+mod signing;
 pub mod state;
+mod tls;
 mod warms;
 
 pub use ledger::LedgerError;

@@ -1,17 +1,24 @@
-//! The listening side: takes connections, serves HTTP/1.1 and HTTP/2 on them, and ends gracefully.
+//! The listening side: takes connections, serves HTTP/1.1 and HTTP/2 on them, with TLS when it is set, and ends gracefully.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
+use chalk_core::wire::problem;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+
+use crate::http::ApiError;
+use crate::tls::{self, OverTls};
 
 /// How long a client may take to send its request head; also how long an idle connection stays.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -39,12 +46,19 @@ const HEAD_LIMIT: usize = 64 * 1024;
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
+    tls: Option<TlsAcceptor>,
     connections: usize,
     stop: CancellationToken,
     hurry: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(connections));
     let graceful = GracefulShutdown::new();
+    let routers = Arc::new(Routers {
+        secure: router.clone().layer(Extension(OverTls)),
+        refusal: Router::new().fallback(plain_is_refused),
+        plain: router,
+        tls,
+    });
     let mut tasks = tokio::task::JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -55,14 +69,33 @@ pub(crate) async fn serve(
         let Some((socket, place)) = accepted else {
             continue;
         };
-        let (router, watcher, stop) = (router.clone(), graceful.watcher(), stop.clone());
+        let (routers, watcher, stop) = (routers.clone(), graceful.watcher(), stop.clone());
         tasks.spawn(async move {
             let speaks = tokio::select! {
                 speaks = speaks(&socket) => speaks,
-                () = stop.cancelled() => false,
+                () = stop.cancelled() => None,
             };
-            if speaks {
-                serve_one(socket, router, watcher).await;
+            match (speaks, &routers.tls) {
+                (None, _) => {}
+                (Some(Speaks::Tls), Some(tls)) => {
+                    let shaken = tokio::select! {
+                        shaken = timeout(FIRST_TIMEOUT, tls.accept(socket)) => shaken,
+                        () = stop.cancelled() => return,
+                    };
+                    if let Ok(Ok(socket)) = shaken {
+                        serve_one(socket, routers.secure.clone(), watcher).await;
+                    }
+                }
+                // Whoever speaks TLS where there is none hears HTTP's complaint.
+                (Some(_), tls) => {
+                    let far = tls.is_some() && !is_near(&socket);
+                    let router = if far {
+                        &routers.refusal
+                    } else {
+                        &routers.plain
+                    };
+                    serve_one(socket, router.clone(), watcher).await;
+                }
             }
             drop(place);
         });
@@ -75,7 +108,36 @@ pub(crate) async fn serve(
     tasks.shutdown().await;
 }
 
-async fn serve_one(socket: TcpStream, router: Router, watcher: Watcher) {
+/// What connections of each kind are given.
+struct Routers {
+    plain: Router,
+    secure: Router,
+    refusal: Router,
+    tls: Option<TlsAcceptor>,
+}
+
+async fn plain_is_refused() -> ApiError {
+    ApiError::new(
+        problem::FORBIDDEN,
+        403,
+        "the connection is not encrypted",
+        "the service has a certificate, and takes plain connections from its own host only",
+        "use https://",
+    )
+}
+
+fn is_near(socket: &TcpStream) -> bool {
+    match (socket.peer_addr(), socket.local_addr()) {
+        (Ok(peer), Ok(own)) => tls::is_near(peer, own),
+        _ => false,
+    }
+}
+
+async fn serve_one(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    watcher: Watcher,
+) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -99,22 +161,30 @@ async fn serve_one(socket: TcpStream, router: Router, watcher: Watcher) {
     }
 }
 
+/// What a client begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Plain,
+    Tls,
+}
+
 /// Waits until a client has said which protocol it speaks, or is not worth waiting for. The
 /// library has no time limit for that, so silent clients would keep their places for ever.
-async fn speaks(socket: &TcpStream) -> bool {
+async fn speaks(socket: &TcpStream) -> Option<Speaks> {
     let mut start = [0; PREFACE.len()];
     let look = async {
         loop {
             match socket.peek(&mut start).await {
-                Ok(0) | Err(_) => return false,
-                Ok(n) if n == PREFACE.len() || start[..n] != PREFACE[..n] => return true,
+                Ok(0) | Err(_) => return None,
+                Ok(_) if start[0] == tls::HANDSHAKE => return Some(Speaks::Tls),
+                Ok(n) if n == PREFACE.len() || start[..n] != PREFACE[..n] => {
+                    return Some(Speaks::Plain);
+                }
                 Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
             }
         }
     };
-    tokio::time::timeout(FIRST_TIMEOUT, look)
-        .await
-        .unwrap_or(false)
+    timeout(FIRST_TIMEOUT, look).await.ok().flatten()
 }
 
 async fn accept(
@@ -155,16 +225,17 @@ mod tests {
     async fn silent_clients_are_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let check = async |sent: &[u8], expect: bool| {
+        let check = async |sent: &[u8], expect: Option<Speaks>| {
             let mut client = std::net::TcpStream::connect(address).unwrap();
             client.write_all(sent).unwrap();
             let (socket, _) = listener.accept().await.unwrap();
             assert_eq!(speaks(&socket).await, expect, "{sent:?}");
         };
-        check(b"", false).await;
-        check(b"PRI * HTTP/2.0\r\n", false).await;
-        check(PREFACE, true).await;
-        check(b"G", true).await;
-        check(b"PRIX / HTTP/1.1\r\n", true).await;
+        check(b"", None).await;
+        check(b"PRI * HTTP/2.0\r\n", None).await;
+        check(PREFACE, Some(Speaks::Plain)).await;
+        check(b"G", Some(Speaks::Plain)).await;
+        check(b"PRIX / HTTP/1.1\r\n", Some(Speaks::Plain)).await;
+        check(&[22, 3, 1], Some(Speaks::Tls)).await;
     }
 }

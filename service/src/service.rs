@@ -11,10 +11,13 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
+use crate::access::clients::Clients;
 use crate::builds::{Builds, BuildsError};
 use crate::catalog::{Catalog, CatalogError, Reindexed};
 use crate::engine::{Engine, EngineError};
 use crate::fleet::Fleet;
+use crate::grpc;
 use crate::http::{self, Guard, PackError, Page};
 use crate::index::{Found, Index, IndexError};
 use crate::ledger::{Ledger, LedgerError};
@@ -28,6 +31,7 @@ use crate::resolve::PinBases;
 use crate::server;
 use crate::settings::Settings;
 use crate::state::{Discovery, StateDir, StateError};
+use crate::tls::{self, TlsError};
 
 /// Why a service does not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +65,12 @@ pub enum StartError {
     /// The builds of an earlier service cannot be read.
     #[error("the builds of an earlier service cannot be read: {0}")]
     Recovery(String),
+    /// TLS cannot be served.
+    #[error("TLS cannot be served: {0}")]
+    Tls(#[from] TlsError),
+    /// The definitions of the gRPC services are damaged.
+    #[error("the gRPC services cannot be described: {0}")]
+    Grpc(String),
     /// The folder of the setting `web.dir` holds no page.
     #[error("the page cannot be served: {0}; the setting `web.dir` names its folder")]
     Page(String),
@@ -117,6 +127,8 @@ pub struct Service {
     engine: Arc<dyn Engine>,
     bases: Arc<dyn PinBases>,
     fleet: Arc<Fleet>,
+    access: Arc<Access>,
+    url: String,
     started: jiff::Timestamp,
     stop: CancellationToken,
 }
@@ -163,6 +175,10 @@ impl Service {
         let page = Arc::new(page(settings.web.dir.clone()).await?);
         let state = StateDir::open(&settings.state.dir)?;
         let token = state.token()?;
+        let key = state.signing_key()?;
+        let serve = settings.serve.clone();
+        let tls = tokio::task::spawn_blocking(move || tls::acceptor(&serve)).await;
+        let tls = tls.unwrap_or(Ok(None))?;
         raise_file_limit(settings.limits.connections);
         let address = settings.serve.listen;
         let unable = |source| StartError::Listen { address, source };
@@ -226,7 +242,11 @@ impl Service {
             stop.clone(),
         )?;
         fleet.run();
-        let guard = Guard::new(token.clone(), keys, hosts.cloned(), origins, page.clone());
+        let clients = Clients::load(ledger)?;
+        let access = Arc::new(Access::new(token.clone(), keys, clients.into(), key));
+        let guard = Guard::new(access.clone(), hosts.cloned(), origins, page.clone());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{advertised}");
         let connections = settings.limits.connections;
         let service = Arc::new(Self {
             settings,
@@ -237,11 +257,15 @@ impl Service {
             engine: parts.engine,
             bases: parts.bases,
             fleet,
+            access,
+            url: url.clone(),
             started: jiff::Timestamp::now(),
             stop: stop.clone(),
         });
-        let router = http::router(service.clone(), guard.into(), page, registry);
-        let server = server::serve(listener, router, connections, stop, hurry.clone());
+        let calls = grpc::router(&service).await;
+        let calls = calls.map_err(|error| StartError::Grpc(error.to_string()))?;
+        let router = http::router(service.clone(), guard.into(), page, registry, calls);
+        let server = server::serve(listener, router, tls, connections, stop, hurry.clone());
         let server = tokio::spawn(server);
         service.state.announce(&Discovery {
             url: format!("http://{}", reachable(addr)),
@@ -252,7 +276,7 @@ impl Service {
         tracing::info!(%addr, state = %service.state.root().display(), engine, "service runs");
         Ok(Running {
             addr,
-            url: format!("http://{advertised}"),
+            url,
             token,
             service,
             hurry,
@@ -286,6 +310,16 @@ impl Service {
 
     pub(crate) fn fleet(&self) -> &Arc<Fleet> {
         &self.fleet
+    }
+
+    /// Who may ask.
+    pub(crate) fn access(&self) -> &Arc<Access> {
+        &self.access
+    }
+
+    /// `http[s]://host[:port]` that others reach the service under.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// Where archives lie while they are imported.

@@ -5,9 +5,10 @@
 //! | `lock` | locked while a service uses the directory |
 //! | `version` | number of the layout |
 //! | `token` | bearer token, mode 0600, made at the first start |
+//! | `signing.key` | 256 random bits, mode 0600, that tokens and addresses of the service are signed with |
 //! | `service.json` | address and process of the running service, mode 0600 |
 //! | `chalk.redb` | index, can be rebuilt |
-//! | `nodes.redb` | nodes, join tokens, warms, sandboxes and the pre-warm list, which nothing else knows |
+//! | `nodes.redb` | nodes, tokens, warms, sandboxes and the pre-warm list, which nothing else knows |
 //! | `builds/<id>/` | record and events of a build |
 //! | `imports/` | archives on their way in |
 //!
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
+
+use crate::signing::{KEY_BYTES, SigningKey};
 
 /// Version of the layout that this program writes.
 const VERSION: u32 = 1;
@@ -54,6 +57,9 @@ pub enum StateError {
     /// The token file holds no token.
     #[error("{} holds no token of at least 32 characters: remove it and a new one is made", .0.display())]
     Token(PathBuf),
+    /// The file of the signing key holds none.
+    #[error("{} is not of 32 bytes: remove it and a new one is made; access tokens of before then count no more", .0.display())]
+    SigningKey(PathBuf),
     /// The file system refused.
     #[error("failed to {action} {}", path.display())]
     Io {
@@ -214,6 +220,30 @@ impl StateDir {
                 let token = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random);
                 write_atomic(&path, format!("{token}\n").as_bytes())?;
                 Ok(token)
+            }
+            Err(e) => Err(fault("read", path, e)),
+        }
+    }
+
+    /// What the service signs with; made when there is none.
+    ///
+    /// # Errors
+    /// When the file holds no key, or the file system refuses.
+    pub(crate) fn signing_key(&self) -> Result<SigningKey, StateError> {
+        let path = self.path("signing.key");
+        match fs::read(&path) {
+            Ok(bytes) => match bytes.try_into() {
+                Ok(key) => {
+                    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+                        .map_err(|e| fault("protect", &path, e))?;
+                    Ok(SigningKey::new(key))
+                }
+                Err(_) => Err(StateError::SigningKey(path)),
+            },
+            Err(e) if is_absent(&e) => {
+                let key: [u8; KEY_BYTES] = rand::random();
+                write_atomic(&path, &key)?;
+                Ok(SigningKey::new(key))
             }
             Err(e) => Err(fault("read", path, e)),
         }

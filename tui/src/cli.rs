@@ -2,6 +2,7 @@
 
 mod node;
 mod sandbox;
+mod token;
 mod warm;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use node::{Agent, Cache, Node, NodeCommand, Prewarm, Token};
 pub(crate) use sandbox::{Exec, Network, Process, Run, Sandbox};
+pub(crate) use token::ClientToken;
 pub(crate) use warm::Warm;
 
 /// Build and cache container images for compute workloads.
@@ -107,6 +109,9 @@ pub(crate) enum Command {
     /// Short for `chalk compute sandbox`
     #[command(subcommand)]
     Sandbox(Sandbox),
+    /// Tokens of people and programs that use the service
+    #[command(subcommand)]
+    Token(ClientToken),
     /// Settings
     #[command(subcommand)]
     Config(Config),

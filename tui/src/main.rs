@@ -113,6 +113,10 @@ async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
             quiet_logs();
             commands::sandbox::sandbox(verb, loaded, json).await
         }
+        Command::Token(verb) => {
+            quiet_logs();
+            commands::tokens::tokens(verb, loaded, json).await
+        }
         Command::Completions { .. } => Ok(()),
     }
 }

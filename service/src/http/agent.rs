@@ -11,7 +11,7 @@ use super::Api;
 use super::body::{Json, Path};
 use super::guard::host_of;
 use super::problem::{ApiError, ApiResult};
-use crate::nodes::keys::Principal;
+use crate::access::Principal;
 use crate::nodes::session;
 use crate::registry::stream_blob;
 
@@ -28,12 +28,10 @@ pub(super) async fn register(
 pub(super) fn node(who: Principal) -> ApiResult<(std::sync::Arc<str>, Digest)> {
     match who {
         Principal::Node { name, token } => Ok((name, token)),
-        Principal::Removed(_) | Principal::Admin | Principal::Join(_) => {
-            Err(super::guard::forbidden(
-                "this call is for nodes",
-                "register by `POST /v1/agent/register`, and use the token that it gives",
-            ))
-        }
+        _ => Err(super::allows::forbidden(
+            "this call is for nodes",
+            "register by `POST /v1/agent/register`, and use the token that it gives",
+        )),
     }
 }
 

@@ -12,32 +12,28 @@ use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use chalk_core::wire::problem;
-use subtle::ConstantTimeEq;
 use tracing::Instrument;
 
+use super::allows::allows;
 use super::page::Page;
 use super::problem::ApiError;
-use crate::nodes::keys::{Keys, Principal};
+use crate::access::{Access, Principal};
+use crate::grpc;
 use crate::settings::{AllowedOrigin, WebOrigin};
+use crate::tls::OverTls;
 
 /// Paths that need no token.
 pub(crate) const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Where machines become nodes.
-const REGISTER: &str = "/v1/agent/register";
-
 /// Who may ask, and under which names.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    /// The administrator's token.
-    token: String,
-    /// Tokens of nodes, and of those that may become nodes.
-    keys: Arc<Keys>,
+    access: Arc<Access>,
     hosts: Vec<String>,
     origins: Vec<AllowedOrigin>,
     page: Arc<Page>,
@@ -48,15 +44,13 @@ impl Guard {
     /// `hosts` are names without port, besides loopback names and IP addresses; `origins` those of
     /// pages that may ask besides our own `page`.
     pub(crate) fn new(
-        token: String,
-        keys: Arc<Keys>,
+        access: Arc<Access>,
         hosts: impl IntoIterator<Item = String>,
         origins: Vec<AllowedOrigin>,
         page: Arc<Page>,
     ) -> Self {
         Self {
-            token,
-            keys,
+            access,
             hosts: hosts
                 .into_iter()
                 .map(|h| without_port(&h).to_lowercase())
@@ -119,7 +113,7 @@ impl Guard {
         let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
         let rest = rest.trim();
         if scheme.eq_ignore_ascii_case("bearer") {
-            return self.owner(rest.as_bytes());
+            return self.access.who(rest.as_bytes());
         }
         if !(basic && scheme.eq_ignore_ascii_case("basic")) {
             return None;
@@ -128,55 +122,8 @@ impl Guard {
             .decode(rest)
             .ok()?;
         let colon = pair.iter().position(|&b| b == b':')?;
-        self.owner(&pair[colon + 1..])
+        self.access.who(&pair[colon + 1..])
     }
-
-    fn owner(&self, token: &[u8]) -> Option<Principal> {
-        if self.token.as_bytes().ct_eq(token).into() {
-            return Some(Principal::Admin);
-        }
-        self.keys.who(token)
-    }
-}
-
-/// What a token of a node or of one that joins is good for.
-fn allows(who: &Principal, method: &Method, path: &str) -> Result<(), ApiError> {
-    let reads = matches!(*method, Method::GET | Method::HEAD);
-    let below = |prefix: &str| {
-        path.strip_prefix(prefix)
-            .is_some_and(|rest| !rest.is_empty())
-    };
-    match who {
-        Principal::Admin => Ok(()),
-        Principal::Join(_) if path == REGISTER => Ok(()),
-        Principal::Join(_) => Err(forbidden(
-            "a join token is good for `POST /v1/agent/register` only",
-            "register, and use the token that it gives",
-        )),
-        Principal::Removed(name) => Err(ApiError::new(
-            problem::NODE_REMOVED,
-            401,
-            "the node was removed",
-            format!("node `{name}` was removed from the service, and its token counts no more"),
-            "to have the machine back, make a join token by `chalk compute node token create` and join anew",
-        )),
-        Principal::Node { .. } => {
-            let agent = path != REGISTER && below("/v1/agent/");
-            let registry = reads && (path == "/v2" || path.starts_with("/v2/"));
-            let blob = reads && below("/v1/blobs/");
-            if agent || registry || blob {
-                return Ok(());
-            }
-            Err(forbidden(
-                format!("the token of a node does not allow {method} {path}"),
-                "use the service's own token; it is in the file `token` of the service's state directory",
-            ))
-        }
-    }
-}
-
-pub(super) fn forbidden(detail: impl Into<String>, hint: &str) -> ApiError {
-    ApiError::new(problem::FORBIDDEN, 403, "not allowed", detail, hint)
 }
 
 fn without_port(host: &str) -> &str {
@@ -226,6 +173,16 @@ pub(super) fn host_of(request: &Request) -> String {
     authority.or_else(host).unwrap_or_default().to_owned()
 }
 
+/// `http[s]://host[:port]` that a request was sent to, as far as can be told: a proxy in front of us
+/// says which protocol its client spoke.
+fn reached_by(request: &Request) -> String {
+    let forwarded = request.headers().get("x-forwarded-proto");
+    let secure = request.extensions().get::<OverTls>().is_some()
+        || forwarded.is_some_and(|protocol| protocol == "https");
+    let scheme = if secure { "https" } else { "http" };
+    format!("{scheme}://{}", host_of(request))
+}
+
 fn check_sender(guard: &Guard, request: &Request) -> Result<(), ApiError> {
     let host = &*host_of(request);
     if !guard.knows_host(host) {
@@ -252,39 +209,70 @@ fn check_sender(guard: &Guard, request: &Request) -> Result<(), ApiError> {
     }
 }
 
+/// How a request is refused: each kind of client understands another form.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Api,
+    Registry,
+    Grpc,
+}
+
+impl Manner {
+    fn of(request: &Request) -> Self {
+        let path = request.uri().path();
+        if path == "/v2" || path.starts_with("/v2/") {
+            Self::Registry
+        } else if grpc::is_call(request) {
+            Self::Grpc
+        } else {
+            Self::Api
+        }
+    }
+}
+
 /// Checks the token, and what it is good for; handlers find its owner among the extensions.
 pub(crate) async fn token(
     State(guard): State<Arc<Guard>>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let manner = Manner::of(&request);
+    if manner == Manner::Grpc {
+        let reached = reached_by(&request);
+        request.extensions_mut().insert(grpc::Reached(reached));
+    }
     let path = request.uri().path();
-    let registry = path == "/v2" || path.starts_with("/v2/");
-    if OPEN_PATHS.contains(&path) || guard.page.has(request.method(), path) {
+    let open = OPEN_PATHS.contains(&path) || guard.page.has(request.method(), path);
+    if open || manner == Manner::Grpc && grpc::is_open(path) {
         return next.run(request).await;
     }
-    if let Some(who) = guard.who(request.headers(), registry) {
-        if let Err(refusal) = allows(&who, request.method(), path) {
-            return if registry && matches!(who, Principal::Removed(_)) {
-                registry_refusal()
-            } else if registry {
-                registry_denial()
-            } else {
-                refusal.into_response()
-            };
-        }
-        request.extensions_mut().insert(who);
-        return next.run(request).await;
+    let registry = manner == Manner::Registry;
+    let Some(who) = guard.who(request.headers(), registry) else {
+        return match manner {
+            Manner::Registry => registry_refusal(),
+            Manner::Grpc => grpc::unauthenticated(),
+            Manner::Api => refusal(),
+        };
+    };
+    if let Err(refusal) = allows(&who, request.method(), path) {
+        return match manner {
+            Manner::Registry if matches!(who, Principal::Removed(_)) => registry_refusal(),
+            Manner::Registry => registry_denial(),
+            Manner::Grpc => grpc::answer(refusal.into()),
+            Manner::Api => refusal.into_response(),
+        };
     }
-    if registry {
-        return registry_refusal();
-    }
+    request.extensions_mut().insert(who);
+    next.run(request).await
+}
+
+fn refusal() -> Response {
     let mut refusal = ApiError::new(
         problem::UNAUTHORIZED,
         401,
         "not authorized",
-        "the request carries no token, or a wrong one",
-        "send `Authorization: Bearer TOKEN`; the token is in the file `token` of the service's state directory",
+        "the request carries no token, or one that is wrong or has expired",
+        "send `Authorization: Bearer TOKEN`; `chalk token create` makes one, and the administrator's is in the file `token` of the service's state directory",
     )
     .into_response();
     refusal.headers_mut().insert(
@@ -296,7 +284,7 @@ pub(crate) async fn token(
 
 /// OCI distribution specification, "Error codes"; the challenge makes engines send their login.
 fn registry_refusal() -> Response {
-    let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"log in with any user name and the service's token as password","detail":null}]}"#;
+    let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"log in with any user name and a token of the service as password","detail":null}]}"#;
     let headers = [
         (header::CONTENT_TYPE, "application/json"),
         (header::WWW_AUTHENTICATE, "Basic realm=\"chalk\""),
@@ -310,7 +298,7 @@ fn registry_refusal() -> Response {
 
 /// OCI distribution specification, "Error codes".
 fn registry_denial() -> Response {
-    let body = r#"{"errors":[{"code":"DENIED","message":"this token allows to read at most","detail":null}]}"#;
+    let body = r#"{"errors":[{"code":"DENIED","message":"this token does not allow that","detail":null}]}"#;
     let headers = [(header::CONTENT_TYPE, "application/json")];
     (StatusCode::FORBIDDEN, headers, body).into_response()
 }
@@ -318,19 +306,23 @@ fn registry_denial() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::clients::Clients;
+    use crate::ledger::Ledger;
+    use crate::signing::SigningKey;
 
     fn guard(hosts: &[&str], origins: &[&str]) -> Guard {
         let origins = origins.iter().map(|text| (*text).to_owned().try_into());
         let origins = origins.collect::<Result<_, _>>().unwrap();
         let hosts = hosts.iter().map(|host| (*host).to_owned());
-        let keys = Arc::new(Keys::default());
-        Guard::new(
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(&dir.path().join("l")).unwrap();
+        let access = Access::new(
             "secret".into(),
-            keys,
-            hosts,
-            origins,
-            Page::embedded().into(),
-        )
+            Arc::default(),
+            Clients::load(ledger.into()).unwrap().into(),
+            SigningKey::new([1; 32]),
+        );
+        Guard::new(access.into(), hosts, origins, Page::embedded().into())
     }
 
     #[test]
@@ -441,56 +433,5 @@ mod tests {
         check(&pair("a:b:secret"), true, false);
         check("Basic !!!", true, false);
         assert_eq!(guard.who(&HeaderMap::new(), true), None);
-    }
-
-    #[test]
-    fn what_tokens_allow() {
-        let node = Principal::Node {
-            name: "n".into(),
-            token: chalk_core::Digest::of(b"n"),
-        };
-        let join = Principal::Join("1".into());
-        let check = |who: &Principal, call: &str, expect: bool| {
-            let (method, path) = call.split_once(' ').unwrap();
-            let allowed = allows(who, &method.parse().unwrap(), path);
-            assert_eq!(allowed.is_ok(), expect, "{who:?} {call}");
-        };
-        check(&Principal::Admin, "DELETE /v1/nodes/n", true);
-        check(&Principal::Admin, "POST /v1/agent/register", true);
-        check(&join, "POST /v1/agent/register", true);
-        for call in [
-            "POST /v1/agent/session",
-            "GET /v1/nodes",
-            "GET /v2/",
-            "GET /v1/blobs/x",
-        ] {
-            check(&join, call, false);
-        }
-        for call in [
-            "POST /v1/agent/session",
-            "POST /v1/agent/streams/x",
-            "GET /v2/",
-            "GET /v2",
-            "HEAD /v2/a/blobs/x",
-            "GET /v1/blobs/x",
-        ] {
-            check(&node, call, true);
-        }
-        for call in [
-            "POST /v1/agent/register",
-            "POST /v2/a/blobs/uploads/",
-            "PUT /v2/a/manifests/x",
-            "DELETE /v2/a/manifests/x",
-            "PUT /v1/blobs/x",
-            "GET /v1/blobs/",
-            "POST /v1/blobs/missing",
-            "GET /v1/nodes",
-            "DELETE /v1/nodes/n",
-            "POST /v1/join-tokens",
-            "GET /v1/sandboxes",
-            "GET /v2x",
-        ] {
-            check(&node, call, false);
-        }
     }
 }

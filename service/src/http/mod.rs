@@ -1,6 +1,7 @@
 //! The HTTP API: `/v1` as [`chalk_core::wire`] says, `/v2` the registry, health, and the page at `/`.
 
 mod agent;
+mod allows;
 mod body;
 mod builds;
 mod errors;
@@ -14,6 +15,7 @@ mod problem;
 mod sandboxes;
 mod specs;
 mod sse;
+mod tokens;
 mod warms;
 
 use std::sync::Arc;
@@ -33,9 +35,10 @@ pub(crate) use guard::Guard;
 use openapi::Call;
 use openapi::Of::{Flag, Number, Text};
 pub(crate) use page::{PackError, Page};
-use problem::ApiError;
+pub(crate) use problem::ApiError;
 pub(crate) use sse::frame;
 
+use crate::grpc;
 use crate::service::Service;
 
 type Api = State<Arc<Service>>;
@@ -78,6 +81,7 @@ pub(crate) fn routes() -> Vec<Route> {
     routes.extend(fleet::warm_routes());
     routes.extend(fleet::sandbox_routes());
     routes.extend(fleet::agent_routes());
+    routes.extend(tokens::routes());
     routes
 }
 
@@ -251,12 +255,13 @@ fn image_routes() -> Vec<Route> {
 }
 
 /// The whole router; `registry` is the embedded registry below `/v2`, unless an external one has its
-/// place.
+/// place; `calls` are the gRPC services.
 pub(crate) fn router(
     service: Arc<Service>,
     guard: Arc<Guard>,
     page: Arc<Page>,
     registry: Option<Router>,
+    calls: Router,
 ) -> Router {
     let mut router = Router::new();
     for route in routes() {
@@ -268,6 +273,7 @@ pub(crate) fn router(
         .method_not_allowed_fallback(no_such_method)
         .with_state(service)
         .merge(registry.unwrap_or_default())
+        .merge(calls)
         .layer(from_fn_with_state(guard.clone(), guard::token))
         .layer(tower::util::option_layer(cors))
         .layer(from_fn_with_state(guard, guard::guard))
@@ -328,6 +334,9 @@ async fn openapi() -> Json<serde_json::Value> {
 /// A file of the page, or nothing.
 fn no_such_call(page: &Page, request: &Request) -> Response {
     let (method, path) = (request.method(), request.uri().path());
+    if grpc::is_call(request) {
+        return grpc::unimplemented(path);
+    }
     page.answer(method, path, request.headers())
         .unwrap_or_else(|| {
             ApiError::not_found("no such call", format!("there is no {method} {path}"))

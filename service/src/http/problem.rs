@@ -84,6 +84,16 @@ impl ApiError {
         api
     }
 
+    /// What the client is told; the log is told more, where it is a fault of ours.
+    pub(crate) fn told(self) -> Problem {
+        let Self { problem, cause } = self;
+        if problem.status >= 500 {
+            let cause = cause.as_deref().unwrap_or(&problem.detail);
+            tracing::error!(title = problem.title, cause, "request failed");
+        }
+        *problem
+    }
+
     #[cfg(test)]
     pub(crate) fn problem(&self) -> &Problem {
         &self.problem
@@ -101,13 +111,9 @@ impl From<Problem> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Self { problem, cause } = self;
+        let problem = self.told();
         let status =
             StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        if status.is_server_error() {
-            let cause = cause.as_deref().unwrap_or(&problem.detail);
-            tracing::error!(title = problem.title, cause, "request failed");
-        }
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();

@@ -5,12 +5,13 @@ use std::sync::{Arc, PoisonError};
 
 use chalk_core::Digest;
 use chalk_core::wire::agent::{Register, Registered};
-use chalk_core::wire::{JoinToken, JoinTokenRequest, Problem, problem};
+use chalk_core::wire::{JoinToken, JoinTokenRequest, Problem, Role, problem};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::keys::{Keys, Principal, Token};
+use super::keys::Keys;
 use super::{Entry, Nodes, Record, not_kept, now};
+use crate::access::{Principal, Token};
 use crate::ledger::{Changes, Ledger, LedgerError, Table};
 
 /// Seconds until a join token expires, unless said.
@@ -230,9 +231,13 @@ impl Nodes {
         }
         let invitation = match who {
             Principal::Admin => None,
+            Principal::Client(grant) if grant.has(Role::Admin) => None,
             Principal::Join(id) => Some(&**id),
-            Principal::Node { .. } | Principal::Removed(_) => {
-                return Err(refused("a node's token is no join token", ""));
+            Principal::Client(_)
+            | Principal::Puller(_)
+            | Principal::Node { .. }
+            | Principal::Removed(_) => {
+                return Err(refused("the token is no join token", ""));
             }
         };
         let token = Token::new("chn_");

@@ -6,46 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use base64::Engine as _;
 use chalk_core::Digest;
 use subtle::ConstantTimeEq as _;
 
-/// Who sent a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Principal {
-    /// Somebody who may do everything.
-    Admin,
-    /// A node.
-    Node {
-        /// Its name.
-        name: Arc<str>,
-        /// SHA-256 of the token.
-        token: Digest,
-    },
-    /// What was a node of that name until it was removed.
-    Removed(Arc<str>),
-    /// A machine that may join, by the identifier of its token.
-    Join(Arc<str>),
-}
-
-/// A new token.
-pub(crate) struct Token {
-    /// The text, for the one who gets it.
-    pub(crate) text: String,
-    /// What is kept of it.
-    pub(crate) hash: Digest,
-}
-
-impl Token {
-    /// 256 random bits behind `prefix`, which tells people what they found.
-    pub(crate) fn new(prefix: &str) -> Self {
-        let random: [u8; 32] = rand::random();
-        let random = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random);
-        let text = format!("{prefix}{random}");
-        let hash = Digest::of(text.as_bytes());
-        Self { text, hash }
-    }
-}
+use crate::access::Principal;
 
 #[derive(Debug, Default)]
 struct Known {
@@ -123,6 +87,7 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Token;
 
     #[test]
     fn a_node_has_one_token() {

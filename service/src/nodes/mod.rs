@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::access::Token;
 use crate::ledger::{Changes, Ledger, LedgerError, Table};
 use crate::settings;
 use caches::{Caches, Held};
@@ -259,7 +260,7 @@ impl Nodes {
 
     /// Another secret of the nodes of a region, and what is to be written of it.
     fn new_peer_token(&self, region: &str, changes: Changes) -> (String, Changes) {
-        let token = keys::Token::new("chp_").text;
+        let token = Token::new("chp_").text;
         let mut tokens = self.peer_tokens();
         tokens.insert(region.to_owned(), token.clone());
         (token, changes.put(Table::Meta, "peer_tokens", &*tokens))

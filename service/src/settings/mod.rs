@@ -77,6 +77,14 @@ pub struct Serve {
     pub hosts: Vec<String>,
     /// Pages of other origins that may talk to the service; no others may, its own page apart.
     pub cors_origins: Vec<AllowedOrigin>,
+    /// PEM file of the certificate, with those between it and its authority, for TLS on the same
+    /// port; plain connections are then for this host alone.
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file of its private key.
+    pub tls_key: Option<PathBuf>,
+    /// How long an access token of Chalk's own SDK lasts at most. The SDK does not renew it.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub access_ttl: Duration,
     /// Longest that a stopping service waits for running builds and open connections.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub stop_timeout: Duration,
@@ -239,6 +247,9 @@ impl Default for Serve {
             advertise: None,
             hosts: Vec::new(),
             cors_origins: Vec::new(),
+            tls_cert: None,
+            tls_key: None,
+            access_ttl: Duration::from_secs(24 * 3600),
             stop_timeout: Duration::from_secs(10),
             node: false,
         }

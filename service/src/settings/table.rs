@@ -139,6 +139,21 @@ pub const TABLE: &[Setting] = &[
         "Origins of web pages that may talk to the service besides its own page.",
     ),
     setting(
+        "serve.tls_cert",
+        Kind::Path,
+        "PEM file of the certificate for TLS on the same port; plain connections are then for this host alone.",
+    ),
+    setting(
+        "serve.tls_key",
+        Kind::Path,
+        "PEM file of the certificate's private key.",
+    ),
+    setting(
+        "serve.access_ttl",
+        Kind::Time,
+        "How long an access token of Chalk's own SDK lasts at most; the SDK does not renew it.",
+    ),
+    setting(
         "serve.stop_timeout",
         Kind::Time,
         "Longest that a stopping service waits for running builds and open connections.",

@@ -14,6 +14,7 @@ mod prewarm;
 pub(crate) mod sandbox;
 pub(crate) mod serve;
 mod subject;
+pub(crate) mod tokens;
 pub(crate) mod upload;
 pub(crate) mod warm;
 pub(crate) mod warms;

@@ -1,0 +1,171 @@
+//! gRPC on the service's port: what Chalk's own SDK calls (`docs/chalk-sdk.md`), health and
+//! reflection.
+//!
+//! The services are those of the definitions in `proto/`. They stand beside the HTTP API and use what it
+//! uses; each member is checked by the same [`Guard`](crate::http::Guard) before it gets here, and finds
+//! the [`Principal`](crate::access::Principal) among the extensions of its request.
+
+mod auth;
+mod status;
+pub(crate) mod times;
+
+/// The definitions of `proto/` in Rust.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::iter_over_hash_type
+)]
+pub(crate) mod proto {
+    include!(concat!(env!("OUT_DIR"), "/proto.rs"));
+
+    /// All definitions with what they import, for reflection.
+    pub(crate) const DESCRIPTORS: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{Method, header};
+use axum::response::Response;
+use proto::chalk::server::v1::auth_service_server::AuthServiceServer;
+use tonic::codec::CompressionEncoding;
+use tonic::server::NamedService;
+use tonic::{Code, Status};
+
+use crate::service::Service;
+
+/// Where clients get their access tokens.
+const GET_TOKEN: &str = "/chalk.server.v1.AuthService/GetToken";
+/// gRPC Health Checking Protocol.
+const HEALTH: &str = "/grpc.health.v1.Health/";
+
+/// `http[s]://host[:port]` by which a call reached us; the guard puts it among the extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct Reached(pub(crate) String);
+
+/// Whether that is a gRPC call, known here or not (gRPC over HTTP/2, "Requests").
+pub(crate) fn is_call(request: &Request) -> bool {
+    let kind = request.headers().get(header::CONTENT_TYPE);
+    request.method() == Method::POST
+        && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Whether a call needs no token.
+pub(crate) fn is_open(path: &str) -> bool {
+    path == GET_TOKEN || path.starts_with(HEALTH)
+}
+
+/// A refusal as gRPC clients understand it.
+pub(crate) fn answer(status: Status) -> Response {
+    status.into_http()
+}
+
+/// What a call without a token, or with a wrong one, is told.
+pub(crate) fn unauthenticated() -> Response {
+    answer(Status::unauthenticated(
+        "the call carries no access token, or one that is wrong or has expired: log in again by AuthService/GetToken; `chalk token create` makes the credentials",
+    ))
+}
+
+/// What a call is told that nobody serves.
+pub(crate) fn unimplemented(path: &str) -> Response {
+    let member = path.trim_start_matches('/');
+    let member: String = member.chars().take(200).collect();
+    answer(Status::new(
+        Code::Unimplemented,
+        format!("{member} is not served here: docs/chalk-sdk.md lists what is"),
+    ))
+}
+
+/// A service, below its name.
+fn add<S>(router: Router, service: S) -> Router
+where
+    S: tower::Service<Request, Error = std::convert::Infallible>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Response: axum::response::IntoResponse,
+    S::Future: Send + 'static,
+{
+    let mut router = router;
+    for member in members(S::NAME) {
+        router = router.route_service(&format!("/{}/{member}", S::NAME), service.clone());
+    }
+    router
+}
+
+/// The members of a service by its definition, so that others get an answer that says more than that
+/// of the generated code.
+fn members(service: &str) -> Vec<String> {
+    let decoded = <prost_types::FileDescriptorSet as prost::Message>::decode(proto::DESCRIPTORS);
+    let files = decoded.unwrap_or_default().file;
+    let known = [
+        ("grpc.health.v1.Health", &["Check", "Watch"][..]),
+        (
+            "grpc.reflection.v1.ServerReflection",
+            &["ServerReflectionInfo"],
+        ),
+        (
+            "grpc.reflection.v1alpha.ServerReflection",
+            &["ServerReflectionInfo"],
+        ),
+    ];
+    if let Some((_, members)) = known.into_iter().find(|(name, _)| *name == service) {
+        return members.iter().map(|name| (*name).to_owned()).collect();
+    }
+    for file in &files {
+        for found in &file.service {
+            if format!("{}.{}", file.package(), found.name()) == service {
+                let members = found.method.iter().map(|member| member.name().to_owned());
+                return members.collect();
+            }
+        }
+    }
+    Vec::new()
+}
+
+/// All services.
+///
+/// # Errors
+/// When the built-in definitions are damaged.
+pub(crate) async fn router(
+    service: &Arc<Service>,
+) -> Result<Router, tonic_reflection::server::Error> {
+    let limit = usize::try_from(service.settings().limits.request.as_u64()).unwrap_or(usize::MAX);
+    let (health, health_server) = tonic_health::server::health_reporter();
+    health.set_serving::<AuthServiceServer<auth::Auth>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let mut router = Router::new();
+    router = add(
+        router,
+        AuthServiceServer::new(auth::Auth::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    router = add(router, health_server);
+    router = add(router, reflection().build_v1()?);
+    router = add(router, reflection().build_v1alpha()?);
+    Ok(router)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_those_of_the_definitions() {
+        assert_eq!(members("chalk.server.v1.AuthService"), ["GetToken"]);
+        assert!(members("chalk.none.v1.Service").is_empty());
+    }
+}
