@@ -104,6 +104,7 @@ fn exited(seq: u64) -> Bytes {
         seq,
         kind: OutputEventKind::Exited {
             code: 3,
+            signal: None,
             ended_by: None,
         },
     })
