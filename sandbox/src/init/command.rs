@@ -163,10 +163,15 @@ impl Command {
     }
 
     /// Reads or writes a file in place of a program. The parent, which holds the reading end of
-    /// `executed`, sees its end when the file is open.
-    pub(super) fn work_on_file(&self, work: &FileWork, executed: OwnedFd) -> Result<(), Report> {
-        self.enter(Some(&executed)).map_err(Report::Setup)?;
-        files::run(work, move || drop(executed)).map_err(files::Failure::report)
+    /// `executed`, sees its end when the file is open; it must not see it before the report of why
+    /// that cannot be.
+    pub(super) fn work_on_file(
+        &self,
+        work: &FileWork,
+        executed: &mut Option<OwnedFd>,
+    ) -> Result<(), Report> {
+        self.enter(executed.as_ref()).map_err(Report::Setup)?;
+        files::run(work, || drop(executed.take())).map_err(files::Failure::report)
     }
 
     fn enter(&self, parent: Option<&OwnedFd>) -> Result<(), SetupError> {

@@ -92,11 +92,12 @@ pub(super) fn run(
     let pid = match system::fork().at(Stage::Fork, "")? {
         Forked::Child => {
             drop(executed);
+            let mut executed_writer = Some(executed_writer);
             // Its pid is that of the sandbox's namespace; the control groups are the host's.
             let report = match (cgroups::join(&groups), &order.file) {
                 (Err(error), _) => Report::Setup(error),
-                (Ok(()), None) => command.start(Some(&executed_writer)),
-                (Ok(()), Some(work)) => match command.work_on_file(work, executed_writer) {
+                (Ok(()), None) => command.start(executed_writer.as_ref()),
+                (Ok(()), Some(work)) => match command.work_on_file(work, &mut executed_writer) {
                     Ok(()) => system::exit(0),
                     Err(report) => report,
                 },

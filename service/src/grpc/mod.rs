@@ -6,6 +6,7 @@
 //! the [`Principal`](crate::access::Principal) among the extensions of its request.
 
 mod auth;
+mod sandboxes;
 mod status;
 pub(crate) mod times;
 
@@ -31,6 +32,9 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, header};
 use axum::response::Response;
+use proto::chalk::sandbox::v2::sandbox_filesystem_service_server::SandboxFilesystemServiceServer;
+use proto::chalk::sandbox::v2::sandbox_process_service_server::SandboxProcessServiceServer;
+use proto::chalk::sandbox::v2::sandbox_service_server::SandboxServiceServer;
 use proto::chalk::server::v1::auth_service_server::AuthServiceServer;
 use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
@@ -151,6 +155,26 @@ pub(crate) async fn router(
         AuthServiceServer::new(auth::Auth::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    router = add(
+        router,
+        SandboxServiceServer::new(sandboxes::Lifecycle::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    // What they stream is sent as it is: to compress it takes longer than to send it.
+    router = add(
+        router,
+        SandboxProcessServiceServer::new(sandboxes::Processes::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    router = add(
+        router,
+        SandboxFilesystemServiceServer::new(sandboxes::Files::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),
     );
     router = add(router, health_server);
