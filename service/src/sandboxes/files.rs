@@ -85,6 +85,7 @@ impl Transfers {
             };
             let piece = match piece {
                 Some(Err(error)) => return Err(broke_off(&error.to_string())),
+                Some(Ok(piece)) if piece.is_empty() => continue,
                 Some(Ok(piece)) => Some(piece),
                 None => None,
             };
