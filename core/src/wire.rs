@@ -146,8 +146,10 @@ pub mod problem {
     pub const UNAVAILABLE: &str = "urn:chalk:unavailable";
     /// A step of the build failed; only in [`super::Build::error`]. Exit code 1.
     pub const STEP_FAILED: &str = "urn:chalk:step-failed";
-    /// The build was cancelled, or the service stopped under it. Exit code 1.
+    /// The build was cancelled. Exit code 1.
     pub const CANCELLED: &str = "urn:chalk:cancelled";
+    /// The service stopped under the build; what its steps had made is kept. Exit code 1.
+    pub const INTERRUPTED: &str = "urn:chalk:interrupted";
     /// No node fits what was asked for (409). Exit code 4.
     pub const NO_NODE: &str = "urn:chalk:no-node";
     /// The node is not connected, or went away (503). Exit code 3.

@@ -404,19 +404,21 @@ impl Index {
         self.wrap(ids())
     }
 
-    /// Builds that `wanted` keeps, newest first, at most `limit`. Blocks.
+    /// Builds that `wanted` keeps, newest first, at most `limit`, those before `before` only. Blocks.
     ///
     /// # Errors
     /// When the database fails.
     pub fn builds(
         &self,
         limit: usize,
+        before: Option<&str>,
         wanted: impl Fn(Build) -> Option<Build>,
     ) -> Result<Vec<Build>, IndexError> {
         let builds = || -> Fallible<_> {
             let table = self.database.begin_read()?.open_table(BUILDS)?;
             let mut builds = Vec::new();
-            for row in table.iter()?.rev() {
+            let end = before.map_or(Bound::Unbounded, Bound::Excluded);
+            for row in table.range::<&str>((Bound::Unbounded, end))?.rev() {
                 let (_, json) = row?;
                 let build = serde_json::from_slice(json.value()).ok();
                 builds.extend(build.and_then(&wanted));
@@ -500,9 +502,9 @@ mod tests {
         assert_eq!(index.named("app:v2"), Some(b));
         assert_eq!(index.named("gone:x"), None);
         let ids = |builds: Vec<Build>| builds.into_iter().map(|b| b.id).collect::<Vec<_>>();
-        assert_eq!(ids(index.builds(2, Some).unwrap()), ["3", "2"]);
+        assert_eq!(ids(index.builds(2, None, Some).unwrap()), ["3", "2"]);
         let queued = |b: Build| (b.status == BuildStatus::Queued).then_some(b);
-        assert_eq!(ids(index.builds(9, queued).unwrap()), ["2", "1"]);
+        assert_eq!(ids(index.builds(9, None, queued).unwrap()), ["2", "1"]);
         index.remove_builds(&["1".into()]).unwrap();
         assert_eq!(index.build_ids().unwrap(), ["2", "3"]);
         // A name that goes to another image is that one's only.

@@ -138,8 +138,10 @@ pub struct Service {
 pub struct Running {
     /// Address listened on.
     pub addr: SocketAddr,
-    /// `http://host:port` to reach it under.
+    /// `http[s]://host:port` that others reach it under.
     pub url: String,
+    /// `http://host:port` to reach it under from this host, whatever others use.
+    pub local_url: String,
     /// Bearer token that every call but health needs.
     pub token: String,
     service: Arc<Service>,
@@ -267,8 +269,9 @@ impl Service {
         let router = http::router(service.clone(), guard.into(), page, registry, calls);
         let server = server::serve(listener, router, tls, connections, stop, hurry.clone());
         let server = tokio::spawn(server);
+        let local_url = format!("http://{}", reachable(addr));
         service.state.announce(&Discovery {
-            url: format!("http://{}", reachable(addr)),
+            url: local_url.clone(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         })?;
@@ -277,6 +280,7 @@ impl Service {
         Ok(Running {
             addr,
             url,
+            local_url,
             token,
             service,
             hurry,

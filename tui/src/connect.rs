@@ -104,7 +104,7 @@ impl Server {
         loop {
             match Service::start(loaded.embedded()).await {
                 Ok(running) => {
-                    let client = Client::new(&running.url, &running.token)?;
+                    let client = Client::new(&running.local_url, &running.token)?;
                     return Ok(Self {
                         client,
                         own: Some(running),

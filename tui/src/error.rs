@@ -98,6 +98,7 @@ pub(crate) fn code_of(kind: &str) -> u8 {
         }
         problem::STEP_FAILED
         | problem::CANCELLED
+        | problem::INTERRUPTED
         | problem::CACHE_TOO_SMALL
         | problem::DISK_FULL
         | problem::FILE_FAILED

@@ -34,6 +34,8 @@ struct State {
     names: Vec<Name>,
     job: Option<Job>,
     why_cancelled: Option<String>,
+    /// Whether the service stops under it.
+    interrupted: bool,
     followers: usize,
     /// Clients that asked for it and have not come to follow it yet.
     expected: usize,
@@ -58,6 +60,7 @@ impl Live {
                 names: wanted.name.iter().cloned().collect(),
                 job: None,
                 why_cancelled: None,
+                interrupted: false,
                 followers: 0,
                 // The one that asked for it.
                 expected: 1,
@@ -172,6 +175,16 @@ impl Live {
         }
         drop(state);
         self.cancel.cancel();
+    }
+
+    /// Says that its end, if it comes now, is the service's.
+    pub(super) fn interrupt(&self) {
+        let mut state = self.state();
+        state.interrupted = state.why_cancelled.is_none();
+    }
+
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.state().interrupted
     }
 
     pub(super) fn why_cancelled(&self) -> Option<String> {

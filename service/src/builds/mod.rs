@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chalk_core::wire::{Build, BuildStatus, EventKind};
+use chalk_core::wire::{Build, BuildStatus, Event, EventKind};
 use chalk_core::{Digest, Spec};
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +32,7 @@ use crate::ids::Ids;
 use crate::index::{Index, IndexError};
 use crate::places::Name;
 use crate::settings;
+use crate::state::{StateError, write_atomic};
 
 pub(crate) use live::{FollowGuard, Live};
 pub(crate) use log::{Follower, Line};
@@ -62,6 +63,9 @@ pub(crate) enum BuildsError {
     /// A name cannot be given.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// A document cannot be kept with a build.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The directory of the build cannot be used.
     #[error("failed to {action} {}", path.display())]
     Io {
@@ -417,14 +421,15 @@ impl Builds {
         found.ok_or_else(|| BuildsError::Unknown(id.to_owned()))
     }
 
-    /// Builds, newest first: of a name, and of an image whose hash begins with the hex digits of
-    /// `hash`.
+    /// Builds, newest first, from `before` on: of a name, and of an image whose hash begins with the
+    /// hex digits of `hash`.
     ///
     /// # Errors
     /// When the index fails.
     pub(crate) async fn list(
         self: &Arc<Self>,
         limit: usize,
+        before: Option<String>,
         name: Option<String>,
         hash: Option<String>,
     ) -> Result<Vec<Build>, BuildsError> {
@@ -444,7 +449,7 @@ impl Builds {
                     .is_none_or(|hex| build.image_hash.hex().starts_with(hex.as_str()));
                 (of_name && of_hash).then_some(build)
             };
-            Ok(this.index.builds(limit, wanted)?)
+            Ok(this.index.builds(limit, before.as_deref(), wanted)?)
         })
         .await
     }
@@ -463,7 +468,7 @@ impl Builds {
         if live.is_none() {
             let build = self.get(id).await?;
             if build.status == BuildStatus::Reused {
-                return Ok(Events::Reused(Some(Box::new(build))));
+                return Ok(Events::Reused((after == 0).then(|| build.into())));
             }
         }
         let path = self.events_path(id);
@@ -521,6 +526,48 @@ impl Builds {
         self.forget(&ids)
     }
 
+    /// Keeps a document with a build, until the build is forgotten; the first one stays.
+    ///
+    /// # Errors
+    /// When the build has no directory, or the disk fails.
+    pub(crate) async fn attach(
+        self: &Arc<Self>,
+        id: &str,
+        name: &'static str,
+        bytes: Vec<u8>,
+    ) -> Result<(), BuildsError> {
+        let path = self.build_dir(id).join(name);
+        blocking(move || {
+            if path.exists() {
+                return Ok(());
+            }
+            Ok(write_atomic(&path, &bytes)?)
+        })
+        .await
+    }
+
+    /// A document that was kept with a build.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) async fn attached(
+        self: &Arc<Self>,
+        id: &str,
+        name: &'static str,
+    ) -> Result<Option<Vec<u8>>, BuildsError> {
+        let path = self.build_dir(id).join(name);
+        blocking(move || match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(BuildsError::Io {
+                action: "read",
+                path,
+                source,
+            }),
+        })
+        .await
+    }
+
     /// Waits until no build waits or runs.
     pub(crate) async fn idle(&self) {
         while !self.queue().live.is_empty() {
@@ -537,6 +584,7 @@ impl Builds {
             queue.live.values().cloned().collect()
         };
         for live in &live {
+            live.interrupt();
             self.end(live, "the service stopped");
         }
         self.tasks.close();
@@ -549,7 +597,7 @@ impl Builds {
     }
 }
 
-/// Where the events of a build are.
+/// The events of a build.
 pub(crate) enum Events {
     /// In its log.
     Kept {
@@ -557,8 +605,32 @@ pub(crate) enum Events {
         /// Counts the client among the followers of a build that is not at its end.
         _guard: Option<FollowGuard>,
     },
-    /// Nowhere: the build ended as soon as it was asked for.
+    /// Nowhere, since the build ended as soon as it was asked for: the one that is left to tell.
     Reused(Option<Box<Build>>),
+}
+
+impl Events {
+    /// What comes next; nothing after the end of the build, or, unless `wait`, after what there is. A
+    /// call that is given up loses nothing.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(crate) async fn next(&mut self, wait: bool) -> io::Result<Option<Vec<Line>>> {
+        let build = match self {
+            Self::Kept { follower, .. } => return follower.next(wait).await,
+            Self::Reused(build) => build.take(),
+        };
+        let Some(build) = build else {
+            return Ok(None);
+        };
+        let event = Event {
+            seq: 1,
+            time: build.created.clone(),
+            kind: EventKind::Finished { build },
+        };
+        let json = serde_json::to_string(&event)?;
+        Ok(Some(vec![Line { seq: 1, json }]))
+    }
 }
 
 /// Runs file and database work on a blocking thread.

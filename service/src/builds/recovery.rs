@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use chalk_core::wire::{Build, EventKind, Problem, problem};
+use chalk_core::wire::{Build, BuildStatus, EventKind, Problem, problem};
 
 use super::log::{self, EventLog, Recovered};
 use super::{Builds, BuildsError, record, run};
@@ -58,13 +58,14 @@ impl Builds {
         }
         tracing::warn!(id = build.id, "build was interrupted");
         let why = Problem {
-            kind: problem::INTERNAL.to_owned(),
+            kind: problem::INTERRUPTED.to_owned(),
             title: "build interrupted".to_owned(),
             status: 500,
             detail: "the service stopped while the build waited or ran".to_owned(),
             hint: "build again: the steps that had ended are kept".to_owned(),
         };
         run::end(&mut build, Err(why), String::new());
+        build.status = BuildStatus::Failed;
         // It ended when it was last heard of, not when somebody found it.
         if !recovered.last.is_empty() {
             build.seconds = record::seconds_between(&build.created, &recovered.last);

@@ -102,7 +102,7 @@ pub(super) fn end(build: &mut Build, result: Result<Outcome, Problem>, image: St
         }
         Err(error) => {
             build.status = match error.kind.as_str() {
-                problem::CANCELLED => BuildStatus::Cancelled,
+                problem::CANCELLED | problem::INTERRUPTED => BuildStatus::Cancelled,
                 _ => BuildStatus::Failed,
             };
             for step in &mut build.steps {
@@ -117,8 +117,12 @@ pub(super) fn end(build: &mut Build, result: Result<Outcome, Problem>, image: St
 
 fn cancelled(live: &Live) -> Problem {
     let why = live.why_cancelled().unwrap_or_default();
+    let kind = match live.is_interrupted() {
+        true => problem::INTERRUPTED,
+        false => problem::CANCELLED,
+    };
     Problem {
-        kind: problem::CANCELLED.to_owned(),
+        kind: kind.to_owned(),
         title: "build cancelled".to_owned(),
         status: 503,
         detail: why,

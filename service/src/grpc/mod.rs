@@ -6,6 +6,7 @@
 //! the [`Principal`](crate::access::Principal) among the extensions of its request.
 
 mod auth;
+mod images;
 mod sandboxes;
 mod status;
 pub(crate) mod times;
@@ -32,6 +33,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, header};
 use axum::response::Response;
+use proto::chalk::sandbox::v1::custom_image_service_server::CustomImageServiceServer;
 use proto::chalk::sandbox::v2::sandbox_filesystem_service_server::SandboxFilesystemServiceServer;
 use proto::chalk::sandbox::v2::sandbox_process_service_server::SandboxProcessServiceServer;
 use proto::chalk::sandbox::v2::sandbox_service_server::SandboxServiceServer;
@@ -86,7 +88,7 @@ pub(crate) fn unimplemented(path: &str) -> Response {
 }
 
 /// A service, below its name.
-fn add<S>(router: Router, service: S) -> Router
+fn add<S>(mut router: Router, service: &S) -> Router
 where
     S: tower::Service<Request, Error = std::convert::Infallible>
         + NamedService
@@ -97,7 +99,6 @@ where
     S::Response: axum::response::IntoResponse,
     S::Future: Send + 'static,
 {
-    let mut router = router;
     for member in members(S::NAME) {
         router = router.route_service(&format!("/{}/{member}", S::NAME), service.clone());
     }
@@ -152,14 +153,21 @@ pub(crate) async fn router(
     let mut router = Router::new();
     router = add(
         router,
-        AuthServiceServer::new(auth::Auth::new(service.clone()))
+        &AuthServiceServer::new(auth::Auth::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),
     );
     router = add(
         router,
-        SandboxServiceServer::new(sandboxes::Lifecycle::new(service.clone()))
+        &CustomImageServiceServer::new(images::Images::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    router = add(
+        router,
+        &SandboxServiceServer::new(sandboxes::Lifecycle::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),
@@ -167,19 +175,19 @@ pub(crate) async fn router(
     // What they stream is sent as it is: to compress it takes longer than to send it.
     router = add(
         router,
-        SandboxProcessServiceServer::new(sandboxes::Processes::new(service.clone()))
+        &SandboxProcessServiceServer::new(sandboxes::Processes::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),
     );
     router = add(
         router,
-        SandboxFilesystemServiceServer::new(sandboxes::Files::new(service.clone()))
+        &SandboxFilesystemServiceServer::new(sandboxes::Files::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),
     );
-    router = add(router, health_server);
-    router = add(router, reflection().build_v1()?);
-    router = add(router, reflection().build_v1alpha()?);
+    router = add(router, &health_server);
+    router = add(router, &reflection().build_v1()?);
+    router = add(router, &reflection().build_v1alpha()?);
     Ok(router)
 }
 

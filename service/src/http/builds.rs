@@ -19,6 +19,7 @@ use crate::builds::{Events, Line, Wanted};
 use crate::engine::Compression;
 use crate::places::Name;
 use crate::resolve;
+use crate::service::Service;
 
 /// Builds that are listed unless the client says how many.
 const LIST: usize = 50;
@@ -29,6 +30,11 @@ pub(super) async fn start(
     State(service): Api,
     Json(request): Json<BuildRequest>,
 ) -> ApiResult<axum::Json<BuildReply>> {
+    Ok(axum::Json(begin(&service, request).await?))
+}
+
+/// Finds an image built, shares a build of it, or queues one.
+pub(crate) async fn begin(service: &Service, request: BuildRequest) -> ApiResult<BuildReply> {
     let BuildRequest {
         spec,
         name,
@@ -68,17 +74,17 @@ pub(super) async fn start(
             service.catalog().ensure_name(&image_hash, name).await?;
         }
         let build = service.builds().reused(&wanted, known.digest);
-        return Ok(axum::Json(BuildReply::Reused(build)));
+        return Ok(BuildReply::Reused(build));
     }
     if let Some(build) = service.builds().join(&wanted) {
-        return Ok(axum::Json(BuildReply::Accepted(build)));
+        return Ok(BuildReply::Accepted(build));
     }
     let digests = resolve::needed(service.blobs(), &wanted.spec).await?;
     if !digests.is_empty() {
-        return Ok(axum::Json(BuildReply::NeedsBlobs(BlobList { digests })));
+        return Ok(BuildReply::NeedsBlobs(BlobList { digests }));
     }
     let build = service.builds().start(wanted).await?;
-    Ok(axum::Json(BuildReply::Accepted(build)))
+    Ok(BuildReply::Accepted(build))
 }
 
 pub(super) fn parse_name(text: &str) -> ApiResult<Name> {
@@ -105,7 +111,7 @@ pub(super) async fn list(
         hex.to_owned()
     });
     let name = name.map(|name| name.to_string());
-    let builds = service.builds().list(limit, name, hash).await?;
+    let builds = service.builds().list(limit, None, name, hash).await?;
     Ok(axum::Json(builds))
 }
 
@@ -150,7 +156,7 @@ pub(super) async fn events(
 ) -> ApiResult<Response> {
     let after = sse::after(&headers, query.after)?;
     let events = service.builds().follow(&id, after).await?;
-    let sent = batches(events, after, true).map(|batch| batch.map(|lines| frames(&lines)));
+    let sent = batches(events, true).map(|batch| batch.map(|lines| frames(&lines)));
     Ok(sse::answer(sent))
 }
 
@@ -165,32 +171,14 @@ fn frames(lines: &[Line]) -> Bytes {
 
 /// The events as they are kept, in batches; ends with the build if `wait`, else with what there
 /// is. `None` stands for a while in which nothing happened.
-fn batches(events: Events, after: u64, wait: bool) -> impl Stream<Item = Option<Vec<Line>>> + Send {
+fn batches(events: Events, wait: bool) -> impl Stream<Item = Option<Vec<Line>>> + Send {
     stream::unfold(events, move |mut events| async move {
-        let batch = match &mut events {
-            Events::Kept { follower, .. } => {
-                match tokio::time::timeout(sse::KEEP_ALIVE, follower.next(wait)).await {
-                    Err(_) => None,
-                    Ok(Ok(batch)) => Some(batch?),
-                    Ok(Err(error)) => {
-                        tracing::error!(%error, "the events of a build cannot be read");
-                        return None;
-                    }
-                }
-            }
-            Events::Reused(build) => {
-                let build = build.take()?;
-                let event = Event {
-                    seq: 1,
-                    time: build.created.clone(),
-                    kind: EventKind::Finished { build },
-                };
-                let json = serde_json::to_string(&event).ok()?;
-                Some(if after == 0 {
-                    vec![Line { seq: 1, json }]
-                } else {
-                    Vec::new()
-                })
+        let batch = match tokio::time::timeout(sse::KEEP_ALIVE, events.next(wait)).await {
+            Err(_) => None,
+            Ok(Ok(batch)) => Some(batch?),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the events of a build cannot be read");
+                return None;
             }
         };
         Some((batch, events))
@@ -212,7 +200,7 @@ pub(super) async fn logs(
     Query(query): Query<LogsQuery>,
 ) -> ApiResult<Response> {
     let events = service.builds().follow(&id, 0).await?;
-    let text = batches(events, 0, query.follow).map(move |batch| {
+    let text = batches(events, query.follow).map(move |batch| {
         let mut text = String::new();
         for line in batch.unwrap_or_default() {
             if let Some(piece) = output(&line, query.step) {

@@ -120,7 +120,9 @@ impl From<BuildsError> for ApiError {
             BuildsError::Unknown(_) => Self::not_found("no such build", error.to_string()),
             BuildsError::Index(error) => error.into(),
             BuildsError::Catalog(error) => error.into(),
-            BuildsError::Io { .. } => Self::internal("the state directory failed", &error),
+            BuildsError::Io { .. } | BuildsError::State(_) => {
+                Self::internal("the state directory failed", &error)
+            }
         }
     }
 }

@@ -32,6 +32,7 @@ use chalk_core::wire::{self, Info, problem as kinds};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, AllowPrivateNetwork, CorsLayer};
 
+pub(crate) use builds::begin as begin_build;
 pub(crate) use guard::Guard;
 use openapi::Call;
 use openapi::Of::{Flag, Number, Text};

@@ -18,6 +18,7 @@ mod app;
 mod app_terminal;
 mod bases;
 mod caches;
+mod clients;
 mod commands;
 mod concurrency;
 mod copies;
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 29] = [
+    let modules: [(&str, &[Test]); 30] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("restarts", restarts::TESTS),
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         ("layers", layers::TESTS),
         ("concurrency", concurrency::TESTS),
         ("bases", bases::TESTS),
+        ("clients", clients::TESTS),
         ("commands", commands::TESTS),
         ("copies", copies::TESTS),
         ("declarations", declarations::TESTS),

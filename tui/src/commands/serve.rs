@@ -50,7 +50,7 @@ pub(crate) async fn serve(loaded: &Loaded, serve: &cli::Serve) -> Result<(), Fai
         .map_err(|e| start_failure(&e))?;
     let mut node = None;
     if with_node {
-        let local = own_node::local(&loaded.settings, &running.url, &running.token);
+        let local = own_node::local(&loaded.settings, &running.local_url, &running.token);
         match own_node::start(local).await {
             Ok(started) => node = Some(started),
             Err(error) => {
