@@ -423,6 +423,7 @@ def test_sessions_are_left_and_attached_to_again(sandbox):
     assert status.state == process_pb.ProcessState.RUNNING
     session.ask(Oneof("stdin_data", process_pb.StdinData(data=b"A\n")))
     seen, _ = session.until(b"first A\n")
+    session.ask(Oneof("stdin_data", process_pb.StdinData(data=b"half ")))
     session.ask(Oneof("detach_session", process_pb.DetachSession()))
     session.next("session_detached")
     session.leave()
@@ -432,12 +433,12 @@ def test_sessions_are_left_and_attached_to_again(sandbox):
     again.ask(Oneof("stdin_data", process_pb.StdinData(data=b"B\n")))
     event, output = again.next("process_exited")
     # What was seen before does not come again; after the end all of it can be had.
-    assert (output, event.event.value.exit_code) == (b"second B\n", 4)
+    assert (output, event.event.value.exit_code) == (b"second half B\n", 4)
     assert event.seq > seen.seq
     again.leave()
     late = Session(attach(sandbox, id))
     event, output = late.next("process_exited")
-    assert output == b"first A\nsecond B\n"
+    assert output == b"first A\nsecond half B\n"
     late.leave()
 
     client = SandboxClient.from_env()

@@ -38,6 +38,7 @@ mod quickstart;
 mod regions;
 mod registry;
 mod restarts;
+mod sandbox_files;
 mod sandboxes;
 mod secrets;
 mod simulator;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         ("pulls", pulls::TESTS),
         ("warms", warms::TESTS),
         ("regions", regions::TESTS),
+        ("sandbox_files", sandbox_files::TESTS),
         ("sandboxes", sandboxes::TESTS),
         ("isolation", isolation::TESTS),
         ("limits", limits::TESTS),

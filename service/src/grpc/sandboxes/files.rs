@@ -46,7 +46,8 @@ impl Files {
         metadata: UploadFileMetadata,
         requests: Streaming<UploadFileRequest>,
     ) -> Result<UploadFileResponse, Status> {
-        let sandbox = exact(&self.service, &metadata.sandbox_id).map_err(detailed)?;
+        let sandbox =
+            exact(&self.service, &metadata.sandbox_id).map_err(|status| detailed(&status))?;
         check_path("destination", &metadata.destination)?;
         if metadata.mode.is_some_and(|mode| mode > 0o7777) {
             return Err(wrong("mode: expected 0 to 07777"));
@@ -99,7 +100,8 @@ impl SandboxFilesystemService for Files {
         request: Request<DownloadFileRequest>,
     ) -> Result<Response<Self::DownloadFileStream>, Status> {
         let asked = request.into_inner();
-        let sandbox = exact(&self.service, &asked.sandbox_id).map_err(detailed)?;
+        let sandbox =
+            exact(&self.service, &asked.sandbox_id).map_err(|status| detailed(&status))?;
         check_path("path", &asked.path)?;
         let sandboxes = self.service.fleet().sandboxes();
         let mut reader = sandboxes
@@ -116,7 +118,7 @@ impl SandboxFilesystemService for Files {
                 let answer = match next {
                     Ok(None) => return,
                     Ok(Some(data)) => Ok(DownloadFileResponse { data }),
-                    Err(problem) => Err(detailed(status::of(&problem))),
+                    Err(problem) => Err(detailed(&status::of(&problem))),
                 };
                 let over = answer.is_err();
                 if answers.send(answer).await.is_err() || over {
@@ -136,13 +138,13 @@ fn check_path(field: &str, path: &str) -> Result<(), Status> {
 }
 
 fn wrong(message: &str) -> Status {
-    detailed(Status::invalid_argument(message))
+    detailed(&Status::invalid_argument(message))
 }
 
 /// What the client is told of a failure.
 fn of(error: FileError) -> Status {
     match error {
-        FileError::Problem(problem) => detailed(status::of(&problem)),
+        FileError::Problem(problem) => detailed(&status::of(&problem)),
         FileError::Failed(failure) => of_system(&failure),
     }
 }
@@ -175,7 +177,7 @@ fn of_system(failure: &FileFailure) -> Status {
 }
 
 /// A status with the detail that fits its code.
-fn detailed(status: Status) -> Status {
+fn detailed(status: &Status) -> Status {
     let error = match status.code() {
         Code::NotFound => FilesystemError::NotFound,
         Code::InvalidArgument => FilesystemError::InvalidArgument,

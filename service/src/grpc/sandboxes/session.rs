@@ -1,6 +1,7 @@
 //! One session of a client with a process: output goes out while requests come in. Neither waits for
 //! the other, since a process that nobody reads may not read what it is given.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ const FIRST: Duration = Duration::from_secs(60);
 const AHEAD: usize = 16;
 /// Pieces of input that may wait for the process, so that a signal gets past them.
 const INPUT: usize = 4;
+
+/// How long a process may take for the last input of a client that leaves.
+const LAST_INPUT: Duration = Duration::from_secs(10);
 
 type Answers = mpsc::Sender<Result<OpenSessionResponse, Status>>;
 
@@ -97,12 +101,27 @@ async fn run(
         }
     };
     let (input, pieces) = mpsc::channel(INPUT);
-    let give = session.give(pieces);
-    let listen = session.listen(&mut requests, input);
-    tokio::select! {
-        told = session.tell(output) => told,
-        heard = async { tokio::join!(listen, give).0 } => heard,
+    let mut give = pin!(session.give(pieces));
+    let mut listen = pin!(session.listen(&mut requests, input));
+    let mut tell = pin!(session.tell(output));
+    let mut given = false;
+    loop {
+        tokio::select! {
+            told = &mut tell => return told,
+            () = &mut give, if !given => given = true,
+            heard = &mut listen => {
+                heard?;
+                break;
+            }
+        }
     }
+    if !given {
+        // What was sent before the client leaves is given before.
+        let _ = tokio::time::timeout(LAST_INPUT, give).await;
+    }
+    session
+        .say(0, Event::SessionDetached(SessionDetached {}))
+        .await
 }
 
 async fn start(
@@ -229,7 +248,7 @@ impl Session {
         }
     }
 
-    /// Carries out what the client asks, until it detaches or goes. One that sends nothing more may
+    /// Carries out what the client asks, until it leaves the session or is gone. One that sends nothing more may
     /// still listen.
     async fn listen(
         &self,
@@ -244,11 +263,7 @@ impl Session {
                 Err(_) => return Err(Over::Said),
             };
             match request.command {
-                Some(Asked::DetachSession(_)) => {
-                    return self
-                        .say(0, Event::SessionDetached(SessionDetached {}))
-                        .await;
-                }
+                Some(Asked::DetachSession(_)) => return Ok(()),
                 Some(Asked::StdinData(piece)) => {
                     let _ = input.send(Some(piece.data)).await;
                 }

@@ -5,8 +5,9 @@ use chalk_core::wire::{SandboxLimits, SandboxNetwork, SandboxRequest};
 use tonic::Status;
 
 use super::super::proto::chalk::container::v1::{
-    ChalkContainerSpec, ComputeClass, ExecutionBackend, KernelPolicy, NetworkPolicy,
-    ResourceLimits, RestartPolicy, VolumeMount, chalk_container_spec::Placement,
+    ChalkContainerSpec, ComputeClass, ContainerSecurityPolicy, ExecutionBackend, ExecutionTarget,
+    KernelPolicy, NetworkPolicy, ResourceLimits, RestartPolicy, VolumeMount,
+    chalk_container_spec::Placement,
 };
 use super::{quantity, seconds};
 
@@ -47,12 +48,14 @@ pub(super) fn request(
 /// Refuses what is not served.
 fn served(spec: &ChalkContainerSpec) -> Result<(), Status> {
     let text = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-    let kernel = spec.security_policy.as_ref().map(|p| p.kernel_policy());
+    let kernel = spec.security_policy.as_ref();
+    let kernel = kernel.map(ContainerSecurityPolicy::kernel_policy);
     let pool = match &spec.placement {
         Some(Placement::HostPlacement(placement)) => text(&placement.host_pool_id),
         None => false,
     };
-    let target = spec.execution_target.as_ref().map(|t| t.backend());
+    let target = spec.execution_target.as_ref();
+    let target = target.map(ExecutionTarget::backend);
     let detectors = spec.resource_detection.as_ref();
     let refused = [
         (
