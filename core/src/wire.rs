@@ -130,6 +130,8 @@ pub mod problem {
     pub const FORBIDDEN: &str = "urn:chalk:forbidden";
     /// A connected node or a living sandbox has that name (409). Exit code 4.
     pub const NAME_TAKEN: &str = "urn:chalk:name-taken";
+    /// What is there does not allow the change (409). Exit code 1.
+    pub const CONFLICT: &str = "urn:chalk:conflict";
     /// The base image does not exist (404). Exit code 4.
     pub const BASE_NOT_FOUND: &str = "urn:chalk:base-not-found";
     /// The base needs a login (403). Exit code 3.

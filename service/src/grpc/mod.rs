@@ -6,10 +6,12 @@
 //! the [`Principal`](crate::access::Principal) among the extensions of its request.
 
 mod auth;
+pub(crate) mod connect;
 mod images;
 mod sandboxes;
 mod status;
 pub(crate) mod times;
+mod volumes;
 
 /// The definitions of `proto/` in Rust.
 #[allow(
@@ -38,6 +40,7 @@ use proto::chalk::sandbox::v2::sandbox_filesystem_service_server::SandboxFilesys
 use proto::chalk::sandbox::v2::sandbox_process_service_server::SandboxProcessServiceServer;
 use proto::chalk::sandbox::v2::sandbox_service_server::SandboxServiceServer;
 use proto::chalk::server::v1::auth_service_server::AuthServiceServer;
+use proto::chalk::volume::v2::volume_service_server::VolumeServiceServer;
 use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
@@ -145,6 +148,18 @@ pub(crate) async fn router(
     let limit = usize::try_from(service.settings().limits.request.as_u64()).unwrap_or(usize::MAX);
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_serving::<AuthServiceServer<auth::Auth>>().await;
+    health
+        .set_serving::<VolumeServiceServer<volumes::Volumes>>()
+        .await;
+    health
+        .set_serving::<SandboxServiceServer<sandboxes::Lifecycle>>()
+        .await;
+    health
+        .set_serving::<SandboxProcessServiceServer<sandboxes::Processes>>()
+        .await;
+    health
+        .set_serving::<SandboxFilesystemServiceServer<sandboxes::Files>>()
+        .await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -161,6 +176,13 @@ pub(crate) async fn router(
     router = add(
         router,
         &CustomImageServiceServer::new(images::Images::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    router = add(
+        router,
+        &VolumeServiceServer::new(volumes::Volumes::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),

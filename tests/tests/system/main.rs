@@ -33,6 +33,7 @@ mod isolation;
 mod layers;
 mod limits;
 mod progress;
+mod projects;
 mod pulls;
 mod quickstart;
 mod regions;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         ("formats", formats::TESTS),
         ("hashes", hashes::TESTS),
         ("progress", progress::TESTS),
+        ("projects", projects::TESTS),
         ("registry", registry::TESTS),
         ("secrets", secrets::TESTS),
         ("simulator", simulator::TESTS),
