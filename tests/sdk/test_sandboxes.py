@@ -18,16 +18,24 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from chalkcompute import NetworkPolicy, RestartPolicy, Sandbox, SandboxClient, Secret
+from chalkcompute import (
+    Image,
+    NetworkPolicy,
+    RestartPolicy,
+    Sandbox,
+    SandboxClient,
+    Secret,
+    Volume,
+)
 from chalkcompute._gen.chalk.container.v1 import service_pb as container_pb
 from chalkcompute._gen.chalk.sandbox.v2 import process_service_pb as process_pb
 from chalkcompute._gen.chalk.sandbox.v2 import service_pb as sandbox_pb
 from chalkcompute._sandbox import (
     SandboxError,
     SandboxNotFoundError,
-    SandboxTerminatedError,
 )
 from chalkcompute._sandbox_fs import FilesystemError, SandboxFileSystemError
+from chalkcompute._volume import VolumeClient, VolumeMount
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from protobuf import Oneof
@@ -706,3 +714,62 @@ def test_a_full_disk_is_told(sandbox):
         assert refused(limited.fs.read_bytes, "/large")[1] == errno.ENOENT
     finally:
         limited.terminate()
+
+
+# Images and volumes
+
+
+def test_local_files_are_there_without_a_build(tmp_path):
+    program = tmp_path / "app.py"
+    (tmp_path / "src" / "deep").mkdir(parents=True)
+    (tmp_path / "src" / "deep" / "data.txt").write_text("deep\n")
+    image = (
+        Image.base(IMAGE)
+        .workdir("/app")
+        .env({"PROJECT_ROOT": "/app"})
+        .add_local_file(str(program), "/app/app.py")
+        .add_local_dir(str(tmp_path / "src"), "/srv/src")
+    )
+    uris = set()
+    for text in ("first", "second"):
+        program.write_text(f"import os; print('{text}', os.environ['PROJECT_ROOT'], os.getcwd())")
+        sandbox = Sandbox(image=image).run()
+        try:
+            uris.add(sandbox.image_uri)
+            assert sandbox.exec("python3", "app.py").stdout_text == f"{text} /app /app\n"
+            assert sandbox.fs.read_bytes("/srv/src/deep/data.txt") == b"deep\n"
+            # They are this sandbox's own.
+            assert sandbox.exec("sh", "-c", "echo x >> /app/app.py").exit_code == 0
+        finally:
+            sandbox.terminate()
+    # An edit builds nothing.
+    assert len(uris) == 1
+
+
+def test_versions_of_volumes_are_mounted():
+    name = unique("volume")
+    client = VolumeClient.from_env()
+    try:
+        with Volume(name) as volume:
+            volume.put_file("dir/data.txt", b"one")
+            version = volume.version.id
+            volume.put_file("dir/data.txt", b"two")
+        mounts = [(name, "/newest"), VolumeMount(name, "/pinned", version_id=version)]
+        sandbox = start(volumes=mounts)
+        try:
+            assert sandbox.fs.read_bytes("/newest/dir/data.txt") == b"two"
+            assert sandbox.fs.read_bytes("/pinned/dir/data.txt") == b"one"
+            # A version does not change: what is written goes with the sandbox, or is refused where
+            # one could believe that it is kept.
+            sandbox.fs.write_bytes("/pinned/dir/data.txt", b"three")
+            assert sandbox.fs.read_bytes("/pinned/dir/data.txt") == b"three"
+            assert refused(sandbox.fs.write_bytes, "/newest/x", b"x")[1] == errno.EROFS
+        finally:
+            sandbox.terminate()
+        again = start(volumes=mounts)
+        try:
+            assert again.fs.read_bytes("/pinned/dir/data.txt") == b"one"
+        finally:
+            again.terminate()
+    finally:
+        client.delete_volume(name)
