@@ -101,6 +101,7 @@ pub(crate) fn code_of(kind: &str) -> u8 {
         | problem::INTERRUPTED
         | problem::CACHE_TOO_SMALL
         | problem::DISK_FULL
+        | problem::FILE_FAILED
         | problem::DAMAGED
         | problem::TIMED_OUT
         | problem::CONFLICT

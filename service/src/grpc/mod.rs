@@ -8,6 +8,7 @@
 mod auth;
 pub(crate) mod connect;
 mod images;
+mod sandboxes;
 mod status;
 pub(crate) mod times;
 mod volumes;
@@ -35,6 +36,9 @@ use axum::extract::Request;
 use axum::http::{Method, header};
 use axum::response::Response;
 use proto::chalk::sandbox::v1::custom_image_service_server::CustomImageServiceServer;
+use proto::chalk::sandbox::v2::sandbox_filesystem_service_server::SandboxFilesystemServiceServer;
+use proto::chalk::sandbox::v2::sandbox_process_service_server::SandboxProcessServiceServer;
+use proto::chalk::sandbox::v2::sandbox_service_server::SandboxServiceServer;
 use proto::chalk::server::v1::auth_service_server::AuthServiceServer;
 use proto::chalk::volume::v2::volume_service_server::VolumeServiceServer;
 use tonic::codec::CompressionEncoding;
@@ -150,6 +154,15 @@ pub(crate) async fn router(
     health
         .set_serving::<VolumeServiceServer<volumes::Volumes>>()
         .await;
+    health
+        .set_serving::<SandboxServiceServer<sandboxes::Lifecycle>>()
+        .await;
+    health
+        .set_serving::<SandboxProcessServiceServer<sandboxes::Processes>>()
+        .await;
+    health
+        .set_serving::<SandboxFilesystemServiceServer<sandboxes::Files>>()
+        .await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -175,6 +188,26 @@ pub(crate) async fn router(
         &VolumeServiceServer::new(volumes::Volumes::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    router = add(
+        router,
+        &SandboxServiceServer::new(sandboxes::Lifecycle::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    // What they stream is sent as it is: to compress it takes longer than to send it.
+    router = add(
+        router,
+        &SandboxProcessServiceServer::new(sandboxes::Processes::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    router = add(
+        router,
+        &SandboxFilesystemServiceServer::new(sandboxes::Files::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),
     );
     router = add(router, &health_server);

@@ -12,7 +12,8 @@ pub(crate) mod nodes;
 mod openapi;
 mod page;
 mod problem;
-mod sandboxes;
+mod sandbox_files;
+pub(crate) mod sandboxes;
 mod specs;
 mod sse;
 mod tokens;
@@ -38,7 +39,6 @@ use openapi::Call;
 use openapi::Of::{Flag, Number, Text};
 pub(crate) use page::{PackError, Page};
 pub(crate) use problem::ApiError;
-pub(crate) use sse::frame;
 
 use crate::grpc;
 use crate::service::Service;

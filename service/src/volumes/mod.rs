@@ -363,7 +363,6 @@ impl Volumes {
     ///
     /// # Errors
     /// When there is no such volume or version, or nothing was committed yet.
-    #[allow(dead_code, reason = "sandboxes do not mount volumes yet")]
     pub(crate) async fn mount(&self, name: &str, selector: &Selector) -> Result<Digest> {
         let volume = self.get(&VolumeName {
             name: name.to_owned(),

@@ -39,6 +39,7 @@ mod quickstart;
 mod regions;
 mod registry;
 mod restarts;
+mod sandbox_files;
 mod sandboxes;
 mod secrets;
 mod simulator;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         ("pulls", pulls::TESTS),
         ("warms", warms::TESTS),
         ("regions", regions::TESTS),
+        ("sandbox_files", sandbox_files::TESTS),
         ("sandboxes", sandboxes::TESTS),
         ("isolation", isolation::TESTS),
         ("limits", limits::TESTS),
