@@ -149,6 +149,9 @@ pub(crate) async fn router(
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_serving::<AuthServiceServer<auth::Auth>>().await;
     health
+        .set_serving::<CustomImageServiceServer<images::Images>>()
+        .await;
+    health
         .set_serving::<VolumeServiceServer<volumes::Volumes>>()
         .await;
     health

@@ -104,6 +104,9 @@ pub(super) fn keep(
             let mut kept = copy(blobs, *hash, *size, &sizes, |at| {
                 Ok(Box::new(objects.open_object(&chunks[at].object)?))
             })?;
+            for chunk in &chunks {
+                objects.spend(&chunk.object);
+            }
             if chunks.len() > 1 {
                 let chunk = |piece: &Piece| Chunk {
                     hash: piece.object,

@@ -2,7 +2,8 @@
 //! lists of changes, named by their BLAKE3.
 //!
 //! They lie beside the blob store until they are a day old: a commit copies what it names into blobs,
-//! and a client that has just uploaded an object need not do so again for the next commit.
+//! and a client that has just uploaded an object need not do so again for the next commit. Chunks, which
+//! may be big together, go two hours after a commit.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -19,6 +20,8 @@ use super::hash::{ContentHash, ContentHasher};
 pub(crate) const OBJECT_LIMIT: u64 = 512 << 20;
 /// How long an object stays after it was last uploaded or asked for.
 pub(super) const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long an object stays after a commit took over what is in it.
+const SPENT: Duration = Duration::from_secs(2 * 3600);
 
 /// The directory of uploaded objects.
 #[derive(Debug, Clone)]
@@ -65,6 +68,15 @@ impl Objects {
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(fault(e)),
+        }
+    }
+
+    /// Says that what an object holds is in a blob by now: it need not stay for long.
+    pub(super) fn spend(&self, hash: &ContentHash) {
+        let since = SystemTime::now().checked_sub(KEPT.saturating_sub(SPENT));
+        // It may be gone already, and goes later if not.
+        if let (Some(since), Ok(file)) = (since, File::open(self.path(hash))) {
+            let _ = file.set_modified(since);
         }
     }
 
@@ -224,5 +236,12 @@ mod tests {
         assert!(objects.has(&hashes[0], 1).unwrap());
         assert!(!objects.has(&hashes[1], 1).unwrap());
         assert_eq!(fs::read_dir(objects.incoming()).unwrap().count(), 0);
+        // One that a commit took over goes sooner.
+        objects.spend(&hashes[0]);
+        let later = Duration::from_secs(60);
+        objects.sweep(KEPT - SPENT + later).unwrap();
+        assert!(objects.open_object(&hashes[0]).is_ok());
+        objects.sweep(KEPT - SPENT - later).unwrap();
+        assert!(objects.open_object(&hashes[0]).is_err());
     }
 }
