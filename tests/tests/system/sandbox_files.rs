@@ -40,14 +40,7 @@ fn idle(world: &World) {
 fn copies(world: &World) {
     let fleet = world.fleet();
     let service = &fleet.service;
-    let words = [
-        "--idle",
-        "--detach",
-        "--workdir",
-        "/tmp",
-        "--user",
-        "1000:1000",
-    ];
+    let words = ["--idle", "--detach", "--workdir", "/tmp"];
     let id = fleet.sandbox(&words).run().ok().stdout.trim().to_owned();
     let files = Project::new(&[("run.sh", "#!/bin/sh\necho ran $0\n"), ("large", "")]);
     let large = noise("large", 20 << 20);
@@ -85,13 +78,13 @@ fn copies(world: &World) {
         fs::read(&back).expect("kept") == large,
         "the file here is as it was"
     );
-    for (from, to) in [
-        (script.as_str(), inside("/etc/x")),
-        (&script, inside("/tmp/../")),
-        (&script, inside("/dev/null")),
+    for (to, code) in [
+        ("/no/such/x", 4),
+        ("/tmp/.", 1),
+        ("/dev/null", 1),
+        ("/bin/sh/x", 1),
     ] {
-        let refused = copy(from, &to);
-        assert_eq!(refused.status.code(), Some(1), "{refused}");
+        copy(&script, &inside(to)).code(code);
     }
     assert_eq!(copy(&script, &back).status.code(), Some(2));
     service.sandboxes(&["rm", "--force", &id]).ok();

@@ -219,7 +219,10 @@ impl Attach<'_> {
             OutputEventKind::Exited { code, ended_by, .. } => {
                 match ended_by.filter(|_| !self.json) {
                     Some(SandboxEnd::TimedOut) => {
-                        output::aside("error: the sandbox was stopped: its time was over");
+                        output::aside(match self.process {
+                            "main" => "error: the sandbox was stopped: its time was over",
+                            _ => "error: the command was killed: its time was over",
+                        });
                     }
                     Some(SandboxEnd::OutOfMemory) => output::aside(
                         "error: the sandbox was killed: it needed more memory than it may have\n  try: --memory",
