@@ -6,10 +6,12 @@
 //! what the builder sees: the embedded registry by direct calls, or an [`External`] one by the
 //! client.
 
+mod condition;
 mod content;
 mod error;
 mod http;
 mod layout;
+mod referrers;
 mod regional;
 mod store;
 
