@@ -6,6 +6,7 @@
 
 mod basics;
 mod confinement;
+mod files;
 mod interactive;
 mod lifetime;
 mod mounts;

@@ -18,6 +18,7 @@ mod app;
 mod app_terminal;
 mod bases;
 mod caches;
+mod clients;
 mod commands;
 mod concurrency;
 mod copies;
@@ -32,11 +33,13 @@ mod isolation;
 mod layers;
 mod limits;
 mod progress;
+mod projects;
 mod pulls;
 mod quickstart;
 mod regions;
 mod registry;
 mod restarts;
+mod sandbox_files;
 mod sandboxes;
 mod secrets;
 mod simulator;
@@ -56,13 +59,14 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 29] = [
+    let modules: [(&str, &[Test]); 31] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("restarts", restarts::TESTS),
         ("pulls", pulls::TESTS),
         ("warms", warms::TESTS),
         ("regions", regions::TESTS),
+        ("sandbox_files", sandbox_files::TESTS),
         ("sandboxes", sandboxes::TESTS),
         ("isolation", isolation::TESTS),
         ("limits", limits::TESTS),
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         ("layers", layers::TESTS),
         ("concurrency", concurrency::TESTS),
         ("bases", bases::TESTS),
+        ("clients", clients::TESTS),
         ("commands", commands::TESTS),
         ("copies", copies::TESTS),
         ("declarations", declarations::TESTS),
@@ -83,6 +88,7 @@ fn main() -> ExitCode {
         ("formats", formats::TESTS),
         ("hashes", hashes::TESTS),
         ("progress", progress::TESTS),
+        ("projects", projects::TESTS),
         ("registry", registry::TESTS),
         ("secrets", secrets::TESTS),
         ("simulator", simulator::TESTS),

@@ -23,6 +23,7 @@ mod ranges;
 mod uploads;
 
 pub(crate) use blobs::stream as stream_blob;
+pub(crate) use ranges::Range;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,18 +5,23 @@ use std::num::IntErrorKind;
 
 /// What a `Range` header asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Range {
+pub(crate) enum Range {
     /// All: also what a server may ignore, such as several ranges (RFC 9110, section 14.2).
     Whole,
-    /// From `first` to `last`, both included.
-    Part { first: u64, last: u64 },
+    /// Part of it, which there is.
+    Part {
+        /// First byte.
+        first: u64,
+        /// Last byte, included.
+        last: u64,
+    },
     /// Nothing that the blob has.
     Outside,
 }
 
 impl Range {
-    /// Reads a `Range` header about a blob of `size` bytes.
-    pub(super) fn parse(text: &str, size: u64) -> Self {
+    /// Reads a `Range` header about something of `size` bytes.
+    pub(crate) fn parse(text: &str, size: u64) -> Self {
         let Some((unit, range)) = text.trim().split_once('=') else {
             return Self::Whole;
         };
