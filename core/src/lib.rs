@@ -4,6 +4,7 @@
 //! system, so the browser, Node, the terminal and the build service run the same code and get the
 //! same hash. What it needs from outside (file contents, listings, base digests) is handed in.
 
+pub mod any_digest;
 pub mod config;
 pub mod declaration;
 pub mod diff;
@@ -32,6 +33,7 @@ pub mod tree;
 pub mod upload;
 pub mod wire;
 
+pub use any_digest::AnyDigest;
 pub use diff::diff;
 pub use digest::Digest;
 pub use image::Image;

@@ -1,8 +1,9 @@
 //! Blobs on disk, named by the SHA-256 of their bytes.
 //!
 //! A store directory holds `blobs/sha256/<hex>` as an OCI image layout does
-//! (image-layout.md, "Blobs"), `tmp/` for blobs on their way in, `uploads/` for those that arrive
-//! in pieces ([`crate::uploads`]) and `quarantine/` for those that rotted.
+//! (image-layout.md, "Blobs"), `names/` for their digests by other algorithms, `tmp/` for blobs on
+//! their way in, `uploads/` for those that arrive in pieces ([`crate::uploads`]) and `quarantine/`
+//! for those that rotted.
 //!
 //! A blob is written under a temporary name, hashed on the way, synced, and renamed; so what is
 //! found under a digest was whole when it got there. Reading checks again, since disks err.
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use chalk_core::Digest;
+use chalk_core::{AnyDigest, Digest};
 use sha2::{Digest as _, Sha256};
 
 use crate::verify::{VerifiedBlob, mismatch_or};
@@ -25,14 +26,14 @@ use crate::verify::{VerifiedBlob, mismatch_or};
 pub enum BlobError {
     /// No blob has that digest.
     #[error("blob {0} is not in the store")]
-    NotFound(Digest),
+    NotFound(AnyDigest),
     /// The bytes are not those that the digest names.
     #[error("expected blob {expected}, but its {size} bytes hash to {actual}")]
     Mismatch {
         /// The digest asked for.
-        expected: Digest,
+        expected: AnyDigest,
         /// The digest of the bytes that came.
-        actual: Digest,
+        actual: AnyDigest,
         /// How many bytes came.
         size: u64,
     },
@@ -40,7 +41,7 @@ pub enum BlobError {
     #[error("blob {digest} has {size} bytes, more than the {limit} allowed here")]
     TooLarge {
         /// The blob.
-        digest: Digest,
+        digest: AnyDigest,
         /// Its size in bytes.
         size: u64,
         /// The most that the caller takes, in bytes.
@@ -98,7 +99,13 @@ impl BlobStore {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         create_private_dir(dir)?;
-        for sub in ["blobs/sha256", "tmp", "uploads", "quarantine"] {
+        for sub in [
+            "blobs/sha256",
+            "names/sha512",
+            "tmp",
+            "uploads",
+            "quarantine",
+        ] {
             let path = dir.join(sub);
             fs::create_dir_all(&path).map_err(|e| BlobError::io("create", &path, e))?;
         }
@@ -131,13 +138,16 @@ impl BlobStore {
     }
 
     /// Whether the blob is there. Its bytes are not read.
-    pub fn contains(&self, digest: &Digest) -> Result<bool> {
+    pub fn contains(&self, digest: impl Into<AnyDigest>) -> Result<bool> {
         Ok(self.size(digest)?.is_some())
     }
 
     /// Size of the blob in bytes, `None` when it is not there.
-    pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
-        let path = self.path(digest);
+    pub fn size(&self, digest: impl Into<AnyDigest>) -> Result<Option<u64>> {
+        let Some(digest) = self.resolve(&digest.into())? else {
+            return Ok(None);
+        };
+        let path = self.path(&digest);
         match fs::symlink_metadata(&path) {
             Ok(meta) => Ok(Some(meta.len())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -189,28 +199,32 @@ impl BlobStore {
     pub fn open_blob(&self, digest: &Digest) -> Result<File> {
         let path = self.path(digest);
         File::open(&path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => BlobError::NotFound(*digest),
+            io::ErrorKind::NotFound => BlobError::NotFound(digest.into()),
             _ => BlobError::io("open", path, e),
         })
     }
 
     /// Opens a blob for reading front to back; the last read fails if the bytes are not those
     /// that the digest names, and the blob is then [quarantined](Self::quarantine).
-    pub fn open_verified(&self, digest: &Digest) -> Result<VerifiedBlob> {
-        let file = self.open_blob(digest)?;
+    pub fn open_verified(&self, digest: impl Into<AnyDigest>) -> Result<VerifiedBlob> {
+        let name = digest.into();
+        let Some(digest) = self.resolve(&name)? else {
+            return Err(BlobError::NotFound(name));
+        };
+        let file = self.open_blob(&digest)?;
         let size = file
             .metadata()
-            .map_err(|e| BlobError::io("inspect", self.path(digest), e))?
+            .map_err(|e| BlobError::io("inspect", self.path(&digest), e))?
             .len();
-        Ok(VerifiedBlob::new(self.clone(), size, file, *digest))
+        Ok(VerifiedBlob::new(self.clone(), size, file, digest, name))
     }
 
     /// Reads a whole blob of at most `limit` bytes, verified.
-    pub fn read_small(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+    pub fn read_small(&self, digest: impl Into<AnyDigest>, limit: u64) -> Result<Vec<u8>> {
         let mut blob = self.open_verified(digest)?;
         if blob.size() > limit {
             return Err(BlobError::TooLarge {
-                digest: *digest,
+                digest: blob.digest().into(),
                 size: blob.size(),
                 limit,
             });
@@ -218,7 +232,7 @@ impl BlobStore {
         let mut bytes = Vec::with_capacity(usize::try_from(blob.size()).unwrap_or(0));
         match blob.read_to_end(&mut bytes) {
             Ok(_) => Ok(bytes),
-            Err(e) => Err(mismatch_or(e, "read", &self.path(digest))),
+            Err(e) => Err(mismatch_or(e, "read", &self.path(&blob.digest()))),
         }
     }
 
@@ -328,7 +342,7 @@ impl BlobStore {
             return Ok(blob);
         }
         let Some(path) = temp.0.clone() else {
-            return Err(BlobError::NotFound(blob.digest));
+            return Err(BlobError::NotFound(blob.digest.into()));
         };
         file.sync_all()
             .map_err(|e| BlobError::io("sync", &path, e))?;
@@ -370,8 +384,8 @@ impl BlobWriter {
         let actual = Digest::from_bytes(self.hasher.finalize_reset().into());
         match expected {
             Some(expected) if expected != actual => Err(BlobError::Mismatch {
-                expected,
-                actual,
+                expected: expected.into(),
+                actual: actual.into(),
                 size: self.size,
             }),
             _ => {
@@ -477,101 +491,4 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store() -> (tempfile::TempDir, BlobStore) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = BlobStore::open(dir.path().join("store")).unwrap();
-        (dir, store)
-    }
-
-    fn temp_files(store: &BlobStore) -> usize {
-        fs::read_dir(store.temp_dir()).unwrap().count()
-    }
-
-    #[test]
-    fn writes_verify_and_dedupe() {
-        let (_dir, store) = store();
-        for bytes in [&b""[..], b"hello", &[7; 300_000]] {
-            let digest = Digest::of(bytes);
-            let size = bytes.len() as u64;
-            assert!(!store.contains(&digest).unwrap());
-            for _ in 0..2 {
-                let blob = store.put_reader(bytes, Some(digest)).unwrap();
-                assert_eq!(blob, Blob { digest, size });
-            }
-            assert_eq!(store.read_small(&digest, size).unwrap(), bytes);
-            assert_eq!(store.put(bytes).unwrap(), Blob { digest, size });
-        }
-        assert_eq!(store.list().unwrap().count(), 3);
-        assert_eq!(temp_files(&store), 0);
-    }
-
-    #[test]
-    fn wrong_bytes_get_no_name() {
-        let (_dir, store) = store();
-        let expected = Digest::of(b"right");
-        let error = store.put_reader(&b"wrong"[..], Some(expected)).unwrap_err();
-        assert!(matches!(error, BlobError::Mismatch { size: 5, .. }));
-        assert!(!store.contains(&expected).unwrap());
-        assert!(!store.contains(&Digest::of(b"wrong")).unwrap());
-        drop(store.writer().unwrap());
-        assert_eq!(temp_files(&store), 0);
-    }
-
-    #[test]
-    fn damage_is_found_and_set_aside() {
-        let (_dir, store) = store();
-        for damage in [&b"hellO"[..], b"hell", b"hello!", b""] {
-            let blob = store.put(b"hello").unwrap();
-            fs::write(store.path(&blob.digest), damage).unwrap();
-            let error = store.read_small(&blob.digest, 100).unwrap_err();
-            assert!(
-                matches!(error, BlobError::Mismatch { expected, .. } if expected == blob.digest)
-            );
-            assert!(!store.contains(&blob.digest).unwrap());
-            assert!(matches!(
-                store.read_small(&blob.digest, 100),
-                Err(BlobError::NotFound(_))
-            ));
-        }
-        let blob = store.put(b"hello").unwrap();
-        assert_eq!(store.read_small(&blob.digest, 100).unwrap(), b"hello");
-    }
-
-    #[test]
-    fn size_limit_holds_and_removal_says_whether() {
-        let (_dir, store) = store();
-        let blob = store.put(b"hello").unwrap();
-        assert!(matches!(
-            store.read_small(&blob.digest, 4),
-            Err(BlobError::TooLarge {
-                size: 5,
-                limit: 4,
-                ..
-            })
-        ));
-        assert!(store.remove(&blob.digest).unwrap());
-        assert!(!store.remove(&blob.digest).unwrap());
-    }
-
-    #[test]
-    fn opening_sweeps_only_dead_writers() {
-        let (_dir, store) = store();
-        fs::write(store.temp_dir().join("blob-dead"), b"half").unwrap();
-        let mut alive = store.writer().unwrap();
-        alive.write_all(b"alive").unwrap();
-        BlobStore::open(store.root()).unwrap();
-        assert_eq!(temp_files(&store), 1);
-        let blob = alive.commit(None).unwrap();
-        assert_eq!(store.read_small(&blob.digest, 9).unwrap(), b"alive");
-    }
-
-    #[tokio::test]
-    async fn runs_on_blocking_threads() {
-        let (_dir, store) = store();
-        let blob = store.run(|s| s.put(b"x")).await.unwrap();
-        assert_eq!(blob.size, 1);
-    }
-}
+mod tests;

@@ -15,6 +15,7 @@ pub mod blobs;
 pub mod erofs;
 #[cfg(unix)]
 pub mod layer;
+mod names;
 pub mod registry;
 pub mod sink;
 #[cfg(unix)]

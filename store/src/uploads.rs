@@ -3,7 +3,8 @@
 //!
 //! An upload is a file `uploads/<id>`; its length is the number of bytes received. The running
 //! hash is kept in memory between requests of one process and computed anew from the file after a
-//! restart.
+//! restart. So is that of another algorithm, if it was asked for before the first byte came;
+//! otherwise the finished file is read once more.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,8 +15,9 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use chalk_core::Digest;
-use sha2::{Digest as _, Sha256};
+use chalk_core::any_digest::Algorithm;
+use chalk_core::{AnyDigest, Digest};
+use sha2::{Digest as _, Sha256, Sha512};
 use tokio::sync::{Mutex as Slot, OwnedMutexGuard};
 
 use crate::blobs::{Blob, BlobError, BlobStore, TempName};
@@ -47,7 +49,7 @@ pub enum UploadError {
 /// A result of an upload.
 pub type Result<T, E = UploadError> = std::result::Result<T, E>;
 
-/// Random name of an upload: 32 hex digits that cannot be guessed.
+/// Random name of an upload: a UUID of version 4 (RFC 9562, section 5.4), which cannot be guessed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UploadId(String);
 
@@ -59,15 +61,33 @@ impl fmt::Display for UploadId {
 
 /// A text that is no upload's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("an upload is named by 32 lower-case hex digits")]
+#[error("an upload is named by a UUID in lower case")]
 pub struct InvalidUploadId;
+
+/// Where the dashes of a UUID are.
+const DASHES: [usize; 4] = [8, 13, 18, 23];
+
+impl UploadId {
+    fn random() -> Self {
+        let random = rand::random::<u128>();
+        let version = random & !(0xf << 76) | (4 << 76);
+        let mut text = format!("{:032x}", version & !(0b11 << 62) | (0b10 << 62));
+        for dash in DASHES {
+            text.insert(dash, '-');
+        }
+        Self(text)
+    }
+}
 
 impl FromStr for UploadId {
     type Err = InvalidUploadId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() == 32 && text.bytes().all(hex) {
+        let fits = |(at, b): (usize, u8)| match DASHES.contains(&at) {
+            true => b == b'-',
+            false => b.is_ascii_digit() || (b'a'..=b'f').contains(&b),
+        };
+        if text.len() == 36 && text.bytes().enumerate().all(fits) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidUploadId)
@@ -88,6 +108,8 @@ struct State {
     file: File,
     path: PathBuf,
     hasher: Sha256,
+    /// Over all that was received, if it is wanted.
+    sha512: Option<Sha512>,
     received: u64,
     /// Finished or cancelled while somebody waited for it.
     gone: bool,
@@ -109,7 +131,7 @@ impl Uploads {
 
     /// Starts an upload.
     pub fn start(&self) -> Result<UploadId> {
-        let id = UploadId(format!("{:032x}", rand::random::<u128>()));
+        let id = UploadId::random();
         let path = self.path(&id);
         OpenOptions::new()
             .write(true)
@@ -223,26 +245,32 @@ impl Uploads {
             _ => BlobError::io("open", &path, e).into(),
         })?;
         let mut hasher = Sha256::new();
-        let mut received = 0;
-        let mut buffer = vec![0; 128 * 1024];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => {
-                    hasher.update(&buffer[..n]);
-                    received += n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(BlobError::io("read", path, e).into()),
-            }
-        }
+        let received = read_all(&mut file, |part| hasher.update(part));
         Ok(State {
+            received: received.map_err(|e| BlobError::io("read", &path, e))?,
             file,
             path,
             hasher,
-            received,
+            sha512: None,
             gone: false,
         })
+    }
+}
+
+/// Reads a file to its end, which is how many bytes on.
+fn read_all(file: &mut File, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
+    let mut buffer = vec![0; 128 * 1024];
+    let mut count = 0;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(count),
+            Ok(n) => {
+                take(&buffer[..n]);
+                count += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
 }
 
@@ -266,18 +294,32 @@ impl Session {
         self.state.received
     }
 
+    /// Says by which algorithm the blob will be named, so that its bytes are hashed as they come.
+    /// Once some came it changes nothing.
+    pub fn expect(&mut self, algorithm: Algorithm) {
+        let state = &mut *self.state;
+        if algorithm == Algorithm::Sha512 && state.received == 0 {
+            state.sha512 = Some(Sha512::new());
+        }
+    }
+
     /// Turns the upload into a blob, which must have the digest `expected`.
     ///
     /// # Errors
     /// A [`BlobError::Mismatch`] ends the upload: its bytes are thrown away, since no more bytes
     /// could mend it.
-    pub fn finish(mut self, expected: Digest) -> Result<Blob> {
+    pub fn finish(mut self, expected: impl Into<AnyDigest>) -> Result<Blob> {
+        let expected = expected.into();
         let state = &mut *self.state;
-        let actual = Digest::from_bytes(state.hasher.finalize_reset().into());
+        let digest = Digest::from_bytes(state.hasher.finalize_reset().into());
         let size = state.received;
         let mut temp = TempName(Some(state.path.clone()));
         state.gone = true;
         self.uploads.forget(&self.id);
+        let actual = match expected.algorithm() {
+            Algorithm::Sha256 => digest.into(),
+            Algorithm::Sha512 => state.sha512()?,
+        };
         if actual != expected {
             return Err(BlobError::Mismatch {
                 expected,
@@ -286,15 +328,30 @@ impl Session {
             }
             .into());
         }
-        let blob = Blob {
-            digest: actual,
-            size,
-        };
-        let blob = self
-            .uploads
-            .store
-            .adopt(&self.state.file, &mut temp, blob)?;
+        let store = &self.uploads.store;
+        let blob = store.adopt(&self.state.file, &mut temp, Blob { digest, size })?;
+        if expected.algorithm() != Algorithm::Sha256 {
+            store.name(&expected, &blob.digest)?;
+        }
         Ok(blob)
+    }
+}
+
+impl State {
+    /// SHA-512 digest of all that was received.
+    fn sha512(&mut self) -> Result<AnyDigest> {
+        let hasher = match self.sha512.take() {
+            Some(hasher) => hasher,
+            None => {
+                let mut hasher = Sha512::new();
+                let from_start = self.file.seek(SeekFrom::Start(0));
+                from_start
+                    .and_then(|_| read_all(&mut self.file, |part| hasher.update(part)))
+                    .map_err(|e| BlobError::io("read", &self.path, e))?;
+                hasher
+            }
+        };
+        Ok(AnyDigest::Sha512(Box::new(hasher.finalize().into())))
     }
 }
 
@@ -310,6 +367,9 @@ impl Write for Session {
             }
         };
         state.hasher.update(&bytes[..n]);
+        if let Some(sha512) = &mut state.sha512 {
+            sha512.update(&bytes[..n]);
+        }
         state.received += n as u64;
         Ok(n)
     }
@@ -320,81 +380,4 @@ impl Write for Session {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn uploads() -> (tempfile::TempDir, Uploads) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = BlobStore::open(dir.path()).unwrap();
-        (dir, Uploads::new(store))
-    }
-
-    #[test]
-    fn pieces_become_a_blob_across_a_restart() {
-        let (_dir, uploads) = uploads();
-        let id = uploads.start().unwrap();
-        let mut session = uploads.session(&id, Some(0)).unwrap();
-        session.write_all(b"hello ").unwrap();
-        drop(session);
-        assert_eq!(uploads.received(&id).unwrap(), 6);
-
-        let later = Uploads::new(uploads.store().clone());
-        let mut session = later.session(&id, Some(6)).unwrap();
-        session.write_all(b"world").unwrap();
-        let blob = session.finish(Digest::of(b"hello world")).unwrap();
-        assert_eq!(blob.size, 11);
-        let bytes = later.store().read_small(&blob.digest, 11).unwrap();
-        assert_eq!(bytes, b"hello world");
-        assert!(matches!(
-            later.session(&id, None),
-            Err(UploadError::Unknown(_))
-        ));
-    }
-
-    #[test]
-    fn refusals() {
-        let (_dir, uploads) = uploads();
-        let id = uploads.start().unwrap();
-        let mut session = uploads.session(&id, None).unwrap();
-        session.write_all(b"abc").unwrap();
-        assert!(matches!(
-            uploads.session(&id, None),
-            Err(UploadError::Busy(_))
-        ));
-        drop(session);
-        assert!(matches!(
-            uploads.session(&id, Some(5)),
-            Err(UploadError::OutOfOrder {
-                expected: 3,
-                got: 5,
-                ..
-            })
-        ));
-        let session = uploads.session(&id, Some(3)).unwrap();
-        assert!(matches!(
-            session.finish(Digest::of(b"abd")),
-            Err(UploadError::Blob(BlobError::Mismatch { .. }))
-        ));
-        assert!(matches!(
-            uploads.received(&id),
-            Err(UploadError::Unknown(_))
-        ));
-        for bad in ["", "../../etc/passwd", "ABCDEF", &"g".repeat(32)] {
-            assert_eq!(bad.parse::<UploadId>(), Err(InvalidUploadId));
-        }
-    }
-
-    #[test]
-    fn idle_uploads_are_swept_and_busy_ones_stay() {
-        let (_dir, uploads) = uploads();
-        let idle = uploads.start().unwrap();
-        let busy = uploads.start().unwrap();
-        let session = uploads.session(&busy, None).unwrap();
-        assert_eq!(uploads.sweep(Duration::from_secs(3600)).unwrap(), 0);
-        assert_eq!(uploads.sweep(Duration::ZERO).unwrap(), 1);
-        assert!(uploads.received(&idle).is_err());
-        drop(session);
-        uploads.cancel(&busy).unwrap();
-        assert!(uploads.cancel(&busy).is_err());
-    }
-}
+mod tests;

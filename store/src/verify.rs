@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use chalk_core::Digest;
-use sha2::{Digest as _, Sha256};
+use chalk_core::{AnyDigest, Digest};
+use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::blobs::{BlobError, BlobStore, same_file};
 
@@ -58,8 +58,8 @@ impl<R: Read> VerifyingReader<R> {
         }
         self.failed = Some(actual);
         let mismatch = BlobError::Mismatch {
-            expected: self.expected,
-            actual,
+            expected: self.expected.into(),
+            actual: actual.into(),
             size: self.size,
         };
         Err(io::Error::new(io::ErrorKind::InvalidData, mismatch))
@@ -87,14 +87,27 @@ pub struct VerifiedBlob {
     store: BlobStore,
     size: u64,
     reader: VerifyingReader<File>,
+    /// The name that it was asked for by, if that is not the digest, and what was read, hashed so.
+    name: Option<(AnyDigest, Sha512)>,
 }
 
 impl VerifiedBlob {
-    pub(crate) fn new(store: BlobStore, size: u64, file: File, digest: Digest) -> Self {
+    pub(crate) fn new(
+        store: BlobStore,
+        size: u64,
+        file: File,
+        digest: Digest,
+        name: AnyDigest,
+    ) -> Self {
+        let name = match name {
+            AnyDigest::Sha256(_) => None,
+            AnyDigest::Sha512(_) => Some((name, Sha512::new())),
+        };
         Self {
             store,
             size,
             reader: VerifyingReader::new(file, digest),
+            name,
         }
     }
 
@@ -103,9 +116,28 @@ impl VerifiedBlob {
         self.size
     }
 
-    /// The digest that the bytes are held against.
+    /// The SHA-256 digest that the bytes are held against.
     pub fn digest(&self) -> Digest {
         self.reader.expected
+    }
+
+    /// At the end: whether what was read is what its name says.
+    fn check_name(&self) -> io::Result<()> {
+        let Some((name, hasher)) = &self.name else {
+            return Ok(());
+        };
+        let actual = AnyDigest::Sha512(Box::new(hasher.clone().finalize().into()));
+        if actual == *name {
+            return Ok(());
+        }
+        // The bytes are those of their digest: it is the record that errs.
+        self.store.forget_name(name).map_err(io::Error::other)?;
+        let mismatch = BlobError::Mismatch {
+            expected: name.clone(),
+            actual,
+            size: self.reader.position(),
+        };
+        Err(io::Error::new(io::ErrorKind::InvalidData, mismatch))
     }
 }
 
@@ -119,6 +151,15 @@ impl Read for VerifiedBlob {
             if same_file(&self.reader.inner, &self.store.path(&digest)) {
                 self.store.quarantine(&digest).map_err(io::Error::other)?;
             }
+        }
+        match result {
+            Ok(0) if !buffer.is_empty() => self.check_name()?,
+            Ok(n) => {
+                if let Some((_, hasher)) = &mut self.name {
+                    hasher.update(&buffer[..n]);
+                }
+            }
+            Err(_) => {}
         }
         result
     }

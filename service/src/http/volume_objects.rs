@@ -19,7 +19,7 @@ use super::openapi::Call;
 use super::openapi::Of::{Number, Text};
 use super::problem::{ApiError, ApiResult};
 use super::{Api, Route};
-use crate::registry::{Range, parse_range, stream_blob};
+use crate::registry::{Range, stream_blob};
 use crate::service::Service;
 use crate::volumes::VolumeError;
 use crate::volumes::addresses::Permit;
@@ -134,7 +134,7 @@ pub(super) async fn download(
     check(&service, permit, address.expires, &address.signature)?;
     let wanted = headers.get(header::RANGE);
     let wanted = wanted.and_then(|range| range.to_str().ok());
-    let (first, length) = match wanted.map(|range| parse_range(range, size)) {
+    let (first, length) = match wanted.map(|range| Range::parse(range, size)) {
         None | Some(Range::Whole) => (0, size),
         Some(Range::Part { first, last }) => (first, last - first + 1),
         Some(Range::Outside) => {

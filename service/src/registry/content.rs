@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use chalk_core::Digest;
+use chalk_core::AnyDigest;
 use serde::Deserialize;
-
-use super::error::EmbeddedError;
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -17,11 +15,11 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 pub(super) struct Content {
     pub(super) media_type: String,
     /// Blobs that must be in the repository.
-    pub(super) blobs: Vec<Digest>,
+    pub(super) blobs: Vec<AnyDigest>,
     /// Manifests that must be in the repository.
-    pub(super) manifests: Vec<Digest>,
+    pub(super) manifests: Vec<AnyDigest>,
     /// Manifest that this one refers to.
-    pub(super) subject: Option<Digest>,
+    pub(super) subject: Option<AnyDigest>,
     /// What kind of artifact it is, to a reader of its subject's referrers.
     pub(super) artifact_type: Option<String>,
     pub(super) annotations: BTreeMap<String, String>,
@@ -45,36 +43,36 @@ struct Document {
 #[serde(rename_all = "camelCase")]
 struct Descriptor {
     media_type: String,
-    digest: Digest,
+    digest: AnyDigest,
     // Must be there and be a size, though nothing here uses it.
     #[serde(rename = "size")]
     _size: u64,
 }
 
 /// Reads a manifest that came as `content_type` (empty: it did not say).
-pub(super) fn read(content_type: &str, bytes: &[u8]) -> Result<Content, EmbeddedError> {
-    let invalid = |why: String| EmbeddedError::ManifestInvalid(why);
-    let document: Document = serde_json::from_slice(bytes)
-        .map_err(|e| invalid(format!("is not a manifest in JSON: {e}")))?;
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn read(content_type: &str, bytes: &[u8]) -> Result<Content, String> {
+    let document: Document =
+        serde_json::from_slice(bytes).map_err(|e| format!("is not a manifest in JSON: {e}"))?;
     let sent = content_type.split(';').next().unwrap_or_default().trim();
     let said = document.media_type.as_deref().unwrap_or_default();
     let media_type = match (sent, said) {
         ("", "") => match (&document.manifests, &document.config) {
             (Some(_), None) => OCI_INDEX,
             (None, Some(_)) => OCI_MANIFEST,
-            _ => return Err(invalid("names no media type".to_owned())),
+            _ => return Err("names no media type".to_owned()),
         },
         ("", one) | (one, "") => one,
         // Two readers of one document must not see two things in it.
         (sent, said) if sent == said => sent,
         (sent, said) => {
-            return Err(invalid(format!(
-                "came as `{sent}`, but calls itself `{said}`"
-            )));
+            return Err(format!("came as `{sent}`, but calls itself `{said}`"));
         }
     };
     if document.schema_version != Some(2) {
-        return Err(invalid("needs `schemaVersion` 2".to_owned()));
+        return Err("needs `schemaVersion` 2".to_owned());
     }
     let (blobs, manifests) = match (media_type, document.config.as_ref()) {
         (OCI_INDEX | DOCKER_LIST, None) if document.layers.is_none() => {
@@ -82,24 +80,24 @@ pub(super) fn read(content_type: &str, bytes: &[u8]) -> Result<Content, Embedded
             (Vec::new(), list.into_iter().map(|d| d.digest).collect())
         }
         (OCI_INDEX | DOCKER_LIST, _) => {
-            return Err(invalid("is an index with `config` or `layers`".to_owned()));
+            return Err("is an index with `config` or `layers`".to_owned());
         }
         (OCI_MANIFEST | DOCKER_MANIFEST, _) if document.manifests.is_some() => {
-            return Err(invalid("is an image with `manifests`".to_owned()));
+            return Err("is an image with `manifests`".to_owned());
         }
         (OCI_MANIFEST | DOCKER_MANIFEST, Some(config)) => {
             let Some(layers) = &document.layers else {
-                return Err(invalid("has no `layers`".to_owned()));
+                return Err("has no `layers`".to_owned());
             };
             let kept = layers.iter().filter(|layer| !elsewhere(&layer.media_type));
             let all = std::iter::once(config).chain(kept);
-            (all.map(|d| d.digest).collect(), Vec::new())
+            (all.map(|d| d.digest.clone()).collect(), Vec::new())
         }
         (OCI_MANIFEST | DOCKER_MANIFEST, None) => {
-            return Err(invalid("has no `config`".to_owned()));
+            return Err("has no `config`".to_owned());
         }
         (other, _) => {
-            return Err(invalid(format!("media type `{other}` is not supported")));
+            return Err(format!("media type `{other}` is not supported"));
         }
     };
     // The config's type stands in for a missing artifact type (image-spec manifest.md,
@@ -146,7 +144,7 @@ mod tests {
                     );
                     assert_eq!(got.artifact_type.as_deref(), artifact, "{json}");
                 }
-                (Err(got), Err(expect)) => assert!(got.to_string().contains(expect), "{got}"),
+                (Err(got), Err(expect)) => assert!(got.contains(expect), "{got}"),
                 (got, _) => panic!("{json}: {got:?}"),
             }
         };

@@ -3,7 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use chalk_core::Digest;
+use chalk_core::AnyDigest;
+use chalk_core::any_digest::UnsupportedDigest;
 use chalk_store::BlobError;
 use chalk_store::uploads::UploadError;
 
@@ -22,20 +23,20 @@ pub enum EmbeddedError {
     /// Neither a tag nor a digest.
     #[error("`{0}` is neither a tag (1 to 128 letters, digits, `_`, `.`, `-`) nor a digest")]
     TagInvalid(String),
-    /// Not a SHA-256 digest.
-    #[error("`{0}` is not a digest that is supported: expected `sha256:` and 64 hex digits")]
-    DigestInvalid(String),
+    /// Not a digest by an algorithm that is known.
+    #[error(transparent)]
+    DigestInvalid(#[from] UnsupportedDigest),
     /// Bytes and digest do not fit.
     #[error("expected {expected}, but the content hashes to {actual}")]
     DigestMismatch {
         /// Digest that was announced.
-        expected: Digest,
+        expected: AnyDigest,
         /// Digest of what came.
-        actual: Digest,
+        actual: AnyDigest,
     },
     /// The repository has no such blob.
     #[error("blob {0} is not in this repository")]
-    BlobUnknown(Digest),
+    BlobUnknown(AnyDigest),
     /// No such manifest.
     #[error("manifest {name} is not in repository {repository}")]
     ManifestUnknown {
@@ -49,7 +50,13 @@ pub enum EmbeddedError {
     ManifestInvalid(String),
     /// The manifest names blobs or manifests that the repository does not have.
     #[error("the manifest names what this repository does not have: {}", list(.0))]
-    ManifestBlobUnknown(Vec<Digest>),
+    ManifestBlobUnknown(Vec<AnyDigest>),
+    /// What is there is not what the request was made for.
+    #[error("the manifest is not, or no longer, the one that the request is conditional on")]
+    ConditionFailed,
+    /// More tags in one request than allowed.
+    #[error("a request can set {0} tags at most")]
+    TooManyTags(usize),
     /// Larger than allowed.
     #[error("{what} is larger than the {limit} bytes that are allowed")]
     TooLarge {
@@ -138,7 +145,7 @@ impl From<UploadError> for EmbeddedError {
     }
 }
 
-fn list(digests: &[Digest]) -> String {
+fn list(digests: &[AnyDigest]) -> String {
     let each: Vec<String> = digests.iter().map(ToString::to_string).collect();
     each.join(", ")
 }

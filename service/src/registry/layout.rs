@@ -1,21 +1,22 @@
 //! Files of the registry: small, durable, and readable without any database.
 //!
 //! ```text
-//! repositories/<repository>/_manifests/sha256/<hex>           media type of the manifest
-//! repositories/<repository>/_tags/<tag>                       digest
-//! repositories/<repository>/_layers/sha256/<hex>              empty
-//! repositories/<repository>/_referrers/sha256/<subject>/<hex> descriptor of the referrer
-//! tmp/                                                        files on their way
+//! repositories/<repository>/_manifests/<algorithm>/<hex>           media type of the manifest
+//! repositories/<repository>/_tags/<tag>                            digest
+//! repositories/<repository>/_layers/<algorithm>/<hex>              empty
+//! repositories/<repository>/_referrers/<algorithm>/<subject>/<hex> descriptor of the referrer
+//! tmp/                                                             files on their way
 //! ```
 //!
-//! No part of a repository's name starts with `_`, so repositories nest without clashes. The bytes
+//! A manifest or blob is known by the digest that it was pushed under. //! No part of a repository's name starts with `_`, so repositories nest without clashes. The bytes
 //! themselves are in the blob store.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use chalk_core::Digest;
+use chalk_core::AnyDigest;
+use chalk_core::any_digest::Algorithm;
 use chalk_core::reference::{is_repository, is_tag};
 
 use super::error::EmbeddedError;
@@ -58,13 +59,44 @@ impl Layout {
         Ok(self.root.join("repositories").join(name))
     }
 
-    pub(super) fn manifest(&self, repository: &str, digest: &Digest) -> Result<PathBuf> {
-        let dir = self.manifests(repository)?;
-        Ok(dir.join(digest.hex()))
+    pub(super) fn manifest(&self, repository: &str, digest: &AnyDigest) -> Result<PathBuf> {
+        self.link(repository, "_manifests", digest)
     }
 
-    pub(super) fn manifests(&self, repository: &str) -> Result<PathBuf> {
-        Ok(self.repository(repository)?.join("_manifests/sha256"))
+    pub(super) fn layer(&self, repository: &str, digest: &AnyDigest) -> Result<PathBuf> {
+        self.link(repository, "_layers", digest)
+    }
+
+    /// Directory of the referrers of `subject`.
+    pub(super) fn referrers(&self, repository: &str, subject: &AnyDigest) -> Result<PathBuf> {
+        self.link(repository, "_referrers", subject)
+    }
+
+    fn link(&self, repository: &str, kind: &str, digest: &AnyDigest) -> Result<PathBuf> {
+        let mut path = self.repository(repository)?;
+        path.extend([kind, digest.algorithm().name(), &digest.hex()]);
+        Ok(path)
+    }
+
+    /// Digests of all manifests of a repository, sorted.
+    pub(super) fn manifests(&self, repository: &str) -> Result<Vec<AnyDigest>> {
+        self.links(repository, "_manifests")
+    }
+
+    /// Digests of all blobs of a repository, sorted.
+    pub(super) fn layers(&self, repository: &str) -> Result<Vec<AnyDigest>> {
+        self.links(repository, "_layers")
+    }
+
+    fn links(&self, repository: &str, kind: &str) -> Result<Vec<AnyDigest>> {
+        let dir = self.repository(repository)?.join(kind);
+        let mut all = Vec::new();
+        for algorithm in Algorithm::ALL {
+            let names = names(&dir.join(algorithm.name()))?;
+            let digests = names.iter().filter_map(|hex| AnyDigest::from_hex(hex));
+            all.extend(digests.filter(|digest| digest.algorithm() == algorithm));
+        }
+        Ok(all)
     }
 
     pub(super) fn tag(&self, repository: &str, tag: &str) -> Result<PathBuf> {
@@ -76,19 +108,6 @@ impl Layout {
 
     pub(super) fn tags(&self, repository: &str) -> Result<PathBuf> {
         Ok(self.repository(repository)?.join("_tags"))
-    }
-
-    pub(super) fn layer(&self, repository: &str, digest: &Digest) -> Result<PathBuf> {
-        Ok(self.layers(repository)?.join(digest.hex()))
-    }
-
-    pub(super) fn layers(&self, repository: &str) -> Result<PathBuf> {
-        Ok(self.repository(repository)?.join("_layers/sha256"))
-    }
-
-    pub(super) fn referrers(&self, repository: &str, subject: &Digest) -> Result<PathBuf> {
-        let dir = self.repository(repository)?.join("_referrers/sha256");
-        Ok(dir.join(subject.hex()))
     }
 
     /// Whether a repository was ever written to.
@@ -202,15 +221,6 @@ pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
-}
-
-/// Digests that files in a directory are named by.
-pub(super) fn digests(dir: &Path) -> Result<Vec<Digest>> {
-    let names = names(dir)?;
-    Ok(names
-        .iter()
-        .filter_map(|hex| format!("sha256:{hex}").parse().ok())
-        .collect())
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -6,15 +6,17 @@
 //! what the builder sees: the embedded registry by direct calls, or an [`External`] one by the
 //! client.
 
+mod condition;
 mod content;
 mod error;
 mod http;
 mod layout;
+mod referrers;
 mod regional;
 mod store;
 
 pub use error::EmbeddedError;
-pub(crate) use http::{Range, parse_range, stream_blob};
+pub(crate) use http::{Range, stream_blob};
 pub use http::{RegistryLimits, router};
 pub use regional::{External, Regional, RegionalError};
 pub use store::Registry;

@@ -5,14 +5,16 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chalk_core::reference::is_repository;
-use chalk_core::{Digest, Reference};
+use chalk_core::{AnyDigest, Digest, Reference};
 use chalk_store::registry::{
     Client, Manifest, ManifestHead, Options, Progress, Published, Pushed, Referrer, RegistryError,
 };
 use chalk_store::{Blob, BlobError, BlobStore};
 
+use super::condition::Condition;
 use super::error::EmbeddedError;
-use super::store::Registry;
+use super::referrers::{Descriptor, Wanted};
+use super::store::{Push, Registry};
 
 /// Failure of the regional registry.
 #[derive(Debug, thiserror::Error)]
@@ -105,14 +107,37 @@ pub trait Regional: Send + Sync + fmt::Debug {
 impl Regional for Registry {
     async fn head_manifest(&self, repository: &str, name: &str) -> Result<Option<ManifestHead>> {
         let (repository, name) = (repository.to_owned(), name.to_owned());
-        self.off_runtime(move |registry| registry.head(&repository, &name))
-            .await
+        self.off_runtime(move |registry| {
+            let Some(found) = registry.look(&repository, &name)? else {
+                return Ok(None);
+            };
+            // Under a tag there may be one that was pushed by another algorithm.
+            let Some(digest) = registry.blobs().resolve(&found.digest)? else {
+                return Ok(None);
+            };
+            Ok(Some(ManifestHead {
+                digest,
+                media_type: found.media_type,
+                size: Some(found.size),
+            }))
+        })
+        .await
     }
 
     async fn manifest(&self, repository: &str, name: &str) -> Result<Option<Manifest>> {
         let (repository, name) = (repository.to_owned(), name.to_owned());
-        self.off_runtime(move |registry| Registry::manifest(registry, &repository, &name))
-            .await
+        self.off_runtime(move |registry| {
+            let found = registry.read(&repository, &name)?;
+            Ok(found.map(|found| Manifest {
+                digest: match found.digest {
+                    AnyDigest::Sha256(digest) => digest,
+                    AnyDigest::Sha512(_) => Digest::of(&found.bytes),
+                },
+                media_type: found.media_type,
+                bytes: found.bytes,
+            }))
+        })
+        .await
     }
 
     async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool> {
@@ -170,7 +195,7 @@ impl Regional for Registry {
         let store = store.clone();
         self.off_runtime(move |registry| {
             if registry.blob(&repository, &blob.digest)?.is_none() {
-                return Err(EmbeddedError::BlobUnknown(blob.digest));
+                return Err(EmbeddedError::BlobUnknown(blob.digest.into()));
             }
             copy(registry.blobs(), &store, &blob)?;
             Ok(())
@@ -188,7 +213,23 @@ impl Regional for Registry {
         let (repository, name) = (repository.to_owned(), name.to_owned());
         let media_type = media_type.to_owned();
         self.off_runtime(move |registry| {
-            Registry::put_manifest(registry, &repository, &name, &media_type, &bytes)
+            let kept = registry.push(
+                &repository,
+                &Push {
+                    name: &name,
+                    media_type: &media_type,
+                    bytes: &bytes,
+                    tags: &[],
+                    condition: Condition::default(),
+                },
+            )?;
+            Ok(Published {
+                digest: match kept.digest {
+                    AnyDigest::Sha256(digest) => digest,
+                    AnyDigest::Sha512(_) => Digest::of(&bytes),
+                },
+                subject: kept.subject.and_then(sha256),
+            })
         })
         .await
     }
@@ -213,16 +254,37 @@ impl Regional for Registry {
         let (repository, subject) = (repository.to_owned(), *subject);
         let kind = artifact_type.map(str::to_owned);
         self.off_runtime(move |registry| {
-            Registry::referrers(registry, &repository, &subject, kind.as_deref())
+            let wanted = Wanted::all(kind.as_deref());
+            let (found, _) = registry.referrers_of(&repository, &subject.into(), wanted)?;
+            Ok(found.into_iter().filter_map(referrer).collect())
         })
         .await
     }
 
     async fn delete(&self, repository: &str, name: &str) -> Result<bool> {
         let (repository, name) = (repository.to_owned(), name.to_owned());
-        self.off_runtime(move |registry| registry.delete_manifest(&repository, &name))
+        let always = Condition::default();
+        self.off_runtime(move |registry| registry.remove(&repository, &name, &always))
             .await
     }
+}
+
+/// The digest of what is ours: nothing of ours goes by another algorithm.
+fn sha256(digest: AnyDigest) -> Option<Digest> {
+    match digest {
+        AnyDigest::Sha256(digest) => Some(digest),
+        AnyDigest::Sha512(_) => None,
+    }
+}
+
+fn referrer(of: Descriptor) -> Option<Referrer> {
+    Some(Referrer {
+        media_type: of.media_type,
+        digest: sha256(of.digest)?,
+        size: of.size,
+        artifact_type: of.artifact_type,
+        annotations: of.annotations,
+    })
 }
 
 impl Registry {

@@ -3,14 +3,18 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use chalk_core::Digest;
+use bytes::Bytes;
+use chalk_core::AnyDigest;
+use chalk_core::any_digest::Algorithm;
 use chalk_core::reference::is_tag;
-use chalk_store::registry::{MANIFEST_LIMIT, Manifest, ManifestHead, Published, Referrer};
-use chalk_store::{Blob, BlobError, BlobStore};
+use chalk_store::registry::MANIFEST_LIMIT;
+use chalk_store::{BlobError, BlobStore};
 
+use super::condition::Condition;
 use super::content::{self, Content};
 use super::error::EmbeddedError;
 use super::layout::{self, Layout};
+use super::referrers::{self, Descriptor, Wanted};
 
 type Result<T> = std::result::Result<T, EmbeddedError>;
 
@@ -38,16 +42,51 @@ struct Inner {
 /// A tag or a digest.
 enum Name {
     Tag(String),
-    Digest(Digest),
+    Digest(AnyDigest),
+}
+
+/// A manifest that is there, its bytes checked.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) digest: AnyDigest,
+    pub(super) media_type: String,
+    pub(super) bytes: Bytes,
+}
+
+/// A manifest that is there, its bytes not read.
+#[derive(Debug)]
+pub(super) struct FoundHead {
+    pub(super) digest: AnyDigest,
+    pub(super) media_type: String,
+    pub(super) size: u64,
+}
+
+/// A manifest that is to be kept.
+#[derive(Debug)]
+pub(super) struct Push<'a> {
+    /// Tag or digest.
+    pub(super) name: &'a str,
+    /// May be empty when the document names it.
+    pub(super) media_type: &'a str,
+    pub(super) bytes: &'a [u8],
+    /// Further tags for it.
+    pub(super) tags: &'a [String],
+    /// What must be true of what `name` names now.
+    pub(super) condition: Condition,
+}
+
+/// A manifest that was kept.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) digest: AnyDigest,
+    /// What it is filed under as a referrer.
+    pub(super) subject: Option<AnyDigest>,
 }
 
 impl Name {
     fn parse(text: &str) -> Result<Self> {
         if text.contains(':') {
-            let digest = text.parse();
-            return digest
-                .map(Self::Digest)
-                .map_err(|_| EmbeddedError::DigestInvalid(text.to_owned()));
+            return Ok(Self::Digest(text.parse()?));
         }
         if is_tag(text) {
             return Ok(Self::Tag(text.to_owned()));
@@ -84,65 +123,68 @@ impl Registry {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a manifest or index under a tag or its digest. All that it names must be in the
-    /// repository; `media_type` may be empty when the document names it.
+    /// Keeps a manifest or index. All that it names must be in the repository.
     ///
     /// # Errors
     /// `NameInvalid`, `TagInvalid`, `DigestInvalid`, `DigestMismatch`, `TooLarge`,
-    /// `ManifestInvalid`, `ManifestBlobUnknown`, `Blob`, `Io`.
-    pub fn put_manifest(
-        &self,
-        repository: &str,
-        name: &str,
-        media_type: &str,
-        bytes: &[u8],
-    ) -> Result<Published> {
+    /// `ManifestInvalid`, `ManifestBlobUnknown`, `ConditionFailed`, `Blob`, `Io`.
+    pub(super) fn push(&self, repository: &str, push: &Push<'_>) -> Result<Kept> {
         let layout = &self.inner.layout;
-        let name = Name::parse(name)?;
+        let name = Name::parse(push.name)?;
         layout.repository(repository)?;
-        if bytes.len() as u64 > MANIFEST_LIMIT {
+        if push.bytes.len() as u64 > MANIFEST_LIMIT {
             return Err(EmbeddedError::TooLarge {
                 what: "the manifest",
                 limit: MANIFEST_LIMIT,
             });
         }
-        let digest = Digest::of(bytes);
-        if let Name::Digest(expected) = &name
-            && *expected != digest
-        {
-            return Err(EmbeddedError::DigestMismatch {
-                expected: *expected,
-                actual: digest,
-            });
+        let (digest, tag) = match name {
+            Name::Tag(tag) => (AnyDigest::of(Algorithm::Sha256, push.bytes), Some(tag)),
+            Name::Digest(expected) => {
+                let actual = AnyDigest::of(expected.algorithm(), push.bytes);
+                if expected != actual {
+                    return Err(EmbeddedError::DigestMismatch { expected, actual });
+                }
+                (actual, None)
+            }
+        };
+        let mut tags = Vec::new();
+        for tag in tag.iter().chain(push.tags) {
+            tags.push(layout.tag(repository, tag)?);
         }
-        let content = content::read(media_type, bytes)?;
+        let content =
+            content::read(push.media_type, push.bytes).map_err(EmbeddedError::ManifestInvalid)?;
         let _turn = self.change();
+        self.check_condition(repository, push.name, &push.condition)?;
         self.check_parts(repository, &content)?;
-        self.inner.blobs.put(bytes)?;
+        match digest.algorithm() {
+            Algorithm::Sha256 => self.inner.blobs.put(push.bytes)?,
+            Algorithm::Sha512 => self.inner.blobs.put_as(push.bytes, &digest)?,
+        };
         // What makes the manifest visible comes after all that must be there with it.
-        if let Some(subject) = &content.subject {
-            let referrer = Referrer {
-                media_type: content.media_type.clone(),
-                digest,
-                size: bytes.len() as u64,
-                artifact_type: content.artifact_type.clone(),
-                annotations: content.annotations.clone(),
-            };
-            let path = layout.referrers(repository, subject)?.join(digest.hex());
-            let text = serde_json::to_vec(&referrer)
-                .map_err(|e| EmbeddedError::ManifestInvalid(e.to_string()))?;
-            layout.write(&path, &text)?;
-        }
+        let size = push.bytes.len() as u64;
+        referrers::add(layout, repository, &digest, size, &content)?;
         let link = layout.manifest(repository, &digest)?;
         write_if_other(layout, &link, content.media_type.as_bytes())?;
-        if let Name::Tag(tag) = &name {
-            let path = layout.tag(repository, tag)?;
-            write_if_other(layout, &path, digest.to_string().as_bytes())?;
+        for tag in tags {
+            write_if_other(layout, &tag, digest.to_string().as_bytes())?;
         }
-        Ok(Published {
+        Ok(Kept {
             digest,
             subject: content.subject,
         })
+    }
+
+    fn check_condition(&self, repository: &str, name: &str, condition: &Condition) -> Result<()> {
+        if *condition == Condition::default() {
+            return Ok(());
+        }
+        let current = self.find(repository, name)?;
+        let current = current.map(|(digest, _)| digest.to_string());
+        match condition.holds(current.as_deref()) {
+            true => Ok(()),
+            false => Err(EmbeddedError::ConditionFailed),
+        }
     }
 
     /// Every part must be linked in the repository and have its bytes.
@@ -151,12 +193,12 @@ impl Registry {
         let mut missing = Vec::new();
         for digest in &content.blobs {
             if !layout.layer(repository, digest)?.exists() || !blobs.contains(digest)? {
-                missing.push(*digest);
+                missing.push(digest.clone());
             }
         }
         for digest in &content.manifests {
             if !layout.manifest(repository, digest)?.exists() || !blobs.contains(digest)? {
-                missing.push(*digest);
+                missing.push(digest.clone());
             }
         }
         missing.dedup();
@@ -172,12 +214,12 @@ impl Registry {
     ///
     /// # Errors
     /// `NameInvalid`, `TagInvalid`, `DigestInvalid`, `Blob`, `Io`.
-    pub fn manifest(&self, repository: &str, name: &str) -> Result<Option<Manifest>> {
+    pub(super) fn read(&self, repository: &str, name: &str) -> Result<Option<Found>> {
         let Some((digest, media_type)) = self.find(repository, name)? else {
             return Ok(None);
         };
         match self.inner.blobs.read_small(&digest, MANIFEST_LIMIT) {
-            Ok(bytes) => Ok(Some(Manifest {
+            Ok(bytes) => Ok(Some(Found {
                 digest,
                 media_type,
                 bytes: bytes.into(),
@@ -193,20 +235,20 @@ impl Registry {
     /// Digest, type and size of the manifest under a tag or digest; its bytes are not read.
     ///
     /// # Errors
-    /// As [`manifest`](Self::manifest).
-    pub fn head(&self, repository: &str, name: &str) -> Result<Option<ManifestHead>> {
+    /// As [`read`](Self::read).
+    pub(super) fn look(&self, repository: &str, name: &str) -> Result<Option<FoundHead>> {
         let Some((digest, media_type)) = self.find(repository, name)? else {
             return Ok(None);
         };
         let size = self.inner.blobs.size(&digest)?;
-        Ok(size.map(|size| ManifestHead {
+        Ok(size.map(|size| FoundHead {
             digest,
             media_type,
-            size: Some(size),
+            size,
         }))
     }
 
-    fn find(&self, repository: &str, name: &str) -> Result<Option<(Digest, String)>> {
+    fn find(&self, repository: &str, name: &str) -> Result<Option<(AnyDigest, String)>> {
         let layout = &self.inner.layout;
         let digest = match Name::parse(name)? {
             Name::Digest(digest) => digest,
@@ -220,7 +262,7 @@ impl Registry {
         Ok(media_type.map(|media_type| (digest, media_type)))
     }
 
-    fn tagged(&self, repository: &str, tag: &str) -> Result<Option<Digest>> {
+    fn tagged(&self, repository: &str, tag: &str) -> Result<Option<AnyDigest>> {
         let text = layout::read(&self.inner.layout.tag(repository, tag)?)?;
         Ok(text.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse().ok()))
     }
@@ -229,27 +271,26 @@ impl Registry {
     ///
     /// # Errors
     /// `NameInvalid`, `Blob`, `Io`.
-    pub fn blob(&self, repository: &str, digest: &Digest) -> Result<Option<u64>> {
-        if !self.inner.layout.layer(repository, digest)?.exists() {
+    pub fn blob(&self, repository: &str, digest: impl Into<AnyDigest>) -> Result<Option<u64>> {
+        let digest = digest.into();
+        if !self.inner.layout.layer(repository, &digest)?.exists() {
             return Ok(None);
         }
-        Ok(self.inner.blobs.size(digest)?)
+        Ok(self.inner.blobs.size(&digest)?)
     }
 
     /// Makes a blob of the store part of a repository.
     ///
     /// # Errors
     /// `BlobUnknown` when the store does not have it; `NameInvalid`, `Blob`, `Io`.
-    pub fn link_blob(&self, repository: &str, digest: &Digest) -> Result<Blob> {
-        let path = self.inner.layout.layer(repository, digest)?;
+    pub fn link_blob(&self, repository: &str, digest: impl Into<AnyDigest>) -> Result<()> {
+        let digest = digest.into();
+        let path = self.inner.layout.layer(repository, &digest)?;
         let _turn = self.change();
-        let size = self.inner.blobs.size(digest)?;
-        let size = size.ok_or(EmbeddedError::BlobUnknown(*digest))?;
-        self.inner.layout.touch(&path)?;
-        Ok(Blob {
-            digest: *digest,
-            size,
-        })
+        if !self.inner.blobs.contains(&digest)? {
+            return Err(EmbeddedError::BlobUnknown(digest));
+        }
+        self.inner.layout.touch(&path)
     }
 
     /// Tags of a repository, sorted.
@@ -275,73 +316,63 @@ impl Registry {
     ///
     /// # Errors
     /// `NameInvalid`, `Io`.
-    pub fn manifests(&self, repository: &str) -> Result<Vec<Digest>> {
-        layout::digests(&self.inner.layout.manifests(repository)?)
+    pub fn manifests(&self, repository: &str) -> Result<Vec<AnyDigest>> {
+        self.inner.layout.manifests(repository)
     }
 
     /// Digests of all blobs of a repository, sorted.
     ///
     /// # Errors
     /// `NameInvalid`, `Io`.
-    pub fn linked(&self, repository: &str) -> Result<Vec<Digest>> {
-        layout::digests(&self.inner.layout.layers(repository)?)
+    pub fn linked(&self, repository: &str) -> Result<Vec<AnyDigest>> {
+        self.inner.layout.layers(repository)
     }
 
-    /// Manifests whose `subject` is `subject`, of one kind only if `artifact_type` is given,
-    /// sorted by digest.
+    /// Manifests whose `subject` is `subject`, and whether there are more than were wanted.
     ///
     /// # Errors
     /// `NameInvalid`, `Io`.
-    pub fn referrers(
+    pub(super) fn referrers_of(
         &self,
         repository: &str,
-        subject: &Digest,
-        artifact_type: Option<&str>,
-    ) -> Result<Vec<Referrer>> {
-        let layout = &self.inner.layout;
-        let dir = layout.referrers(repository, subject)?;
-        let mut all = Vec::new();
-        for digest in layout::digests(&dir)? {
-            // Written before the manifest, it may be there without it after a crash.
-            if !layout.manifest(repository, &digest)?.exists() {
-                continue;
-            }
-            let text = layout::read(&dir.join(digest.hex()))?;
-            let referrer = text.and_then(|t| serde_json::from_slice::<Referrer>(&t).ok());
-            all.extend(referrer.filter(|one| {
-                artifact_type.is_none() || one.artifact_type.as_deref() == artifact_type
-            }));
-        }
-        Ok(all)
+        subject: &AnyDigest,
+        wanted: Wanted<'_>,
+    ) -> Result<(Vec<Descriptor>, bool)> {
+        referrers::list(&self.inner.layout, repository, subject, wanted)
     }
 
     /// Removes a tag, or the manifest behind a digest with all its tags; `false` when there was
     /// none. Bytes stay in the store until it is cleaned.
     ///
     /// # Errors
-    /// `NameInvalid`, `TagInvalid`, `DigestInvalid`, `Io`.
-    pub fn delete_manifest(&self, repository: &str, name: &str) -> Result<bool> {
+    /// `NameInvalid`, `TagInvalid`, `DigestInvalid`, `ConditionFailed`, `Io`.
+    pub(super) fn remove(
+        &self,
+        repository: &str,
+        name: &str,
+        condition: &Condition,
+    ) -> Result<bool> {
         let layout = &self.inner.layout;
-        let name = Name::parse(name)?;
+        let parsed = Name::parse(name)?;
         let _turn = self.change();
-        let digest = match name {
+        self.check_condition(repository, name, condition)?;
+        let digest = match parsed {
             Name::Tag(tag) => return layout::remove(&layout.tag(repository, &tag)?),
             Name::Digest(digest) => digest,
         };
-        let link = layout.manifest(repository, &digest)?;
-        if !link.exists() {
+        let Some((_, media_type)) = self.find(repository, name)? else {
             return Ok(false);
-        }
+        };
         for tag in layout::names(&layout.tags(repository)?)? {
-            if self.tagged(repository, &tag)? == Some(digest) {
+            if self.tagged(repository, &tag)?.as_ref() == Some(&digest) {
                 layout::remove(&layout.tag(repository, &tag)?)?;
             }
         }
-        layout::remove(&link)?;
-        let bytes = self.inner.blobs.read_small(&digest, MANIFEST_LIMIT);
-        let content = bytes.ok().and_then(|bytes| content::read("", &bytes).ok());
+        layout::remove(&layout.manifest(repository, &digest)?)?;
+        let bytes = self.inner.blobs.read_small(&digest, MANIFEST_LIMIT).ok();
+        let content = bytes.and_then(|bytes| content::read(&media_type, &bytes).ok());
         if let Some(subject) = content.and_then(|content| content.subject) {
-            layout::remove(&layout.referrers(repository, &subject)?.join(digest.hex()))?;
+            referrers::remove(layout, repository, &digest, &subject)?;
         }
         Ok(true)
     }
@@ -351,9 +382,10 @@ impl Registry {
     ///
     /// # Errors
     /// `NameInvalid`, `Io`.
-    pub fn delete_blob(&self, repository: &str, digest: &Digest) -> Result<bool> {
+    pub fn delete_blob(&self, repository: &str, digest: impl Into<AnyDigest>) -> Result<bool> {
+        let path = self.inner.layout.layer(repository, &digest.into())?;
         let _turn = self.change();
-        layout::remove(&self.inner.layout.layer(repository, digest)?)
+        layout::remove(&path)
     }
 }
 

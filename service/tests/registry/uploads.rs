@@ -178,3 +178,24 @@ async fn limits_hold() {
     server.send("DELETE", &first, &[], "").await;
     server.upload("app").await;
 }
+
+#[tokio::test]
+async fn uploads_expire_by_themselves() {
+    let limits = RegistryLimits {
+        upload_expiry: Duration::from_secs(1),
+        ..RegistryLimits::default()
+    };
+    let server = Embedded::with(limits, |router| router).await;
+    let upload = server.upload("app").await;
+    // Nobody starts another: they are looked for all the same.
+    let gone = async {
+        while server.get(&upload).await.status() != 404 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone)
+        .await
+        .unwrap();
+    let left = std::fs::read_dir(server.registry.blobs().root().join("uploads")).unwrap();
+    assert_eq!(left.count(), 0);
+}

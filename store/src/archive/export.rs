@@ -30,10 +30,12 @@ fn parts(store: &BlobStore, manifest: &Digest) -> Result<Parts> {
     let parsed: ImageManifest = serde_json::from_slice(&bytes)
         .map_err(|e| ArchiveError::document(&name, format!("is no image manifest: {e}")))?;
     let blob = |digest: &str| -> Result<Blob> {
-        let digest = digest
+        let digest: Digest = digest
             .parse()
             .map_err(|e| ArchiveError::document(&name, format!("names an unusable digest: {e}")))?;
-        let size = store.size(&digest)?.ok_or(BlobError::NotFound(digest))?;
+        let size = store
+            .size(&digest)?
+            .ok_or(BlobError::NotFound(digest.into()))?;
         Ok(Blob { digest, size })
     };
     let layers: Result<Vec<Blob>> = parsed

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use chalk_core::{Digest, Platform, Reference};
+use chalk_core::{AnyDigest, Digest, Platform, Reference};
 use oci_spec::image::{Descriptor, ImageManifest};
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
@@ -244,9 +244,10 @@ impl Pull<'_> {
         let done = self.store.run(move |_| writer.commit(Some(expected))).await;
         match done {
             Ok(_) => Ok(()),
-            Err(BlobError::Mismatch { actual, .. }) => {
-                Err(mismatch(self.endpoint, self.what(), expected, actual))
-            }
+            Err(BlobError::Mismatch {
+                actual: AnyDigest::Sha256(actual),
+                ..
+            }) => Err(mismatch(self.endpoint, self.what(), expected, actual)),
             Err(other) => Err(other.into()),
         }
     }

@@ -76,7 +76,7 @@ impl Client {
         let digest = blob.digest;
         let stored = store.run(move |store| store.size(&digest)).await?;
         if stored.is_none() {
-            return Err(BlobError::NotFound(digest).into());
+            return Err(BlobError::NotFound(digest.into()).into());
         }
         let pushed = push.run(mount_from).await;
         if let Err(RegistryError::Protocol { .. }) = &pushed {

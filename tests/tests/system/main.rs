@@ -43,6 +43,7 @@ mod sandbox_files;
 mod sandboxes;
 mod secrets;
 mod simulator;
+mod specification;
 mod terminals;
 mod tokens;
 mod warms;
@@ -94,8 +95,8 @@ fn main() -> ExitCode {
         ("tokens", tokens::TESTS),
     ];
     let mut trials = Vec::new();
-    for (module, tests) in modules {
-        for (name, body) in tests {
+    for (module, tests) in modules.iter().chain(specification::MODULES) {
+        for (name, body) in *tests {
             let world = Arc::clone(&world);
             trials.push(Trial::test(format!("{module}::{name}"), move || {
                 body(&world);

@@ -54,6 +54,8 @@ impl From<EmbeddedError> for Refusal {
                 refusal.errors = each.collect();
                 refusal
             }
+            E::ConditionFailed => plain(StatusCode::PRECONDITION_FAILED, "DENIED"),
+            E::TooManyTags(_) => plain(StatusCode::URI_TOO_LONG, "SIZE_INVALID"),
             E::TooLarge { .. } => plain(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
             E::SizeInvalid(_) => plain(StatusCode::BAD_REQUEST, "SIZE_INVALID"),
             E::UploadUnknown => plain(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
@@ -69,7 +71,7 @@ impl From<EmbeddedError> for Refusal {
                 refusal.headers = vec![(header::RETRY_AFTER, HeaderValue::from_static("5"))];
                 refusal
             }
-            E::PageInvalid(_) => plain(StatusCode::BAD_REQUEST, "PAGINATION_NUMBER_INVALID"),
+            E::PageInvalid(_) => plain(StatusCode::BAD_REQUEST, "UNSUPPORTED"),
             E::Unsupported(_) => plain(StatusCode::NOT_FOUND, "UNSUPPORTED"),
             E::Blob(_) | E::Io { .. } => {
                 // Paths of this machine are nobody's business.

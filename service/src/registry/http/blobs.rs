@@ -7,11 +7,13 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chalk_core::Digest;
+use chalk_core::AnyDigest;
+use chalk_store::VerifiedBlob;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::manifests::{is_known, value};
+use super::manifests::{etag, is_known, value};
+use super::ranges::Range;
 use super::{Api, CONTENT_DIGEST, digest, text};
 use crate::registry::error::EmbeddedError;
 
@@ -19,10 +21,37 @@ use crate::registry::error::EmbeddedError;
 const PART: usize = 256 * 1024;
 const PARTS_AHEAD: usize = 4;
 
-pub(super) async fn head(api: &Arc<Api>, name: &str, of: &str) -> Result<Response, EmbeddedError> {
+pub(super) async fn head(
+    api: &Arc<Api>,
+    name: &str,
+    of: &str,
+    headers: &HeaderMap,
+) -> Result<Response, EmbeddedError> {
     let digest = digest(of)?;
-    let size = find(api, name, digest).await?;
+    let (repository, wanted) = (name.to_owned(), digest.clone());
+    let size = api
+        .blocking(move |api| size(api, &repository, &wanted))
+        .await?;
+    if is_known(headers, &digest) {
+        return Ok(unchanged(&digest));
+    }
     Ok(describe(&digest, size, StatusCode::OK, Body::empty()))
+}
+
+/// What of a blob is sent, open and at its start.
+enum Opened {
+    Known,
+    Whole(Box<VerifiedBlob>),
+    Part(io::Take<File>, ContentRange),
+    Outside(u64),
+}
+
+/// `first` to `last`, both included, of `size` bytes.
+#[derive(Clone, Copy)]
+struct ContentRange {
+    first: u64,
+    last: u64,
+    size: u64,
 }
 
 pub(super) async fn get(
@@ -32,40 +61,45 @@ pub(super) async fn get(
     headers: &HeaderMap,
 ) -> Result<Response, EmbeddedError> {
     let digest = digest(of)?;
-    let size = find(api, name, digest).await?;
-    if is_known(headers, &digest) {
-        let mut response = describe(&digest, 0, StatusCode::NOT_MODIFIED, Body::empty());
-        response.headers_mut().remove(header::CONTENT_LENGTH);
-        return Ok(response);
-    }
-    let range = text(headers, header::RANGE).map(|range| parse_range(range, size));
-    match range {
-        None | Some(Range::Whole) => {
-            // Read with the digest checked: rot is found, the answer breaks off, and the blob is
-            // set aside so that it can be pushed anew.
-            let blob = api
-                .blocking(move |api| Ok(api.registry.blobs().open_verified(&digest)?))
-                .await?;
+    let known = is_known(headers, &digest);
+    // Of another version of the blob, which there cannot be, only the whole would do (RFC 9110,
+    // section 13.1.5).
+    let same = text(headers, header::IF_RANGE).is_none_or(|tag| tag == etag(&digest));
+    let range = text(headers, header::RANGE).filter(|_| same);
+    let (repository, wanted, range) = (name.to_owned(), digest.clone(), range.map(str::to_owned));
+    let opened = api
+        .blocking(move |api| {
+            let size = size(api, &repository, &wanted)?;
+            match range.map_or(Range::Whole, |range| Range::parse(&range, size)) {
+                _ if known => Ok(Opened::Known),
+                // Read with the digest checked: rot is found, the answer breaks off, and the blob
+                // is set aside so that it can be pushed anew.
+                Range::Whole => {
+                    let blob = api.registry.blobs().open_verified(&wanted)?;
+                    Ok(Opened::Whole(Box::new(blob)))
+                }
+                Range::Part { first, last } => {
+                    let part = open_part(api, &wanted, first, last - first + 1)?;
+                    Ok(Opened::Part(part, ContentRange { first, last, size }))
+                }
+                Range::Outside => Ok(Opened::Outside(size)),
+            }
+        })
+        .await?;
+    match opened {
+        Opened::Known => Ok(unchanged(&digest)),
+        Opened::Whole(blob) => {
+            let size = blob.size();
             Ok(describe(&digest, size, StatusCode::OK, stream(blob)))
         }
-        Some(Range::Part { first, last }) => {
-            let length = last - first + 1;
-            let part = api
-                .blocking(move |api| {
-                    let path = api.registry.blobs().path(&digest);
-                    let mut file = api.registry.blobs().open_blob(&digest)?;
-                    let sought = file.seek(SeekFrom::Start(first));
-                    sought.map_err(EmbeddedError::io("seek in", path))?;
-                    Ok::<io::Take<File>, _>(file.take(length))
-                })
-                .await?;
-            let body = stream(part);
+        Opened::Part(part, ContentRange { first, last, size }) => {
+            let (length, body) = (part.limit(), stream(part));
             let mut response = describe(&digest, length, StatusCode::PARTIAL_CONTENT, body);
             let range = value(&format!("bytes {first}-{last}/{size}"));
             response.headers_mut().insert(header::CONTENT_RANGE, range);
             Ok(response)
         }
-        Some(Range::Outside) => {
+        Opened::Outside(size) => {
             let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
             let range = value(&format!("bytes */{size}"));
             response.headers_mut().insert(header::CONTENT_RANGE, range);
@@ -74,36 +108,55 @@ pub(super) async fn get(
     }
 }
 
+fn open_part(
+    api: &Api,
+    digest: &AnyDigest,
+    first: u64,
+    length: u64,
+) -> Result<io::Take<File>, EmbeddedError> {
+    let blobs = api.registry.blobs();
+    let stored = blobs.resolve(digest)?;
+    let stored = stored.ok_or_else(|| EmbeddedError::BlobUnknown(digest.clone()))?;
+    let mut file = blobs.open_blob(&stored)?;
+    file.seek(SeekFrom::Start(first))
+        .map_err(EmbeddedError::io("seek in", blobs.path(&stored)))?;
+    Ok(file.take(length))
+}
+
 pub(super) async fn delete(
     api: &Arc<Api>,
     name: &str,
     of: &str,
 ) -> Result<Response, EmbeddedError> {
     let digest = digest(of)?;
-    let repository = name.to_owned();
-    let delete = api.blocking(move |api| api.registry.delete_blob(&repository, &digest));
+    let (repository, wanted) = (name.to_owned(), digest.clone());
+    let delete = api.blocking(move |api| api.registry.delete_blob(&repository, &wanted));
     match delete.await? {
         true => Ok(StatusCode::ACCEPTED.into_response()),
         false => Err(EmbeddedError::BlobUnknown(digest)),
     }
 }
 
-async fn find(api: &Arc<Api>, name: &str, digest: Digest) -> Result<u64, EmbeddedError> {
-    let repository = name.to_owned();
-    let size = api
-        .blocking(move |api| api.registry.blob(&repository, &digest))
-        .await?;
-    size.ok_or(EmbeddedError::BlobUnknown(digest))
+fn size(api: &Api, repository: &str, digest: &AnyDigest) -> Result<u64, EmbeddedError> {
+    let size = api.registry.blob(repository, digest)?;
+    size.ok_or_else(|| EmbeddedError::BlobUnknown(digest.clone()))
 }
 
-fn describe(digest: &Digest, length: u64, status: StatusCode, body: Body) -> Response {
+/// The answer to who has the blob already.
+fn unchanged(digest: &AnyDigest) -> Response {
+    let mut response = describe(digest, 0, StatusCode::NOT_MODIFIED, Body::empty());
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    response
+}
+
+fn describe(digest: &AnyDigest, length: u64, status: StatusCode, body: Body) -> Response {
     let mut response = (status, body).into_response();
     let headers = response.headers_mut();
     let octets = HeaderValue::from_static("application/octet-stream");
     headers.insert(header::CONTENT_TYPE, octets);
     headers.insert(header::CONTENT_LENGTH, length.into());
     headers.insert(CONTENT_DIGEST, value(&digest.to_string()));
-    headers.insert(header::ETAG, value(&format!("\"{digest}\"")));
+    headers.insert(header::ETAG, value(&etag(digest)));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // What a digest names never changes, but who may read it can.
     let cache = HeaderValue::from_static("private, max-age=31536000, immutable");
@@ -146,87 +199,4 @@ pub(crate) fn stream(mut reader: impl Read + Send + 'static) -> Body {
         }
     });
     Body::from_stream(ReceiverStream::new(body))
-}
-
-/// What a `Range` header asks for.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Range {
-    /// All: also what a server may ignore, such as several ranges (RFC 9110, section 14.2).
-    Whole,
-    /// From `first` to `last`, both included.
-    Part {
-        /// First byte.
-        first: u64,
-        /// Last byte, which there is.
-        last: u64,
-    },
-    /// Nothing that the blob has.
-    Outside,
-}
-
-/// Reads a `Range` header for something of `size` bytes.
-pub(crate) fn parse_range(text: &str, size: u64) -> Range {
-    let Some((first, last)) = text
-        .trim()
-        .strip_prefix("bytes=")
-        .filter(|ranges| !ranges.contains(','))
-        .and_then(|range| range.split_once('-'))
-    else {
-        return Range::Whole;
-    };
-    let end = size.saturating_sub(1);
-    match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
-        (Ok(first), Ok(last)) if first > last => Range::Whole,
-        (Ok(first), Ok(_)) if first >= size => Range::Outside,
-        (Ok(first), Ok(last)) => Range::Part {
-            first,
-            last: last.min(end),
-        },
-        (Ok(first), Err(_)) if !last.trim().is_empty() || first < size => match last.trim() {
-            "" => Range::Part { first, last: end },
-            _ => Range::Whole,
-        },
-        (Ok(_), Err(_)) => Range::Outside,
-        (Err(_), Ok(count)) if first.trim().is_empty() => match count {
-            0 => Range::Outside,
-            _ if size == 0 => Range::Outside,
-            count => Range::Part {
-                first: size.saturating_sub(count),
-                last: end,
-            },
-        },
-        _ => Range::Whole,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges() {
-        let check = |text: &str, size: u64, expect: Range| {
-            assert_eq!(parse_range(text, size), expect, "{text} of {size}");
-        };
-        let part = |first, last| Range::Part { first, last };
-        check("bytes=0-9", 10, part(0, 9));
-        check("bytes=0-99", 10, part(0, 9));
-        check("bytes=5-", 10, part(5, 9));
-        check("bytes=-3", 10, part(7, 9));
-        check("bytes=-30", 10, part(0, 9));
-        check("bytes=9-9", 10, part(9, 9));
-        check("bytes=10-", 10, Range::Outside);
-        check("bytes=10-20", 10, Range::Outside);
-        check("bytes=0-0", 0, Range::Outside);
-        check("bytes=0-", 0, Range::Outside);
-        check("bytes=-1", 0, Range::Outside);
-        check("bytes=-0", 10, Range::Outside);
-        check("bytes=5-4", 10, Range::Whole);
-        check("bytes=0-1,3-4", 10, Range::Whole);
-        check("bytes=a-b", 10, Range::Whole);
-        check("bytes=1-b", 10, Range::Whole);
-        check("bytes=-", 10, Range::Whole);
-        check("items=0-1", 10, Range::Whole);
-        check("", 10, Range::Whole);
-    }
 }

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chalk_store::registry::MANIFEST_LIMIT;
 use serde_json::json;
 
 use super::{Api, FILTERS_APPLIED, Query, digest};
 use crate::registry::error::EmbeddedError;
+use crate::registry::referrers::Wanted;
 
 /// Most entries of one page, whatever a client asks for.
 const MAX_PAGE: usize = 10_000;
-/// Referrers carry annotations, and an answer must stay below the limit for manifests.
+/// Referrers carry annotations, and an answer must stay below the limit for manifests (spec.md,
+/// "Listing Referrers": it is one).
 const MAX_REFERRERS: usize = 500;
+const REFERRERS_BYTES: u64 = MANIFEST_LIMIT - 4096;
 
 pub(super) async fn tags(
     api: &Arc<Api>,
@@ -42,35 +46,32 @@ pub(super) async fn referrers(
     query: &Query,
 ) -> Result<Response, EmbeddedError> {
     let subject = digest(subject)?;
-    let repository = name.to_owned();
+    let (repository, of) = (name.to_owned(), subject.clone());
     let kind = query.get("artifactType").filter(|kind| !kind.is_empty());
     let wanted = kind.map(str::to_owned);
-    let all = api
+    let after = query.get("last").and_then(|last| last.parse().ok());
+    let (page, more) = api
         .blocking(move |api| {
-            api.registry
-                .referrers(&repository, &subject, wanted.as_deref())
+            let wanted = Wanted {
+                artifact_type: wanted.as_deref(),
+                after: after.as_ref(),
+                count: MAX_REFERRERS,
+                bytes: REFERRERS_BYTES,
+            };
+            api.registry.referrers_of(&repository, &of, wanted)
         })
         .await?;
-    let last = query.get("last").and_then(|last| last.parse().ok());
-    let start = last.map_or(0, |last| all.partition_point(|one| one.digest <= last));
-    let rest = &all[start..];
-    let page = &rest[..rest.len().min(MAX_REFERRERS)];
     let index = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": page,
     });
-    let link = match page.last() {
-        Some(last) if page.len() < rest.len() => {
-            let filter = kind.map(|kind| format!("&artifactType={}", encode(kind)));
-            let filter = filter.unwrap_or_default();
-            let last = last.digest;
-            Some(format!(
-                "</v2/{name}/referrers/{subject}?last={last}{filter}>; rel=\"next\""
-            ))
-        }
-        _ => None,
-    };
+    let link = page.last().filter(|_| more).map(|last| {
+        let filter = kind.map(|kind| format!("&artifactType={}", encode(kind)));
+        let filter = filter.unwrap_or_default();
+        let last = &last.digest;
+        format!("</v2/{name}/referrers/{subject}?last={last}{filter}>; rel=\"next\"")
+    });
     let mut response = linked(Json(index), link);
     let headers = response.headers_mut();
     let index_type = HeaderValue::from_static("application/vnd.oci.image.index.v1+json");

@@ -3,14 +3,19 @@
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chalk_core::Digest;
-use chalk_store::registry::{MANIFEST_LIMIT, ManifestHead};
+use chalk_core::AnyDigest;
+use chalk_store::registry::MANIFEST_LIMIT;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 
-use super::{Api, CONTENT_DIGEST, SUBJECT, text};
+use super::{Api, CONTENT_DIGEST, Query, SUBJECT, TAGS, text};
+use crate::registry::condition::{Condition, EntityTags};
 use crate::registry::error::EmbeddedError;
+use crate::registry::store::{FoundHead, Push};
+
+/// Most tags that one request sets.
+const MAX_TAGS: usize = 100;
 
 pub(super) async fn get(
     api: &Arc<Api>,
@@ -20,55 +25,76 @@ pub(super) async fn get(
 ) -> Result<Response, EmbeddedError> {
     let (repository, reference) = (name.to_owned(), at.to_owned());
     let found = api
-        .blocking(move |api| api.registry.manifest(&repository, &reference))
+        .blocking(move |api| api.registry.read(&repository, &reference))
         .await;
-    let manifest = found.or_else(no_tag)?.ok_or_else(|| unknown(name, at))?;
-    let head = ManifestHead {
-        digest: manifest.digest,
-        media_type: manifest.media_type,
-        size: Some(manifest.bytes.len() as u64),
+    let found = found.or_else(no_tag)?.ok_or_else(|| unknown(name, at))?;
+    let head = FoundHead {
+        digest: found.digest,
+        media_type: found.media_type,
+        size: found.bytes.len() as u64,
     };
-    if is_known(headers, &head.digest) {
-        return Ok(describe(&head, StatusCode::NOT_MODIFIED, Body::empty()));
-    }
-    Ok(describe(&head, StatusCode::OK, Body::from(manifest.bytes)))
+    Ok(describe(&head, headers, Body::from(found.bytes)))
 }
 
-pub(super) async fn head(api: &Arc<Api>, name: &str, at: &str) -> Result<Response, EmbeddedError> {
+pub(super) async fn head(
+    api: &Arc<Api>,
+    name: &str,
+    at: &str,
+    headers: &HeaderMap,
+) -> Result<Response, EmbeddedError> {
     let (repository, reference) = (name.to_owned(), at.to_owned());
     let found = api
-        .blocking(move |api| api.registry.head(&repository, &reference))
+        .blocking(move |api| api.registry.look(&repository, &reference))
         .await;
     let head = found.or_else(no_tag)?.ok_or_else(|| unknown(name, at))?;
-    Ok(describe(&head, StatusCode::OK, Body::empty()))
+    Ok(describe(&head, headers, Body::empty()))
 }
 
 pub(super) async fn put(
     api: &Arc<Api>,
     name: &str,
     at: &str,
+    query: &Query,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, EmbeddedError> {
+    // Further tags come with a push by digest only (spec.md, "Pushing Manifests").
+    let by_digest = at.contains(':');
+    let tags: Vec<String> = query.all("tag").filter(|_| by_digest).collect();
+    if tags.len() > MAX_TAGS {
+        return Err(EmbeddedError::TooManyTags(MAX_TAGS));
+    }
     let bytes = collect(api, body).await?;
     let kind = text(headers, header::CONTENT_TYPE)
         .unwrap_or_default()
         .to_owned();
     let (repository, reference) = (name.to_owned(), at.to_owned());
-    let put = api.blocking(move |api| {
-        api.registry
-            .put_manifest(&repository, &reference, &kind, &bytes)
-    });
-    let published = put.await?;
+    let (condition, more) = (condition(headers), tags.clone());
+    let kept = api
+        .blocking(move |api| {
+            let push = Push {
+                name: &reference,
+                media_type: &kind,
+                bytes: &bytes,
+                tags: &more,
+                condition,
+            };
+            api.registry.push(&repository, &push)
+        })
+        .await?;
     let mut response = StatusCode::CREATED.into_response();
-    let location = format!("/v2/{name}/manifests/{}", published.digest);
-    let subject = published
-        .subject
-        .map(|subject| (SUBJECT, value(&subject.to_string())));
+    let location = format!("/v2/{name}/manifests/{}", kept.digest);
     let headers = response.headers_mut();
     headers.insert(header::LOCATION, value(&location));
-    headers.insert(CONTENT_DIGEST, value(&published.digest.to_string()));
-    headers.extend(subject);
+    headers.insert(CONTENT_DIGEST, value(&kept.digest.to_string()));
+    headers.insert(header::ETAG, value(&etag(&kept.digest)));
+    headers.extend(
+        kept.subject
+            .map(|subject| (SUBJECT, value(&subject.to_string()))),
+    );
+    if !tags.is_empty() {
+        headers.insert(TAGS, value(&tags.join(", ")));
+    }
     Ok(response)
 }
 
@@ -76,12 +102,30 @@ pub(super) async fn delete(
     api: &Arc<Api>,
     name: &str,
     at: &str,
+    headers: &HeaderMap,
 ) -> Result<Response, EmbeddedError> {
     let (repository, reference) = (name.to_owned(), at.to_owned());
-    let delete = api.blocking(move |api| api.registry.delete_manifest(&repository, &reference));
+    let condition = condition(headers);
+    let delete = api.blocking(move |api| api.registry.remove(&repository, &reference, &condition));
     match delete.await? {
         true => Ok(StatusCode::ACCEPTED.into_response()),
         false => Err(unknown(name, at)),
+    }
+}
+
+/// What a change is conditional on. Several fields of one name are one list.
+fn condition(headers: &HeaderMap) -> Condition {
+    let tags = |name: HeaderName| {
+        let fields: Vec<&str> = headers
+            .get_all(name)
+            .iter()
+            .filter_map(|field| field.to_str().ok())
+            .collect();
+        (!fields.is_empty()).then(|| EntityTags::parse(&fields.join(",")))
+    };
+    Condition {
+        if_match: tags(header::IF_MATCH),
+        if_none_match: tags(header::IF_NONE_MATCH),
     }
 }
 
@@ -100,26 +144,31 @@ fn unknown(name: &str, at: &str) -> EmbeddedError {
     }
 }
 
-fn describe(head: &ManifestHead, status: StatusCode, body: Body) -> Response {
-    let mut response = (status, body).into_response();
+fn describe(head: &FoundHead, asked: &HeaderMap, body: Body) -> Response {
+    let known = is_known(asked, &head.digest);
+    let mut response = match known {
+        true => StatusCode::NOT_MODIFIED.into_response(),
+        false => (StatusCode::OK, body).into_response(),
+    };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, value(&head.media_type));
     headers.insert(CONTENT_DIGEST, value(&head.digest.to_string()));
-    headers.insert(header::ETAG, value(&format!("\"{}\"", head.digest)));
-    if let (Some(size), true) = (head.size, status == StatusCode::OK) {
-        headers.insert(header::CONTENT_LENGTH, size.into());
+    headers.insert(header::ETAG, value(&etag(&head.digest)));
+    if !known {
+        headers.insert(header::CONTENT_LENGTH, head.size.into());
     }
     response
 }
 
+/// The entity tag of what a digest names.
+pub(super) fn etag(digest: &AnyDigest) -> String {
+    format!("\"{digest}\"")
+}
+
 /// Whether the client says that it has `digest` already.
-pub(super) fn is_known(headers: &HeaderMap, digest: &Digest) -> bool {
-    let known = text(headers, header::IF_NONE_MATCH).unwrap_or_default();
-    let mut tags = known
-        .split(',')
-        .map(|tag| tag.trim().trim_start_matches("W/"));
-    let own = format!("\"{digest}\"");
-    tags.any(|tag| tag == own)
+pub(super) fn is_known(headers: &HeaderMap, digest: &AnyDigest) -> bool {
+    let known = text(headers, header::IF_NONE_MATCH).map(EntityTags::parse);
+    known.is_some_and(|tags| tags.have(Some(&digest.to_string()), true))
 }
 
 /// A header value from text that is known to be plain.

@@ -19,9 +19,11 @@ mod answer;
 mod blobs;
 mod listings;
 mod manifests;
+mod ranges;
 mod uploads;
 
-pub(crate) use blobs::{Range, parse_range, stream as stream_blob};
+pub(crate) use blobs::stream as stream_blob;
+pub(crate) use ranges::Range;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +35,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use chalk_core::Digest;
+use chalk_core::AnyDigest;
 
 use super::error::EmbeddedError;
 use super::store::Registry;
@@ -42,6 +44,7 @@ use uploads::Sessions;
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const TAGS: HeaderName = HeaderName::from_static("oci-tag");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -70,6 +73,14 @@ impl Default for RegistryLimits {
     }
 }
 
+impl RegistryLimits {
+    /// How often expired uploads are looked for.
+    fn sweep_every(&self) -> Duration {
+        self.upload_expiry
+            .clamp(Duration::from_secs(1), Duration::from_secs(300))
+    }
+}
+
 /// Handler state.
 #[derive(Debug)]
 struct Api {
@@ -78,7 +89,8 @@ struct Api {
     sessions: Sessions,
 }
 
-/// The routes `/v2` and below.
+/// The routes `/v2` and below. Inside a tokio runtime, uploads that expired are thrown away as long
+/// as the router is there; otherwise when others are started.
 pub fn router(registry: Registry, limits: RegistryLimits) -> Router {
     let sessions = Sessions::new(registry.blobs().clone(), &limits);
     let api = Arc::new(Api {
@@ -86,6 +98,9 @@ pub fn router(registry: Registry, limits: RegistryLimits) -> Router {
         limits,
         sessions,
     });
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(uploads::keep_sweeping(Arc::downgrade(&api)));
+    }
     Router::new()
         .route("/v2", any(ping))
         .route("/v2/", any(ping))
@@ -177,13 +192,19 @@ async fn route(api: &Arc<Api>, parts: &Parts, body: Body) -> Result<Response, Em
             listings::referrers(api, name, digest, &query).await
         }
         (Target::Manifest(at), &Method::GET) => manifests::get(api, name, at, &parts.headers).await,
-        (Target::Manifest(at), &Method::HEAD) => manifests::head(api, name, at).await,
-        (Target::Manifest(at), &Method::PUT) => {
-            manifests::put(api, name, at, &parts.headers, body).await
+        (Target::Manifest(at), &Method::HEAD) => {
+            manifests::head(api, name, at, &parts.headers).await
         }
-        (Target::Manifest(at), &Method::DELETE) => manifests::delete(api, name, at).await,
+        (Target::Manifest(at), &Method::PUT) => {
+            manifests::put(api, name, at, &query, &parts.headers, body).await
+        }
+        (Target::Manifest(at), &Method::DELETE) => {
+            manifests::delete(api, name, at, &parts.headers).await
+        }
         (Target::Blob(digest), &Method::GET) => blobs::get(api, name, digest, &parts.headers).await,
-        (Target::Blob(digest), &Method::HEAD) => blobs::head(api, name, digest).await,
+        (Target::Blob(digest), &Method::HEAD) => {
+            blobs::head(api, name, digest, &parts.headers).await
+        }
         (Target::Blob(digest), &Method::DELETE) => blobs::delete(api, name, digest).await,
         (Target::NewUpload, &Method::POST) => {
             uploads::start(api, name, &query, &parts.headers, body).await
@@ -228,11 +249,15 @@ impl Query {
         let found = self.0.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str())
     }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = String> {
+        let found = self.0.iter().filter(move |(key, _)| key == name);
+        found.map(|(_, value)| value.clone())
+    }
 }
 
-fn digest(text: &str) -> Result<Digest, EmbeddedError> {
-    text.parse()
-        .map_err(|_| EmbeddedError::DigestInvalid(text.to_owned()))
+fn digest(text: &str) -> Result<AnyDigest, EmbeddedError> {
+    Ok(text.parse()?)
 }
 
 /// A header's text, if it is there and is text.

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chalk_core::Digest;
+use chalk_core::AnyDigest;
+use chalk_core::any_digest::Algorithm;
 use chalk_core::reference::is_repository;
 use chalk_store::sink::ChunkSink;
 use chalk_store::uploads::{Session, UploadError, UploadId, Uploads};
@@ -16,13 +17,12 @@ use chalk_store::{BlobError, BlobStore};
 use http_body_util::BodyExt as _;
 
 use super::manifests::value;
+use super::ranges::Chunk;
 use super::{Api, CONTENT_DIGEST, Query, RegistryLimits, UPLOAD_ID, digest, text};
 use crate::registry::error::EmbeddedError;
 
 /// How long a request waits for the one before it, whose client may just have vanished.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
-/// How often expired uploads are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
 /// Open uploads and the repositories that they are for.
 #[derive(Debug)]
@@ -59,12 +59,8 @@ impl Sessions {
         let mut table = self.table();
         let now = Instant::now();
         let full = table.repositories.len() >= limits.uploads;
-        if full || table.swept.is_none_or(|at| now - at > SWEEP_EVERY) {
-            self.uploads.sweep(limits.upload_expiry)?;
-            table
-                .repositories
-                .retain(|id, _| self.uploads.received(id).is_ok());
-            table.swept = Some(now);
+        if full || table.swept.is_none_or(|at| now - at > limits.sweep_every()) {
+            self.sweep(&mut table, limits)?;
         }
         if table.repositories.len() >= limits.uploads {
             return Err(EmbeddedError::TooManyUploads(limits.uploads));
@@ -72,6 +68,16 @@ impl Sessions {
         let id = self.uploads.start()?;
         table.repositories.insert(id.clone(), repository.to_owned());
         Ok(id)
+    }
+
+    /// Throws away what expired, and forgets what is gone.
+    fn sweep(&self, table: &mut Table, limits: &RegistryLimits) -> Result<(), EmbeddedError> {
+        self.uploads.sweep(limits.upload_expiry)?;
+        table
+            .repositories
+            .retain(|id, _| self.uploads.received(id).is_ok());
+        table.swept = Some(Instant::now());
+        Ok(())
     }
 
     /// The upload `id`, if it is one of `repository`.
@@ -92,6 +98,23 @@ impl Sessions {
     }
 }
 
+/// Throws uploads away when they expire, for as long as the router is there.
+pub(super) async fn keep_sweeping(api: Weak<Api>) {
+    while let Some(every) = api.upgrade().map(|api| api.limits.sweep_every()) {
+        tokio::time::sleep(every).await;
+        let Some(api) = api.upgrade() else {
+            return;
+        };
+        let swept = api.blocking(|api| {
+            let sessions = &api.sessions;
+            sessions.sweep(&mut sessions.table(), &api.limits)
+        });
+        if let Err(error) = swept.await {
+            tracing::warn!(%error, "expired uploads could not be removed");
+        }
+    }
+}
+
 /// `POST`: mounts a blob, takes a whole one, or opens an upload.
 pub(super) async fn start(
     api: &Arc<Api>,
@@ -103,20 +126,31 @@ pub(super) async fn start(
     // A digest that we do not know cannot be here: then the client uploads, as for any other.
     if let Some(wanted) = query
         .get("mount")
-        .and_then(|text| text.parse::<Digest>().ok())
-        && mount(api, name, wanted, query.get("from")).await?
+        .and_then(|text| text.parse::<AnyDigest>().ok())
+        && mount(api, name, &wanted, query.get("from")).await?
     {
         return Ok(created(name, &wanted));
     }
     let whole = query.get("digest").map(digest).transpose()?;
+    let algorithm = match (&whole, query.get("digest-algorithm")) {
+        (Some(digest), _) => digest.algorithm(),
+        (None, Some(text)) => text.parse()?,
+        (None, None) => Algorithm::Sha256,
+    };
     let repository = name.to_owned();
     let id = api
-        .blocking(move |api| api.sessions.start(&repository, &api.limits))
+        .blocking(move |api| {
+            let id = api.sessions.start(&repository, &api.limits)?;
+            if algorithm != Algorithm::Sha256 {
+                api.sessions.uploads.session(&id, None)?.expect(algorithm);
+            }
+            Ok(id)
+        })
         .await?;
     let Some(expected) = whole else {
         return Ok(accepted(name, &id, 0));
     };
-    let taken = take(api, &id, headers, body).await;
+    let taken = take(api, &id, algorithm, headers, body).await;
     match taken {
         Ok(session) => finish(api, name, session, expected).await,
         Err(error) => {
@@ -155,7 +189,7 @@ pub(super) async fn patch(
     body: Body,
 ) -> Result<Response, EmbeddedError> {
     let id = find(api, name, id).await?;
-    match take(api, &id, headers, body).await {
+    match take(api, &id, Algorithm::Sha256, headers, body).await {
         Ok(session) => Ok(accepted(name, &id, session.received())),
         Err(EmbeddedError::OutOfOrder { received }) => Ok(out_of_order(name, &id, received)),
         Err(error) => Err(error),
@@ -173,7 +207,7 @@ pub(super) async fn put(
 ) -> Result<Response, EmbeddedError> {
     let expected = digest(query.get("digest").unwrap_or_default())?;
     let id = find(api, name, id).await?;
-    match take(api, &id, headers, body).await {
+    match take(api, &id, expected.algorithm(), headers, body).await {
         Ok(session) => finish(api, name, session, expected).await,
         Err(EmbeddedError::OutOfOrder { received }) => Ok(out_of_order(name, &id, received)),
         Err(error) => Err(error),
@@ -211,10 +245,11 @@ async fn drop_upload(api: &Arc<Api>, id: UploadId) -> Result<(), EmbeddedError> 
 async fn mount(
     api: &Arc<Api>,
     name: &str,
-    wanted: Digest,
+    wanted: &AnyDigest,
     from: Option<&str>,
 ) -> Result<bool, EmbeddedError> {
     let (repository, from) = (name.to_owned(), from.map(str::to_owned));
+    let wanted = wanted.clone();
     api.blocking(move |api| {
         let there = match &from {
             Some(from) => is_repository(from) && api.registry.blob(from, &wanted)?.is_some(),
@@ -222,25 +257,29 @@ async fn mount(
         };
         match there.then(|| api.registry.link_blob(&repository, &wanted)) {
             None | Some(Err(EmbeddedError::BlobUnknown(_))) => Ok(false),
-            Some(linked) => linked.map(|_| true),
+            Some(linked) => linked.map(|()| true),
         }
     })
     .await
 }
 
-/// Writes a request's body to the end of an upload. What came before the client broke off stays.
+/// Writes a request's body to the end of an upload that may be named by `algorithm`. What came
+/// before the client broke off stays.
 async fn take(
     api: &Arc<Api>,
     id: &UploadId,
+    algorithm: Algorithm,
     headers: &HeaderMap,
     mut body: Body,
 ) -> Result<Session, EmbeddedError> {
     let length = text(headers, header::CONTENT_LENGTH).and_then(|t| t.parse::<u64>().ok());
-    let at = match text(headers, header::CONTENT_RANGE) {
-        Some(range) => Some(chunk_start(range, length)?),
+    let chunk = match text(headers, header::CONTENT_RANGE) {
+        Some(range) => Some(chunk(range, length)?),
         None => None,
     };
-    let session = open(api, id, at).await?;
+    let mut session = open(api, id, chunk.map(|chunk| chunk.start)).await?;
+    session.expect(algorithm);
+    let end = chunk.map(|chunk| chunk.start.saturating_add(chunk.length));
     let limit = api.limits.blob_bytes;
     let too_large = EmbeddedError::TooLarge {
         what: "the blob",
@@ -277,6 +316,12 @@ async fn take(
             broken = Some(too_large);
             break;
         }
+        if end.is_some_and(|end| received > end) {
+            broken = Some(EmbeddedError::SizeInvalid(
+                "the chunk has more bytes than its Content-Range".to_owned(),
+            ));
+            break;
+        }
         if !sink.send(part).await {
             break;
         }
@@ -288,9 +333,12 @@ async fn take(
     };
     let (session, written) = sink.finish().await.map_err(failed)?;
     written.map_err(failed)?;
-    match broken {
-        None => Ok(session),
-        Some(error) => Err(error),
+    match (broken, end) {
+        (None, Some(end)) if session.received() < end => Err(EmbeddedError::SizeInvalid(
+            "the chunk has fewer bytes than its Content-Range".to_owned(),
+        )),
+        (None, _) => Ok(session),
+        (Some(error), _) => Err(error),
     }
 }
 
@@ -317,54 +365,41 @@ async fn finish(
     api: &Arc<Api>,
     name: &str,
     session: Session,
-    expected: Digest,
+    expected: AnyDigest,
 ) -> Result<Response, EmbeddedError> {
-    let repository = name.to_owned();
+    let (repository, digest) = (name.to_owned(), expected.clone());
     api.blocking(move |api| {
         // Right or wrong, it is over.
         api.sessions.forget(session.id());
-        match session.finish(expected) {
+        match session.finish(&digest) {
             Err(UploadError::Blob(BlobError::Mismatch {
                 expected, actual, ..
             })) => return Err(EmbeddedError::DigestMismatch { expected, actual }),
             other => other?,
         };
-        api.registry.link_blob(&repository, &expected)?;
-        Ok(())
+        api.registry.link_blob(&repository, &digest)
     })
     .await?;
     Ok(created(name, &expected))
 }
 
-/// Start of a chunk by its `Content-Range`, which here is `first-last` (RFC 9110's form
-/// `bytes first-last/size` is understood, too).
-fn chunk_start(text: &str, length: Option<u64>) -> Result<u64, EmbeddedError> {
-    let bare = text
-        .trim()
-        .trim_start_matches("bytes")
-        .trim_start_matches(['=', ' ']);
-    let bare = bare.split('/').next().unwrap_or_default();
-    let range = bare.split_once('-').and_then(|(first, last)| {
-        let (first, last) = (
-            first.trim().parse::<u64>().ok()?,
-            last.trim().parse::<u64>().ok()?,
-        );
-        Some((first, last.checked_sub(first)?.checked_add(1)?))
-    });
-    let Some((first, count)) = range else {
-        return Err(EmbeddedError::UploadInvalid(format!(
+/// The chunk that a `Content-Range` announces, which must have the length of the body.
+fn chunk(text: &str, length: Option<u64>) -> Result<Chunk, EmbeddedError> {
+    let chunk = Chunk::parse(text).ok_or_else(|| {
+        EmbeddedError::UploadInvalid(format!(
             "`{text}` is no Content-Range: expected `first-last`, in bytes"
-        )));
-    };
+        ))
+    })?;
     match length {
-        Some(length) if length != count => Err(EmbeddedError::SizeInvalid(format!(
-            "Content-Range has {count} bytes, Content-Length {length}"
+        Some(length) if length != chunk.length => Err(EmbeddedError::SizeInvalid(format!(
+            "Content-Range has {} bytes, Content-Length {length}",
+            chunk.length
         ))),
-        _ => Ok(first),
+        _ => Ok(chunk),
     }
 }
 
-fn created(name: &str, digest: &Digest) -> Response {
+fn created(name: &str, digest: &AnyDigest) -> Response {
     let mut response = StatusCode::CREATED.into_response();
     let headers = response.headers_mut();
     headers.insert(
@@ -398,27 +433,4 @@ fn out_of_order(name: &str, id: &UploadId, received: u64) -> Response {
         }
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunk_starts() {
-        let check = |text: &str, length: Option<u64>, expect: Option<u64>| {
-            assert_eq!(chunk_start(text, length).ok(), expect, "{text}");
-        };
-        check("0-9", Some(10), Some(0));
-        check("10-19", None, Some(10));
-        check("bytes 10-19/30", Some(10), Some(10));
-        check("bytes=10-19", Some(10), Some(10));
-        check("10-19", Some(9), None);
-        check("10-9", Some(0), None);
-        check("10-8", None, None);
-        check("a-b", None, None);
-        check("10", None, None);
-        check("-5", None, None);
-        check("0-18446744073709551615", None, None);
-    }
 }

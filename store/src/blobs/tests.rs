@@ -1,0 +1,94 @@
+use super::*;
+
+fn store() -> (tempfile::TempDir, BlobStore) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = BlobStore::open(dir.path().join("store")).unwrap();
+    (dir, store)
+}
+
+fn temp_files(store: &BlobStore) -> usize {
+    fs::read_dir(store.temp_dir()).unwrap().count()
+}
+
+#[test]
+fn writes_verify_and_dedupe() {
+    let (_dir, store) = store();
+    for bytes in [&b""[..], b"hello", &[7; 300_000]] {
+        let digest = Digest::of(bytes);
+        let size = bytes.len() as u64;
+        assert!(!store.contains(&digest).unwrap());
+        for _ in 0..2 {
+            let blob = store.put_reader(bytes, Some(digest)).unwrap();
+            assert_eq!(blob, Blob { digest, size });
+        }
+        assert_eq!(store.read_small(&digest, size).unwrap(), bytes);
+        assert_eq!(store.put(bytes).unwrap(), Blob { digest, size });
+    }
+    assert_eq!(store.list().unwrap().count(), 3);
+    assert_eq!(temp_files(&store), 0);
+}
+
+#[test]
+fn wrong_bytes_get_no_name() {
+    let (_dir, store) = store();
+    let expected = Digest::of(b"right");
+    let error = store.put_reader(&b"wrong"[..], Some(expected)).unwrap_err();
+    assert!(matches!(error, BlobError::Mismatch { size: 5, .. }));
+    assert!(!store.contains(&expected).unwrap());
+    assert!(!store.contains(&Digest::of(b"wrong")).unwrap());
+    drop(store.writer().unwrap());
+    assert_eq!(temp_files(&store), 0);
+}
+
+#[test]
+fn damage_is_found_and_set_aside() {
+    let (_dir, store) = store();
+    for damage in [&b"hellO"[..], b"hell", b"hello!", b""] {
+        let blob = store.put(b"hello").unwrap();
+        fs::write(store.path(&blob.digest), damage).unwrap();
+        let error = store.read_small(&blob.digest, 100).unwrap_err();
+        assert!(matches!(error, BlobError::Mismatch { expected, .. } if expected == blob.digest));
+        assert!(!store.contains(&blob.digest).unwrap());
+        assert!(matches!(
+            store.read_small(&blob.digest, 100),
+            Err(BlobError::NotFound(_))
+        ));
+    }
+    let blob = store.put(b"hello").unwrap();
+    assert_eq!(store.read_small(&blob.digest, 100).unwrap(), b"hello");
+}
+
+#[test]
+fn size_limit_holds_and_removal_says_whether() {
+    let (_dir, store) = store();
+    let blob = store.put(b"hello").unwrap();
+    assert!(matches!(
+        store.read_small(&blob.digest, 4),
+        Err(BlobError::TooLarge {
+            size: 5,
+            limit: 4,
+            ..
+        })
+    ));
+    assert!(store.remove(&blob.digest).unwrap());
+    assert!(!store.remove(&blob.digest).unwrap());
+}
+
+#[test]
+fn opening_sweeps_only_dead_writers() {
+    let (_dir, store) = store();
+    fs::write(store.temp_dir().join("blob-dead"), b"half").unwrap();
+    let mut alive = store.writer().unwrap();
+    alive.write_all(b"alive").unwrap();
+    BlobStore::open(store.root()).unwrap();
+    assert_eq!(temp_files(&store), 1);
+    let blob = alive.commit(None).unwrap();
+    assert_eq!(store.read_small(&blob.digest, 9).unwrap(), b"alive");
+}
+
+#[tokio::test]
+async fn runs_on_blocking_threads() {
+    let (_dir, store) = store();
+    let blob = store.run(|s| s.put(b"x")).await.unwrap();
+    assert_eq!(blob.size, 1);
+}
