@@ -10,6 +10,7 @@
 //! - A build's directory `builds/<id>/` holds `build.json`, its record, and `events.jsonl`
 //!   ([`log`]). The index holds the record, too, to list it.
 
+mod documents;
 pub(crate) mod live;
 mod log;
 pub(crate) mod record;
@@ -32,7 +33,7 @@ use crate::ids::Ids;
 use crate::index::{Index, IndexError};
 use crate::places::Name;
 use crate::settings;
-use crate::state::{StateError, write_atomic};
+use crate::state::StateError;
 
 pub(crate) use live::{FollowGuard, Live};
 pub(crate) use log::{Follower, Line};
@@ -524,48 +525,6 @@ impl Builds {
             return Ok(());
         }
         self.forget(&ids)
-    }
-
-    /// Keeps a document with a build, until the build is forgotten; the first one stays.
-    ///
-    /// # Errors
-    /// When the build has no directory, or the disk fails.
-    pub(crate) async fn attach(
-        self: &Arc<Self>,
-        id: &str,
-        name: &'static str,
-        bytes: Vec<u8>,
-    ) -> Result<(), BuildsError> {
-        let path = self.build_dir(id).join(name);
-        blocking(move || {
-            if path.exists() {
-                return Ok(());
-            }
-            Ok(write_atomic(&path, &bytes)?)
-        })
-        .await
-    }
-
-    /// A document that was kept with a build.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub(crate) async fn attached(
-        self: &Arc<Self>,
-        id: &str,
-        name: &'static str,
-    ) -> Result<Option<Vec<u8>>, BuildsError> {
-        let path = self.build_dir(id).join(name);
-        blocking(move || match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(BuildsError::Io {
-                action: "read",
-                path,
-                source,
-            }),
-        })
-        .await
     }
 
     /// Waits until no build waits or runs.
