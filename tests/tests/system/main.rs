@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 31] = [
+    let modules: [(&str, &[Test]); 32] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("restarts", restarts::TESTS),
