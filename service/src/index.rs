@@ -13,6 +13,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use chalk_core::wire::Build;
 use chalk_core::{Digest, Platform};
+use chalk_store::failpoint::{Step, around};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
@@ -440,7 +441,7 @@ impl Index {
             let mut write = self.database.begin_write()?;
             write.set_durability(durability)?;
             change(&write)?;
-            write.commit()?;
+            around(Step::IndexCommit, || write.commit())?;
             Ok(())
         };
         self.wrap(written())

@@ -18,6 +18,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use chalk_store::failpoint::{Step, around};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -416,7 +417,7 @@ fn apply(database: &Database, changes: &[&Change]) -> Result<(), redb::Error> {
             }
         }
     }
-    write.commit()?;
+    around(Step::LedgerCommit, || write.commit())?;
     Ok(())
 }
 

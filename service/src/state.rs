@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use chalk_store::failpoint::{Step, around};
 use serde::{Deserialize, Serialize};
 
 use crate::signing::{KEY_BYTES, SigningKey};
@@ -316,13 +317,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let mut temp =
         tempfile::NamedTempFile::new_in(dir).map_err(|e| fault("make a file in", dir, e))?;
     temp.write_all(bytes)
-        .and_then(|()| temp.as_file().sync_all())
+        .and_then(|()| around(Step::StateSync, || temp.as_file().sync_all()))
         .map_err(|e| fault("write", path, e))?;
-    temp.persist(path)
+    around(Step::StateRename, || temp.persist(path))
         .map_err(|e| fault("replace", path, e.error))?;
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|e| fault("sync", dir, e))
+    around(Step::StateSyncDir, || File::open(dir)?.sync_all()).map_err(|e| fault("sync", dir, e))
 }
 
 fn fault(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> StateError {

@@ -18,6 +18,7 @@ use std::time::SystemTime;
 use chalk_core::Digest;
 use sha2::{Digest as _, Sha256};
 
+use crate::failpoint::{Step, around};
 use crate::verify::{VerifiedBlob, mismatch_or};
 
 /// What a blob store can fail with.
@@ -147,7 +148,7 @@ impl BlobStore {
 
     /// Starts a new blob.
     pub fn writer(&self) -> Result<BlobWriter> {
-        let (path, file) = create_locked(&self.temp_dir(), "blob")?;
+        let (path, file) = around(Step::BlobCreate, || create_locked(&self.temp_dir(), "blob"))?;
         Ok(BlobWriter {
             store: self.clone(),
             temp: TempName(Some(path)),
@@ -239,7 +240,7 @@ impl BlobStore {
             self.path(digest),
             self.root.join("quarantine").join(digest.hex()),
         );
-        match fs::rename(&from, &to) {
+        match around(Step::BlobQuarantine, || fs::rename(&from, &to)) {
             Ok(()) => {
                 tracing::warn!(%digest, kept = %to.display(), "blob is damaged, set aside");
                 Ok(())
@@ -330,11 +331,11 @@ impl BlobStore {
         let Some(path) = temp.0.clone() else {
             return Err(BlobError::NotFound(blob.digest));
         };
-        file.sync_all()
-            .map_err(|e| BlobError::io("sync", &path, e))?;
-        fs::rename(&path, &target).map_err(|e| BlobError::io("publish", &target, e))?;
+        around(Step::BlobSync, || file.sync_all()).map_err(|e| BlobError::io("sync", &path, e))?;
+        around(Step::BlobRename, || fs::rename(&path, &target))
+            .map_err(|e| BlobError::io("publish", &target, e))?;
         temp.0 = None;
-        sync_dir(&self.blob_dir())?;
+        around(Step::BlobSyncDir, || sync_dir(&self.blob_dir()))?;
         Ok(blob)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chalk_core::Digest;
 use chalk_core::reference::is_tag;
+use chalk_store::failpoint::{Step, around};
 use chalk_store::registry::{MANIFEST_LIMIT, Manifest, ManifestHead, Published, Referrer};
 use chalk_store::{Blob, BlobError, BlobStore};
 
@@ -118,7 +119,7 @@ impl Registry {
         let content = content::read(media_type, bytes)?;
         let _turn = self.change();
         self.check_parts(repository, &content)?;
-        self.inner.blobs.put(bytes)?;
+        around(Step::ManifestBlob, || self.inner.blobs.put(bytes))?;
         // What makes the manifest visible comes after all that must be there with it.
         if let Some(subject) = &content.subject {
             let referrer = Referrer {
@@ -131,13 +132,17 @@ impl Registry {
             let path = layout.referrers(repository, subject)?.join(digest.hex());
             let text = serde_json::to_vec(&referrer)
                 .map_err(|e| EmbeddedError::ManifestInvalid(e.to_string()))?;
-            layout.write(&path, &text)?;
+            around(Step::ManifestReferrer, || layout.write(&path, &text))?;
         }
         let link = layout.manifest(repository, &digest)?;
-        write_if_other(layout, &link, content.media_type.as_bytes())?;
+        around(Step::ManifestLink, || {
+            write_if_other(layout, &link, content.media_type.as_bytes())
+        })?;
         if let Name::Tag(tag) = &name {
             let path = layout.tag(repository, tag)?;
-            write_if_other(layout, &path, digest.to_string().as_bytes())?;
+            around(Step::ManifestTag, || {
+                write_if_other(layout, &path, digest.to_string().as_bytes())
+            })?;
         }
         Ok(Published {
             digest,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use chalk_core::Digest;
 use chalk_core::config::ImageConfig;
 use chalk_store::Blob;
+use chalk_store::failpoint::{Side, Step, pass};
 use chalk_store::layer::{Limits, recompress};
 
 use super::build::Build;
@@ -44,9 +45,11 @@ impl<'a> Build<'a> {
                 *layer = self.recompressed(layer).await?;
             }
         }
+        pass(Step::ImageLayers, Side::Before);
         for layer in &layers {
             self.pusher.push(IMAGES, &layer.blob()).await?;
         }
+        pass(Step::ImageLayers, Side::After);
         let platform = &self.job.spec.platform;
         let file = ImageFile {
             created: Some(CREATED.to_owned()),
@@ -78,12 +81,16 @@ impl<'a> Build<'a> {
         let manifest = serde_json::to_vec(&manifest).map_err(|e| storage(doing, &e))?;
         let subject = Descriptor::of(oci::MANIFEST, &manifest);
         // Before the image has its name, so that whoever finds it finds its spec.
+        pass(Step::ImageSpec, Side::Before);
         self.attach_spec(&subject).await?;
+        pass(Step::ImageSpec, Side::After);
         if self.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
         let tag = self.job.image_hash.hex();
+        pass(Step::ImagePut, Side::Before);
         self.put_manifest(&tag, manifest).await?;
+        pass(Step::ImagePut, Side::After);
         Ok(Outcome {
             manifest: subject.digest,
             size,
