@@ -158,8 +158,8 @@ impl<'a> Check<'a> {
         let may_be_rotten = !self.rotten.is_empty();
         match found {
             Ok(found) if allowed.contains(&found) => self.shared.facts.found(thing, found),
-            // What hangs on a rotten blob may be gone, breaks off, or is refused.
-            Ok(None) | Err(_) if may_be_rotten => self.shared.facts.found(thing, None),
+            // What hangs on a rotten blob may be gone, breaks off, or is refused; until it is mended.
+            Ok(None) | Err(_) if may_be_rotten => self.shared.facts.asked(thing, None),
             Ok(found) => {
                 let what = format!("{thing}: found {found:?}, expected one of {allowed:?}");
                 self.wrong(Wrong::Lost, what);
@@ -239,7 +239,9 @@ impl<'a> Check<'a> {
                         let list = list.unwrap_or_default();
                         let images = list["images"].as_array().into_iter().flatten();
                         let images: Vec<&str> = images.filter_map(Json::as_str).collect();
-                        Ok((!images.is_empty()).then(|| images.join(" ")))
+                        let images = images.join(" ");
+                        // A service that was told nothing has a list of its own.
+                        Ok(images.contains("/prewarm-").then_some(images))
                     }
                     Err(error) => Err(error),
                 },

@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Names of temporary files and directories of ours.
 const TEMPORARY: [&str; 4] = [".tmp", ".new-", ".old-", "blob-"];
 /// Directories whose every entry is temporary.
-const FOR_TEMPORARY: [&str; 3] = ["tmp", "scratch", "imports"];
+const FOR_TEMPORARY: [&str; 3] = ["tmp", "engine/scratch", "state/imports"];
 
 /// Processes of a trial, save the service itself and what belongs to it.
 fn processes(mark: &str, service: Option<u32>) -> Vec<String> {
