@@ -109,9 +109,11 @@ impl<'a> Build<'a> {
         let doing = "attach the spec to the image";
         let regional = &self.shared.regional;
         let attached = regional.referrers(IMAGES, &subject.digest, Some(SPEC_TYPE));
-        // Built before, to the byte.
-        if !attached.await.map_err(|e| storage(doing, &e))?.is_empty() {
-            return Ok(());
+        // Built before, to the byte; unless what was attached then has rotted.
+        for attached in attached.await.map_err(|e| storage(doing, &e))? {
+            if self.is_readable(&attached.digest).await? {
+                return Ok(());
+            }
         }
         let spec = self.document(SPEC_TYPE, &self.job.spec).await?;
         let empty = self
@@ -126,6 +128,25 @@ impl<'a> Build<'a> {
         let manifest = serde_json::to_vec(&manifest).map_err(|e| storage(doing, &e))?;
         let name = Digest::of(&manifest).to_string();
         self.put_manifest(&name, manifest).await
+    }
+
+    /// Whether a manifest of the images' repository and the blobs that it names are there.
+    async fn is_readable(&self, digest: &Digest) -> Result<bool, EngineError> {
+        let (doing, regional) = ("look at the spec of an image", &self.shared.regional);
+        let found = regional.manifest(IMAGES, &digest.to_string()).await;
+        let Some(found) = found.map_err(|e| storage(doing, &e))? else {
+            return Ok(false);
+        };
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(&found.bytes) else {
+            return Ok(false);
+        };
+        for part in manifest.layers.iter().chain([&manifest.config]) {
+            let there = regional.has_blob(IMAGES, &part.digest).await;
+            if !there.map_err(|e| storage(doing, &e))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Stores a JSON document as a blob of the images' repository.
