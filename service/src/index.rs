@@ -116,9 +116,14 @@ impl Memory {
 #[derive(Debug)]
 pub struct Index {
     path: PathBuf,
-    database: Database,
+    open: Open,
+    /// None after it could not be opened again.
+    database: RwLock<Option<Database>>,
     memory: RwLock<Memory>,
 }
+
+/// Opens the file of a database, or makes an empty one.
+type Open = fn(&Path) -> Result<Database, redb::DatabaseError>;
 
 /// How the index was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,10 +144,14 @@ impl Index {
     /// # Errors
     /// When no database can be made either.
     pub fn open(path: &Path) -> Result<(Self, Found), IndexError> {
+        Self::open_by(path, |path| Database::create(path))
+    }
+
+    fn open_by(path: &Path, open: Open) -> Result<(Self, Found), IndexError> {
         let mut found = Found::Missing;
         if path.exists() {
             // A damaged file may also make the database code panic.
-            let loaded = std::panic::catch_unwind(AssertUnwindSafe(|| Self::load(path)));
+            let loaded = std::panic::catch_unwind(AssertUnwindSafe(|| Self::load(path, open)));
             let why = match loaded {
                 Ok(Ok(Some(index))) => return Ok((index, Found::Whole)),
                 Ok(Ok(None)) => "it is of another version".to_owned(),
@@ -157,12 +166,12 @@ impl Index {
             })?;
             found = Found::Damaged;
         }
-        let made = Self::create(path).map_err(|e| failed(path, e))?;
+        let made = Self::create(path, open).map_err(|e| failed(path, e))?;
         Ok((made, found))
     }
 
-    fn create(path: &Path) -> Fallible<Self> {
-        let database = Database::create(path)?;
+    fn create(path: &Path, open: Open) -> Fallible<Self> {
+        let database = open(path)?;
         let write = database.begin_write()?;
         write.open_table(META)?.insert("version", VERSION)?;
         write.open_table(BUILDS)?;
@@ -171,13 +180,14 @@ impl Index {
         write.commit()?;
         Ok(Self {
             path: path.to_owned(),
-            database,
+            open,
+            database: RwLock::new(Some(database)),
             memory: RwLock::default(),
         })
     }
 
-    fn load(path: &Path) -> Fallible<Option<Self>> {
-        let database = Database::open(path)?;
+    fn load(path: &Path, open: Open) -> Fallible<Option<Self>> {
+        let database = open(path)?;
         let (mut images, mut names) = (BTreeMap::new(), BTreeMap::new());
         let read = database.begin_read()?;
         let version = read.open_table(META)?.get("version")?.map(|v| v.value());
@@ -201,7 +211,8 @@ impl Index {
         drop(read);
         Ok(Some(Self {
             path: path.to_owned(),
-            database,
+            open,
+            database: RwLock::new(Some(database)),
             memory: RwLock::new(Memory::new(images, names)),
         }))
     }
@@ -215,8 +226,33 @@ impl Index {
         self.memory.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wrap<T>(&self, result: Fallible<T>) -> Result<T, IndexError> {
-        result.map_err(|e| failed(&self.path, e))
+    /// Does something with the database. After a fault of the disk the database takes nothing more
+    /// until it was opened again; so that is done, and it is tried once more.
+    fn with<T>(&self, act: impl Fn(&Database) -> Fallible<T>) -> Result<T, IndexError> {
+        let once = || {
+            let database = self.database.read();
+            let database = database.unwrap_or_else(PoisonError::into_inner);
+            match &*database {
+                Some(database) => act(database),
+                None => Err(redb::Error::DatabaseClosed),
+            }
+        };
+        once()
+            .or_else(|error| {
+                tracing::warn!(%error, path = %self.path.display(), "the index is opened again");
+                self.open_again()?;
+                once()
+            })
+            .map_err(|e| failed(&self.path, e))
+    }
+
+    /// Opens the database again, which is closed first.
+    fn open_again(&self) -> Fallible<()> {
+        let database = self.database.write();
+        let mut database = database.unwrap_or_else(PoisonError::into_inner);
+        *database = None;
+        *database = Some((self.open)(&self.path)?);
+        Ok(())
     }
 
     /// What is known of the image of that hash.
@@ -384,12 +420,11 @@ impl Index {
     /// # Errors
     /// When the database fails.
     pub fn build(&self, id: &str) -> Result<Option<Build>, IndexError> {
-        let row = || -> Fallible<_> {
-            let table = self.database.begin_read()?.open_table(BUILDS)?;
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(BUILDS)?;
             let row = table.get(id)?;
             Ok(row.and_then(|json| serde_json::from_slice(json.value()).ok()))
-        };
-        self.wrap(row())
+        })
     }
 
     /// Ids of all builds, oldest first. Blocks.
@@ -397,12 +432,11 @@ impl Index {
     /// # Errors
     /// When the database fails.
     pub fn build_ids(&self) -> Result<Vec<String>, IndexError> {
-        let ids = || -> Fallible<_> {
-            let table = self.database.begin_read()?.open_table(BUILDS)?;
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(BUILDS)?;
             let ids = table.iter()?.map(|row| Ok(row?.0.value().to_owned()));
             ids.collect()
-        };
-        self.wrap(ids())
+        })
     }
 
     /// Builds that `wanted` keeps, newest first, at most `limit`, those before `before` only. Blocks.
@@ -415,8 +449,8 @@ impl Index {
         before: Option<&str>,
         wanted: impl Fn(Build) -> Option<Build>,
     ) -> Result<Vec<Build>, IndexError> {
-        let builds = || -> Fallible<_> {
-            let table = self.database.begin_read()?.open_table(BUILDS)?;
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(BUILDS)?;
             let mut builds = Vec::new();
             let end = before.map_or(Bound::Unbounded, Bound::Excluded);
             for row in table.range::<&str>((Bound::Unbounded, end))?.rev() {
@@ -428,23 +462,21 @@ impl Index {
                 }
             }
             Ok(builds)
-        };
-        self.wrap(builds())
+        })
     }
 
     fn write(
         &self,
         durability: Durability,
-        change: impl FnOnce(&redb::WriteTransaction) -> Fallible<()>,
+        change: impl Fn(&redb::WriteTransaction) -> Fallible<()>,
     ) -> Result<(), IndexError> {
-        let written = || -> Fallible<()> {
-            let mut write = self.database.begin_write()?;
+        self.with(|database| {
+            let mut write = database.begin_write()?;
             write.set_durability(durability)?;
             change(&write)?;
             around(Step::IndexCommit, || write.commit())?;
             Ok(())
-        };
-        self.wrap(written())
+        })
     }
 }
 
@@ -457,10 +489,13 @@ fn failed(path: &Path, source: redb::Error) -> IndexError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use chalk_core::wire::BuildStatus;
 
     use super::*;
     use crate::builds::record::tests::build;
+    use crate::ledger::tests::failing;
 
     fn known(text: &str) -> Known {
         Known {
@@ -563,5 +598,26 @@ mod tests {
         check("dddddddd", &[]);
         check("zz", &[]);
         check(&"a".repeat(65), &[]);
+    }
+
+    #[test]
+    fn a_disk_that_failed_for_a_while_is_used_again() {
+        static FAILS: AtomicBool = AtomicBool::new(false);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("chalk.redb");
+        let (index, _) = Index::open_by(&path, |path| failing(path, &FAILS)).unwrap();
+        let [first, second, third] = ["1", "2", "3"].map(|n| Digest::of(n.as_bytes()));
+        index.put_image(&first, &known("first")).unwrap();
+        FAILS.store(true, Ordering::Relaxed);
+        assert!(index.put_image(&second, &known("second")).is_err());
+        assert_eq!(index.image(&second), None);
+        FAILS.store(false, Ordering::Relaxed);
+        index.put_image(&third, &known("third")).unwrap();
+        assert!(index.build_ids().unwrap().is_empty());
+        drop(index);
+        let (index, found) = Index::open(&path).unwrap();
+        assert_eq!(found, Found::Whole);
+        assert_eq!(index.image(&first), Some(known("first")));
+        assert_eq!(index.image(&third), Some(known("third")));
     }
 }
