@@ -25,6 +25,8 @@ use crate::recipe::BASE;
 
 /// How long a failpoint is waited for once all clients are done.
 const LINGER: Duration = Duration::from_millis(150);
+/// Longest that clients may take to come to their end while the disk is full.
+const PATIENCE: Duration = Duration::from_secs(40);
 /// How long the dead may keep a disk in use.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -302,9 +304,15 @@ impl Trial<'_> {
         let (mut errors, mut died) = work.until(&mut service, timed.then_some(moment)).await;
         if fault.kind == Kind::Full {
             self.disk.fill(fault.room);
-            let (_, early) = work.until(&mut service, None).await;
+            let (_, early) = work.until(&mut service, Some(PATIENCE)).await;
             died |= early;
             self.disk.empty();
+            if !died && !work.tasks.is_empty() {
+                self.wrong(
+                    Wrong::Service,
+                    "clients wait in vain for a service without room",
+                );
+            }
             if !died {
                 // It goes on where it can, without a restart.
                 self.acts(&direct, 10).await;
@@ -439,6 +447,12 @@ impl Trial<'_> {
         for (hash, begun) in begun {
             if begun.ended && !rotten {
                 continue;
+            }
+            if rotten {
+                // Layers that are made anew may have other times: names stay with the old manifest.
+                for name in self.shared.facts.names_of(&hash) {
+                    self.shared.facts.asked(&name, None);
+                }
             }
             let mut worker = Worker::new(client.clone(), Arc::clone(&self.shared), 30);
             match worker.build(&begun.recipe, None).await {
