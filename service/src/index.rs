@@ -13,6 +13,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use chalk_core::wire::Build;
 use chalk_core::{Digest, Platform};
+use chalk_store::failpoint::{Step, around};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
@@ -115,9 +116,14 @@ impl Memory {
 #[derive(Debug)]
 pub struct Index {
     path: PathBuf,
-    database: Database,
+    open: Open,
+    /// None after it could not be opened again.
+    database: RwLock<Option<Database>>,
     memory: RwLock<Memory>,
 }
+
+/// Opens the file of a database, or makes an empty one.
+type Open = fn(&Path) -> Result<Database, redb::DatabaseError>;
 
 /// How the index was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,10 +144,14 @@ impl Index {
     /// # Errors
     /// When no database can be made either.
     pub fn open(path: &Path) -> Result<(Self, Found), IndexError> {
+        Self::open_by(path, |path| Database::create(path))
+    }
+
+    fn open_by(path: &Path, open: Open) -> Result<(Self, Found), IndexError> {
         let mut found = Found::Missing;
         if path.exists() {
             // A damaged file may also make the database code panic.
-            let loaded = std::panic::catch_unwind(AssertUnwindSafe(|| Self::load(path)));
+            let loaded = std::panic::catch_unwind(AssertUnwindSafe(|| Self::load(path, open)));
             let why = match loaded {
                 Ok(Ok(Some(index))) => return Ok((index, Found::Whole)),
                 Ok(Ok(None)) => "it is of another version".to_owned(),
@@ -156,12 +166,12 @@ impl Index {
             })?;
             found = Found::Damaged;
         }
-        let made = Self::create(path).map_err(|e| failed(path, e))?;
+        let made = Self::create(path, open).map_err(|e| failed(path, e))?;
         Ok((made, found))
     }
 
-    fn create(path: &Path) -> Fallible<Self> {
-        let database = Database::create(path)?;
+    fn create(path: &Path, open: Open) -> Fallible<Self> {
+        let database = open(path)?;
         let write = database.begin_write()?;
         write.open_table(META)?.insert("version", VERSION)?;
         write.open_table(BUILDS)?;
@@ -170,13 +180,14 @@ impl Index {
         write.commit()?;
         Ok(Self {
             path: path.to_owned(),
-            database,
+            open,
+            database: RwLock::new(Some(database)),
             memory: RwLock::default(),
         })
     }
 
-    fn load(path: &Path) -> Fallible<Option<Self>> {
-        let database = Database::open(path)?;
+    fn load(path: &Path, open: Open) -> Fallible<Option<Self>> {
+        let database = open(path)?;
         let (mut images, mut names) = (BTreeMap::new(), BTreeMap::new());
         let read = database.begin_read()?;
         let version = read.open_table(META)?.get("version")?.map(|v| v.value());
@@ -200,7 +211,8 @@ impl Index {
         drop(read);
         Ok(Some(Self {
             path: path.to_owned(),
-            database,
+            open,
+            database: RwLock::new(Some(database)),
             memory: RwLock::new(Memory::new(images, names)),
         }))
     }
@@ -214,8 +226,33 @@ impl Index {
         self.memory.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wrap<T>(&self, result: Fallible<T>) -> Result<T, IndexError> {
-        result.map_err(|e| failed(&self.path, e))
+    /// Does something with the database. After a fault of the disk the database takes nothing more
+    /// until it was opened again; so that is done, and it is tried once more.
+    fn with<T>(&self, act: impl Fn(&Database) -> Fallible<T>) -> Result<T, IndexError> {
+        let once = || {
+            let database = self.database.read();
+            let database = database.unwrap_or_else(PoisonError::into_inner);
+            match &*database {
+                Some(database) => act(database),
+                None => Err(redb::Error::DatabaseClosed),
+            }
+        };
+        once()
+            .or_else(|error| {
+                tracing::warn!(%error, path = %self.path.display(), "the index is opened again");
+                self.open_again()?;
+                once()
+            })
+            .map_err(|e| failed(&self.path, e))
+    }
+
+    /// Opens the database again, which is closed first.
+    fn open_again(&self) -> Fallible<()> {
+        let database = self.database.write();
+        let mut database = database.unwrap_or_else(PoisonError::into_inner);
+        *database = None;
+        *database = Some((self.open)(&self.path)?);
+        Ok(())
     }
 
     /// What is known of the image of that hash.
@@ -383,12 +420,11 @@ impl Index {
     /// # Errors
     /// When the database fails.
     pub fn build(&self, id: &str) -> Result<Option<Build>, IndexError> {
-        let row = || -> Fallible<_> {
-            let table = self.database.begin_read()?.open_table(BUILDS)?;
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(BUILDS)?;
             let row = table.get(id)?;
             Ok(row.and_then(|json| serde_json::from_slice(json.value()).ok()))
-        };
-        self.wrap(row())
+        })
     }
 
     /// Ids of all builds, oldest first. Blocks.
@@ -396,12 +432,11 @@ impl Index {
     /// # Errors
     /// When the database fails.
     pub fn build_ids(&self) -> Result<Vec<String>, IndexError> {
-        let ids = || -> Fallible<_> {
-            let table = self.database.begin_read()?.open_table(BUILDS)?;
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(BUILDS)?;
             let ids = table.iter()?.map(|row| Ok(row?.0.value().to_owned()));
             ids.collect()
-        };
-        self.wrap(ids())
+        })
     }
 
     /// Builds that `wanted` keeps, newest first, at most `limit`, those before `before` only. Blocks.
@@ -414,8 +449,8 @@ impl Index {
         before: Option<&str>,
         wanted: impl Fn(Build) -> Option<Build>,
     ) -> Result<Vec<Build>, IndexError> {
-        let builds = || -> Fallible<_> {
-            let table = self.database.begin_read()?.open_table(BUILDS)?;
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(BUILDS)?;
             let mut builds = Vec::new();
             let end = before.map_or(Bound::Unbounded, Bound::Excluded);
             for row in table.range::<&str>((Bound::Unbounded, end))?.rev() {
@@ -427,23 +462,21 @@ impl Index {
                 }
             }
             Ok(builds)
-        };
-        self.wrap(builds())
+        })
     }
 
     fn write(
         &self,
         durability: Durability,
-        change: impl FnOnce(&redb::WriteTransaction) -> Fallible<()>,
+        change: impl Fn(&redb::WriteTransaction) -> Fallible<()>,
     ) -> Result<(), IndexError> {
-        let written = || -> Fallible<()> {
-            let mut write = self.database.begin_write()?;
+        self.with(|database| {
+            let mut write = database.begin_write()?;
             write.set_durability(durability)?;
             change(&write)?;
-            write.commit()?;
+            around(Step::IndexCommit, || write.commit())?;
             Ok(())
-        };
-        self.wrap(written())
+        })
     }
 }
 
@@ -455,112 +488,4 @@ fn failed(path: &Path, source: redb::Error) -> IndexError {
 }
 
 #[cfg(test)]
-mod tests {
-    use chalk_core::wire::BuildStatus;
-
-    use super::*;
-    use crate::builds::record::tests::build;
-
-    fn known(text: &str) -> Known {
-        Known {
-            digest: Digest::of(text.as_bytes()),
-            platform: Platform::default(),
-            size: 1,
-            layers: 2,
-            created: "2026-01-01T00:00:00Z".into(),
-        }
-    }
-
-    #[test]
-    fn everything_is_there_again_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("chalk.redb");
-        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
-        {
-            let (index, found) = Index::open(&path).unwrap();
-            assert_eq!(found, Found::Missing);
-            index.put_image(&a, &known("a")).unwrap();
-            index.put_image(&b, &known("b")).unwrap();
-            index.put_name("app:v1", Some(&a)).unwrap();
-            index.put_name("app:v2", Some(&a)).unwrap();
-            index.put_name("app:v2", Some(&b)).unwrap();
-            index.put_name("gone:x", Some(&b)).unwrap();
-            index.put_name("gone:x", None).unwrap();
-            for id in ["1", "3", "2"] {
-                index.put_build(&build(id)).unwrap();
-            }
-            let done = Build {
-                status: BuildStatus::Built,
-                ..build("3")
-            };
-            index.put_build(&done).unwrap();
-        }
-        let (index, found) = Index::open(&path).unwrap();
-        assert_eq!(found, Found::Whole);
-        assert_eq!(index.image(&a), Some(known("a")));
-        assert_eq!(index.names_of(&a), ["app:v1"]);
-        assert_eq!(index.named("app:v2"), Some(b));
-        assert_eq!(index.named("gone:x"), None);
-        let ids = |builds: Vec<Build>| builds.into_iter().map(|b| b.id).collect::<Vec<_>>();
-        assert_eq!(ids(index.builds(2, None, Some).unwrap()), ["3", "2"]);
-        let queued = |b: Build| (b.status == BuildStatus::Queued).then_some(b);
-        assert_eq!(ids(index.builds(9, None, queued).unwrap()), ["2", "1"]);
-        index.remove_builds(&["1".into()]).unwrap();
-        assert_eq!(index.build_ids().unwrap(), ["2", "3"]);
-        // A name that goes to another image is that one's only.
-        index.put_name("app:v1", Some(&b)).unwrap();
-        assert!(index.names_of(&a).is_empty());
-        assert_eq!(index.names_of(&b), ["app:v1", "app:v2"]);
-        index.put_name("app:v1", Some(&a)).unwrap();
-        index.remove_image(&b).unwrap();
-        assert_eq!((index.named("app:v2"), index.images().len()), (None, 1));
-        assert_eq!(index.names_of(&a), ["app:v1"]);
-        assert!(index.names_of(&b).is_empty());
-    }
-
-    #[test]
-    fn a_damaged_file_is_set_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("chalk.redb");
-        let check = |damage: &dyn Fn(&mut Vec<u8>)| {
-            let _ = std::fs::remove_file(&path);
-            let (index, _) = Index::open(&path).unwrap();
-            index.put_image(&Digest::of(b"a"), &known("a")).unwrap();
-            drop(index);
-            let mut bytes = std::fs::read(&path).unwrap();
-            damage(&mut bytes);
-            std::fs::write(&path, bytes).unwrap();
-            let (index, found) = Index::open(&path).unwrap();
-            assert_eq!(found, Found::Damaged);
-            assert!(index.images().is_empty());
-            index.put_image(&Digest::of(b"b"), &known("b")).unwrap();
-            assert!(path.with_extension("redb.damaged").exists());
-        };
-        check(&|bytes| bytes.clear());
-        check(&|bytes| bytes.truncate(100));
-        check(&|bytes| bytes.fill(0x5a));
-        check(&|bytes| {
-            let half = bytes.len() / 2;
-            bytes.truncate(half);
-        });
-    }
-
-    #[test]
-    fn prefixes() {
-        let dir = tempfile::tempdir().unwrap();
-        let (index, _) = Index::open(&dir.path().join("chalk.redb")).unwrap();
-        let hash = |hex: &str| format!("sha256:{hex:0<64}").parse::<Digest>().unwrap();
-        for hex in ["aaaa0000aa", "aaaa0000bb", "cc"] {
-            index.put_image(&hash(hex), &known(hex)).unwrap();
-        }
-        let check = |prefix: &str, expect: &[Digest]| {
-            assert_eq!(index.with_prefix(prefix), expect, "{prefix}");
-        };
-        check("aaaa0000", &[hash("aaaa0000aa"), hash("aaaa0000bb")]);
-        check("aaaa0000b", &[hash("aaaa0000bb")]);
-        check("cc000000", &[hash("cc")]);
-        check("dddddddd", &[]);
-        check("zz", &[]);
-        check(&"a".repeat(65), &[]);
-    }
-}
+mod tests;

@@ -18,6 +18,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use chalk_store::failpoint::{Step, around};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -451,12 +452,12 @@ fn apply(database: &Database, changes: &[&Change]) -> Result<(), redb::Error> {
             }
         }
     }
-    write.commit()?;
+    around(Step::LedgerCommit, || write.commit())?;
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[tokio::test]
@@ -495,9 +496,7 @@ mod tests {
 
     /// A disk that fails once somebody says so.
     #[derive(Debug)]
-    struct Disk(redb::backends::FileBackend);
-
-    static FAILS: AtomicBool = AtomicBool::new(false);
+    struct Disk(redb::backends::FileBackend, &'static AtomicBool);
 
     impl redb::StorageBackend for Disk {
         fn len(&self) -> std::io::Result<u64> {
@@ -513,7 +512,7 @@ mod tests {
         }
 
         fn sync_data(&self) -> std::io::Result<()> {
-            if FAILS.load(Ordering::Relaxed) {
+            if self.1.load(Ordering::Relaxed) {
                 return Err(std::io::Error::other("the disk fails"));
             }
             self.0.sync_data()
@@ -524,7 +523,11 @@ mod tests {
         }
     }
 
-    fn failing(path: &Path) -> Result<Database, redb::DatabaseError> {
+    /// A database on a disk that fails while `fails` says so.
+    pub(crate) fn failing(
+        path: &Path,
+        fails: &'static AtomicBool,
+    ) -> Result<Database, redb::DatabaseError> {
         let mut options = std::fs::OpenOptions::new();
         let file = options
             .read(true)
@@ -532,14 +535,16 @@ mod tests {
             .create(true)
             .truncate(false)
             .open(path)?;
-        let disk = Disk(redb::backends::FileBackend::new(file)?);
+        let disk = Disk(redb::backends::FileBackend::new(file)?, fails);
         redb::Builder::new().create_with_backend(disk)
     }
 
     #[tokio::test]
     async fn a_disk_that_failed_for_a_while_is_used_again() {
+        static FAILS: AtomicBool = AtomicBool::new(false);
         let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open_by(&dir.path().join("nodes.redb"), failing).unwrap();
+        let path = dir.path().join("nodes.redb");
+        let ledger = Ledger::open_by(&path, |path| failing(path, &FAILS)).unwrap();
         let put = |key: &str| Changes::new().put(Table::Nodes, key, &1);
         ledger.commit(put("before")).await.unwrap();
         FAILS.store(true, Ordering::Relaxed);

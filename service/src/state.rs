@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use chalk_store::failpoint::{Step, around};
 use serde::{Deserialize, Serialize};
 
 use crate::signing::{KEY_BYTES, SigningKey};
@@ -154,10 +155,12 @@ impl StateDir {
         let root = dir.canonicalize().map_err(|e| fault("resolve", dir, e))?;
         let lock = lock(&root)?;
         let state = Self { root, _lock: lock };
+        sweep_temporary(state.root())?;
         state.check_version()?;
         for sub in ["builds", "imports"] {
             state.make_dir(sub)?;
         }
+        sweep_temporary(&state.path("imports"))?;
         state.remove("service.json")?;
         Ok(state)
     }
@@ -307,6 +310,37 @@ fn lock(root: &Path) -> Result<File, StateError> {
     }
 }
 
+/// How the names of temporary files begin that are written beside their place.
+const TEMPORARY: &str = ".tmp";
+
+/// Removes what a process that died left of files on their way in, which lie beside their places.
+/// Nobody else may be writing there.
+///
+/// # Errors
+/// When the file system refuses.
+pub(crate) fn sweep_temporary(dir: &Path) -> Result<(), StateError> {
+    for entry in fs::read_dir(dir).map_err(|e| fault("list", dir, e))? {
+        let entry = entry.map_err(|e| fault("list", dir, e))?;
+        if !entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(TEMPORARY.as_bytes())
+        {
+            continue;
+        }
+        let path = entry.path();
+        let removed = match path.is_dir() && !path.is_symlink() {
+            true => fs::remove_dir_all(&path),
+            false => fs::remove_file(&path),
+        };
+        match removed {
+            Err(e) if !is_absent(&e) => return Err(fault("remove", path, e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Writes a whole file, mode 0600, so that its name shows the old or the new contents and never a
 /// part, whatever happens: temporary file, sync, rename, sync of the directory.
 ///
@@ -317,13 +351,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     let mut temp =
         tempfile::NamedTempFile::new_in(dir).map_err(|e| fault("make a file in", dir, e))?;
     temp.write_all(bytes)
-        .and_then(|()| temp.as_file().sync_all())
+        .and_then(|()| around(Step::StateSync, || temp.as_file().sync_all()))
         .map_err(|e| fault("write", path, e))?;
-    temp.persist(path)
+    around(Step::StateRename, || temp.persist(path))
         .map_err(|e| fault("replace", path, e.error))?;
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|e| fault("sync", dir, e))
+    around(Step::StateSyncDir, || File::open(dir)?.sync_all()).map_err(|e| fault("sync", dir, e))
 }
 
 fn fault(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> StateError {
@@ -389,6 +421,25 @@ mod tests {
         for bad in ["", "short", &format!("{}\u{e4}", "x".repeat(40))] {
             fs::write(state.path("token"), bad).unwrap();
             assert!(matches!(state.token(), Err(StateError::Token(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_a_killed_service_was_writing_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(StateDir::open(dir.path()).unwrap());
+        // As `write_atomic` makes them, and dies.
+        for at in [dir.path().to_owned(), dir.path().join("imports")] {
+            let half = tempfile::NamedTempFile::new_in(at).unwrap();
+            half.keep().unwrap();
+        }
+        let state = StateDir::open(dir.path()).unwrap();
+        for at in [state.root().to_owned(), state.path("imports")] {
+            let names = fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name());
+            let left: Vec<_> = names
+                .filter(|name| name.to_string_lossy().starts_with('.'))
+                .collect();
+            assert!(left.is_empty(), "{left:?}");
         }
     }
 

@@ -11,14 +11,16 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use chalk_core::{AnyDigest, Digest};
 use sha2::{Digest as _, Sha256};
 
+use crate::failpoint::{Step, around};
 use crate::verify::{VerifiedBlob, mismatch_or};
 
 /// What a blob store can fail with.
@@ -90,6 +92,8 @@ pub struct Blob {
 #[derive(Debug, Clone)]
 pub struct BlobStore {
     root: Arc<PathBuf>,
+    /// Whether a blob was ever set aside.
+    damaged: Arc<AtomicBool>,
 }
 
 impl BlobStore {
@@ -114,7 +118,13 @@ impl BlobStore {
             .map_err(|e| BlobError::io("resolve", dir, e))?;
         let store = Self {
             root: Arc::new(root),
+            damaged: Arc::default(),
         };
+        let dir = store.root.join("quarantine");
+        let mut aside = fs::read_dir(&dir).map_err(|e| BlobError::io("list", &dir, e))?;
+        store
+            .damaged
+            .store(aside.next().is_some(), Ordering::Relaxed);
         store.sweep_temp()?;
         Ok(store)
     }
@@ -137,6 +147,12 @@ impl BlobStore {
         self.root.join("tmp")
     }
 
+    /// Whether a blob was ever set aside because it was damaged: then what names blobs may name some
+    /// that are gone.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
     /// Whether the blob is there. Its bytes are not read.
     pub fn contains(&self, digest: impl Into<AnyDigest>) -> Result<bool> {
         Ok(self.size(digest)?.is_some())
@@ -157,7 +173,7 @@ impl BlobStore {
 
     /// Starts a new blob.
     pub fn writer(&self) -> Result<BlobWriter> {
-        let (path, file) = create_locked(&self.temp_dir(), "blob")?;
+        let (path, file) = around(Step::BlobCreate, || create_locked(&self.temp_dir(), "blob"))?;
         Ok(BlobWriter {
             store: self.clone(),
             temp: TempName(Some(path)),
@@ -171,7 +187,11 @@ impl BlobStore {
     pub fn put(&self, bytes: &[u8]) -> Result<Blob> {
         let digest = Digest::of(bytes);
         let size = bytes.len() as u64;
-        if self.size(&digest)? == Some(size) {
+        // Compared, since what is there may have rotted; then it is written anew.
+        if self.size(&digest)? == Some(size)
+            && fs::read(self.path(&digest)).is_ok_and(|there| there == bytes)
+        {
+            around(Step::BlobSyncDir, || sync_dir(&self.blob_dir()))?;
             return Ok(Blob { digest, size });
         }
         let mut writer = self.writer()?;
@@ -253,8 +273,9 @@ impl BlobStore {
             self.path(digest),
             self.root.join("quarantine").join(digest.hex()),
         );
-        match fs::rename(&from, &to) {
+        match around(Step::BlobQuarantine, || fs::rename(&from, &to)) {
             Ok(()) => {
+                self.damaged.store(true, Ordering::Relaxed);
                 tracing::warn!(%digest, kept = %to.display(), "blob is damaged, set aside");
                 Ok(())
             }
@@ -333,22 +354,26 @@ impl BlobStore {
     /// Moves a finished file under its digest's name. The file must have been verified.
     pub(crate) fn adopt(&self, file: &File, temp: &mut TempName, blob: Blob) -> Result<Blob> {
         let target = self.path(&blob.digest);
-        if self.size(&blob.digest)? == Some(blob.size) {
+        // Size alone says nothing of bytes that rotted: those are replaced.
+        if self.size(&blob.digest)? == Some(blob.size)
+            && let Ok(old) = File::open(&target)
+            && same_bytes(file, &old)
+        {
             // A collector must see that it is wanted again.
-            if let Ok(old) = File::open(&target) {
-                let _ = old.set_modified(SystemTime::now());
-            }
+            let _ = old.set_modified(SystemTime::now());
             temp.remove();
+            // Whoever gave it its name may not have come to this yet.
+            around(Step::BlobSyncDir, || sync_dir(&self.blob_dir()))?;
             return Ok(blob);
         }
         let Some(path) = temp.0.clone() else {
             return Err(BlobError::NotFound(blob.digest.into()));
         };
-        file.sync_all()
-            .map_err(|e| BlobError::io("sync", &path, e))?;
-        fs::rename(&path, &target).map_err(|e| BlobError::io("publish", &target, e))?;
+        around(Step::BlobSync, || file.sync_all()).map_err(|e| BlobError::io("sync", &path, e))?;
+        around(Step::BlobRename, || fs::rename(&path, &target))
+            .map_err(|e| BlobError::io("publish", &target, e))?;
         temp.0 = None;
-        sync_dir(&self.blob_dir())?;
+        around(Step::BlobSyncDir, || sync_dir(&self.blob_dir()))?;
         Ok(blob)
     }
 }
@@ -446,6 +471,28 @@ pub(crate) fn same_file(_: &File, path: &Path) -> bool {
 
 /// Creates `dir` and its parents; `dir` itself is for its owner only, since blobs may hold
 /// private code. An existing directory keeps its mode.
+/// Whether two files of equal length hold the same bytes; one that cannot be read does not.
+fn same_bytes(new: &File, old: &File) -> bool {
+    let compare = || -> io::Result<bool> {
+        let (mut new, mut old) = (new, old);
+        new.rewind()?;
+        let mut buffers = (vec![0; 128 * 1024], vec![0; 128 * 1024]);
+        loop {
+            let count = match new.read(&mut buffers.0) {
+                Ok(0) => return Ok(true),
+                Ok(count) => count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            old.read_exact(&mut buffers.1[..count])?;
+            if buffers.0[..count] != buffers.1[..count] {
+                return Ok(false);
+            }
+        }
+    };
+    compare().unwrap_or(false)
+}
+
 fn create_private_dir(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());

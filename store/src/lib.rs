@@ -13,6 +13,7 @@ pub mod archive;
 pub mod blobs;
 #[cfg(unix)]
 pub mod erofs;
+pub mod failpoint;
 #[cfg(unix)]
 pub mod layer;
 mod names;

@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::failpoint::{Step, around};
 use crate::layer::remove_tree;
 
 /// What the snapshot directory can fail with.
@@ -166,9 +167,10 @@ impl Snapshots {
             return Ok(());
         }
         let root = File::open(&self.root).map_err(io_error("open", &self.root))?;
-        rustix::fs::syncfs(&root).map_err(|e| io_error("sync", &self.root)(e.into()))?;
+        around(Step::SnapshotSync, || rustix::fs::syncfs(&root))
+            .map_err(|e| io_error("sync", &self.root)(e.into()))?;
         for marker in markers {
-            match fs::remove_file(&marker) {
+            match around(Step::SnapshotSettle, || fs::remove_file(&marker)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(io_error("remove", marker)(e));
                 }
@@ -287,14 +289,19 @@ impl NewSnapshot {
         remove_tree(dir.as_fd(), b"work")
             .map_err(|e| io_error("remove", path.join("work"))(e.into()))?;
         let marker = path.join(BOOT);
-        fs::write(&marker, &self.snapshots.boot).map_err(io_error("write", marker))?;
-        let renamed = rustix::fs::renameat_with(
-            rustix::fs::CWD,
-            &path,
-            rustix::fs::CWD,
-            &target,
-            rustix::fs::RenameFlags::NOREPLACE,
-        );
+        around(Step::SnapshotMark, || {
+            fs::write(&marker, &self.snapshots.boot)
+        })
+        .map_err(io_error("write", marker))?;
+        let renamed = around(Step::SnapshotRename, || {
+            rustix::fs::renameat_with(
+                rustix::fs::CWD,
+                &path,
+                rustix::fs::CWD,
+                &target,
+                rustix::fs::RenameFlags::NOREPLACE,
+            )
+        });
         match renamed {
             Ok(()) => {
                 self.path = None;

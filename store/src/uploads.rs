@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 use tokio::sync::{Mutex as Slot, OwnedMutexGuard};
 
 use crate::blobs::{Blob, BlobError, BlobStore, TempName};
+use crate::failpoint::{Step, around};
 
 /// What an upload can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -133,10 +134,9 @@ impl Uploads {
     pub fn start(&self) -> Result<UploadId> {
         let id = UploadId::random();
         let path = self.path(&id);
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        around(Step::UploadCreate, || options.open(&path))
             .map_err(|e| BlobError::io("create", path, e))?;
         Ok(id)
     }
@@ -186,7 +186,8 @@ impl Uploads {
         session.state.gone = true;
         self.forget(id);
         let path = self.path(id);
-        fs::remove_file(&path).map_err(|e| BlobError::io("remove", path, e))?;
+        around(Step::UploadCancel, || fs::remove_file(&path))
+            .map_err(|e| BlobError::io("remove", path, e))?;
         Ok(())
     }
 

@@ -31,6 +31,10 @@ use settings::Loaded;
 fn main() -> ExitCode {
     // Before any thread exists: a build step runs in a re-executed child of this program.
     chalk_sandbox::init_if_requested();
+    if let Some(points) = chalk_store::failpoint::listed() {
+        let _ = write!(std::io::stdout(), "{points}");
+        return ExitCode::from(exit::OK);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

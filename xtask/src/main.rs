@@ -16,6 +16,7 @@ mod run;
 mod simulate;
 mod stamp;
 mod suite;
+mod torture;
 mod wasm;
 mod web;
 
@@ -38,6 +39,8 @@ enum Task {
     Bench(bench::Options),
     /// Serves the API with made-up nodes, images and builds, until it is interrupted.
     Simulate(simulate::Options),
+    /// Kills, fills and damages a service at work, and checks what is left.
+    Torture(torture::Options),
     /// Records the terminal app for the documentation, and draws its pictures.
     Record,
     /// Builds the page, which the next build of `chalk` takes in.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Wasm(options) => wasm::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Simulate(options) => simulate::run(&options),
+        Task::Torture(options) => torture::run(&options),
         Task::Record => record::run(),
         Task::Web => web::run(),
         Task::Base => base::stand_in().map(|layout| println!("{}", layout.display())),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::host::{self, Package, cargo, package};
 use crate::run::{self, Failure, Result, command};
-use crate::{base, fuzz, wasm, web};
+use crate::{base, fuzz, torture, wasm, web};
 
 mod javascript;
 
@@ -50,7 +50,7 @@ struct Step {
     run: fn(&Options) -> Result<String>,
 }
 
-const STEPS: [Step; 17] = [
+const STEPS: [Step; 18] = [
     Step {
         name: "packages",
         about: "Debian packages that the suites use, and the base image",
@@ -111,6 +111,11 @@ const STEPS: [Step; 17] = [
         name: "system",
         about: "whole-system tests: real base image, pip, apt, docker, skopeo",
         run: system,
+    },
+    Step {
+        name: "torture",
+        about: "a short run of the torture: kills, failpoints, power loss, full disk, rot, network",
+        run: |_| torture::check(),
     },
     Step {
         name: "npm",

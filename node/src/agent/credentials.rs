@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use chalk_store::failpoint::{Step, around};
 use serde::{Deserialize, Serialize};
 
 /// Name of the file.
@@ -88,7 +89,7 @@ impl Credentials {
             let mut temp = tempfile::NamedTempFile::new_in(dir)?;
             temp.write_all(&serde_json::to_vec(self)?)?;
             temp.as_file().sync_all()?;
-            temp.persist(&path).map_err(|e| e.error)?;
+            around(Step::NodeCredentials, || temp.persist(&path)).map_err(|e| e.error)?;
             File::open(dir)?.sync_all()
         };
         write().map_err(|e| fault("write", path.clone(), e))

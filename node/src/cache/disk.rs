@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use chalk_core::Digest;
+use chalk_store::failpoint::{Step, around};
 use serde::{Deserialize, Serialize};
 
 use super::error::{CacheError, Result, failed};
@@ -169,17 +170,18 @@ impl Disk {
     pub(crate) fn commit_layer(&self, mut new: NewLayer, note: LayerNote) -> Result<LayerNote> {
         let dir = new.dir().to_owned();
         let path = dir.join(NOTE);
-        write_synced(&path, &serde_json::to_vec_pretty(&note).unwrap_or_default())?;
-        match note.form {
-            LayerForm::Erofs => sync(&dir.join(IMAGE))?,
+        let note_text = serde_json::to_vec_pretty(&note).unwrap_or_default();
+        around(Step::NodeLayerNote, || write_synced(&path, &note_text))?;
+        around(Step::NodeLayerSync, || match note.form {
+            LayerForm::Erofs => sync(&dir.join(IMAGE)),
             LayerForm::Directory => {
                 let file = File::open(&dir).map_err(failed("open", &dir))?;
-                rustix::fs::syncfs(&file).map_err(failed("sync", &dir))?;
+                rustix::fs::syncfs(&file).map_err(failed("sync", &dir))
             }
-        }
+        })?;
         sync(&dir)?;
         let target = self.layer_dir(&note.digest);
-        let mut named = fs::rename(&dir, &target);
+        let mut named = around(Step::NodeLayerRename, || fs::rename(&dir, &target));
         if matches!(&named, Err(e) if is_taken(e)) {
             // An eviction that failed halfway leaves a layer that the cache has forgotten.
             if let Some(there) = self.read_note(&note.digest) {
@@ -214,7 +216,10 @@ impl Disk {
         let bytes = serde_json::to_vec_pretty(record).unwrap_or_default();
         let written = write_synced(&new, &bytes)
             .and_then(|()| set_time(&new, used))
-            .and_then(|()| fs::rename(&new, &path).map_err(failed("publish", &path)));
+            .and_then(|()| {
+                let named = around(Step::NodeImage, || fs::rename(&new, &path));
+                named.map_err(failed("publish", &path))
+            });
         if written.is_err() {
             let _ = fs::remove_file(&new);
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use chalk_core::Digest;
 use chalk_core::tree::{Tree, TreeNode};
 use chalk_core::wire::{Problem, problem};
+use chalk_store::failpoint::{Step, around};
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
@@ -123,7 +124,7 @@ impl Shared {
         let permissions = std::fs::Permissions::from_mode(mode);
         file.set_permissions(permissions).await.map_err(local)?;
         file.sync_all().await.map_err(local)?;
-        new.persist(path).map_err(|error| local(error.error))?;
+        around(Step::NodeFile, || new.persist(path)).map_err(|error| local(error.error))?;
         Ok((size, taken))
     }
 

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use chalk_core::Digest;
 use chalk_core::tree::{Tree, TreeNode};
 use chalk_core::wire::{CacheItem, Problem, problem};
+use chalk_store::failpoint::{Step, around};
 use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 
 use crate::cache::{FileCache, Room};
@@ -224,7 +225,7 @@ impl Shared {
         }
         readable(&root)?;
         std::fs::File::open(&root)?.sync_all()?;
-        std::fs::rename(&root, path)?;
+        around(Step::NodeTree, || std::fs::rename(&root, path))?;
         std::fs::File::open(self.dir.join("trees"))?.sync_all()
     }
 }

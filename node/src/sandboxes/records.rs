@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use chalk_core::wire::agent::SandboxReport;
+use chalk_store::failpoint::{Step, around};
 use tokio::sync::oneshot;
 
 use super::below;
@@ -107,6 +108,6 @@ fn write(dir: &Path, report: &SandboxReport) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(&dir)?;
     file.write_all(&serde_json::to_vec(report)?)?;
     file.as_file().sync_data()?;
-    file.persist(dir.join(RECORD))?;
+    around(Step::NodeSandbox, || file.persist(dir.join(RECORD)))?;
     fs::File::open(&dir)?.sync_all()
 }

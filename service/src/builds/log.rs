@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chalk_core::wire::{Build, Event, EventKind};
+use chalk_store::failpoint::{Step, around};
 use tokio::sync::watch;
 
 /// Longest text of one log event, in bytes; longer output becomes several events.
@@ -130,7 +131,8 @@ impl EventLog {
             build: Box::new(build),
         });
         writer.flush();
-        if let Err(error) = writer.file.get_ref().sync_data() {
+        let synced = around(Step::BuildEventsSync, || writer.file.get_ref().sync_data());
+        if let Err(error) = synced {
             writer.fail(&error);
         }
         let events = writer.events;

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use chalk_core::wire::{Build, BuildStatus, Event, EventKind};
 use chalk_core::{Digest, Spec};
+use chalk_store::failpoint::{Step, around};
 use tokio_util::task::TaskTracker;
 
 use crate::catalog::{Catalog, CatalogError};
@@ -306,10 +307,10 @@ impl Builds {
                 source,
             }
         };
-        std::fs::create_dir(&dir).map_err(io("make", &dir))?;
+        around(Step::BuildDir, || std::fs::create_dir(&dir)).map_err(io("make", &dir))?;
         let path = dir.join("build.json");
         let json = serde_json::to_vec(record).unwrap_or_default();
-        std::fs::write(&path, json).map_err(io("write", &path))?;
+        around(Step::BuildRecord, || std::fs::write(&path, json)).map_err(io("write", &path))?;
         let path = self.events_path(&record.id);
         let limit = self.settings.log_limit.as_u64();
         log::EventLog::create(&path, limit).map_err(io("make", &path))
@@ -498,7 +499,7 @@ impl Builds {
         self.index.remove_builds(ids)?;
         for id in ids {
             let dir = self.build_dir(id);
-            match std::fs::remove_dir_all(&dir) {
+            match around(Step::BuildForget, || std::fs::remove_dir_all(&dir)) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(BuildsError::Io {
                         action: "remove",

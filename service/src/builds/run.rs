@@ -1,12 +1,16 @@
 //! One build from its place in the queue to its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chalk_core::wire::{Build, BuildStatus, Problem, StepState, problem};
 use futures_util::FutureExt;
 
-use super::{Builds, Live, blocking};
+use super::{Builds, BuildsError, Live, blocking};
 use crate::engine::{EngineError, Outcome};
+
+/// How long the end of a build that the disk did not take waits for the next try.
+const KEEP_PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs a build that has a place, and gives the place to the next.
 pub(super) async fn run(builds: Arc<Builds>, live: Arc<Live>) {
@@ -76,15 +80,41 @@ async fn finish(builds: &Arc<Builds>, live: &Arc<Live>, result: Result<Outcome, 
         Some(error) => tracing::info!(id = build.id, why = error.detail, "build was cancelled"),
         None => tracing::info!(id = build.id, seconds = build.seconds, "build ended"),
     }
-    let (this, log) = (builds.clone(), live.log());
-    let kept = blocking(move || {
-        log.close(build.clone());
+    let log = live.log();
+    let closed = blocking(move || {
+        log.close(build);
+        Ok(())
+    });
+    let kept = match closed.await {
+        Ok(()) => keep(builds, live).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = kept {
+        tracing::error!(id = live.id(), %error, "the end of a build cannot be kept yet");
+        builds.tasks.spawn(keep_later(builds.clone(), live.clone()));
+        return;
+    }
+    builds.queue().live.remove(live.id());
+}
+
+/// Keeps the record of a build that has ended.
+async fn keep(builds: &Arc<Builds>, live: &Arc<Live>) -> Result<(), BuildsError> {
+    let (this, build) = (builds.clone(), live.snapshot());
+    blocking(move || {
         this.index.put_build(&build)?;
         this.prune()
     })
-    .await;
-    if let Err(error) = kept {
-        tracing::error!(id = live.id(), %error, "the end of a build cannot be kept");
+    .await
+}
+
+/// Keeps it as soon as the disk takes it. Until then clients see it as it ended, and not as the
+/// index last had it, which would be on its way for ever.
+async fn keep_later(builds: Arc<Builds>, live: Arc<Live>) {
+    while !builds.queue().stopping {
+        tokio::time::sleep(KEEP_PAUSE).await;
+        if keep(&builds, &live).await.is_ok() {
+            break;
+        }
     }
     builds.queue().live.remove(live.id());
 }

@@ -265,9 +265,19 @@ impl Catalog {
             .await?;
         // Images of equal bytes may come from several specs.
         for referrer in &referrers {
-            let manifest = self.manifest(&referrer.digest.to_string()).await?;
+            // One that rotted does not count: a later build attached another.
+            let name = referrer.digest.to_string();
+            let Some(manifest) = self.regional.manifest(IMAGES, &name).await? else {
+                continue;
+            };
             for layer in &manifest::parse(&manifest)?.layers {
-                let json = self.small_blob(layer).await?;
+                let json = match self.small_blob(layer).await {
+                    Ok(json) => json,
+                    Err(error) => {
+                        tracing::warn!(%hash, %error, "a spec of an image cannot be read");
+                        continue;
+                    }
+                };
                 let Ok(spec) = serde_json::from_slice::<Spec>(&json) else {
                     continue;
                 };
@@ -321,6 +331,27 @@ impl Catalog {
         }
         let hash = *hash;
         self.indexed(move |index| index.remove_image(&hash)).await
+    }
+
+    /// Whether everything that an image is made of is there, its spec included. Its layers are not
+    /// read.
+    pub(crate) async fn is_whole(&self, hash: &Digest) -> bool {
+        let check = async {
+            let manifest = self.manifest(&hash.hex()).await?;
+            let parsed = manifest::parse(&manifest)?;
+            for part in parsed.layers.iter().chain([&parsed.config]) {
+                if !self.regional.has_blob(IMAGES, &part.digest).await? {
+                    return Ok(false);
+                }
+            }
+            self.config(&parsed).await?;
+            self.spec(hash, &manifest.digest).await?;
+            Ok::<bool, CatalogError>(true)
+        };
+        check.await.unwrap_or_else(|error| {
+            tracing::info!(%hash, %error, "image is not whole");
+            false
+        })
     }
 
     /// What manifest and config say of an image; `None` when there is none.

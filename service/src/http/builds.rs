@@ -69,6 +69,8 @@ pub(crate) async fn begin(service: &Service, request: BuildRequest) -> ApiResult
     };
     if wanted.forced_from().is_none()
         && let Some(known) = service.catalog().find(&image_hash).await?
+        // Of an image that rotted a part may have been set aside: then it is made anew.
+        && (!service.blobs().is_damaged() || service.catalog().is_whole(&image_hash).await)
     {
         if let Some(name) = &wanted.name {
             service.catalog().ensure_name(&image_hash, name).await?;

@@ -19,6 +19,8 @@ use chalk_core::AnyDigest;
 use chalk_core::any_digest::Algorithm;
 use chalk_core::reference::{is_repository, is_tag};
 
+use chalk_store::failpoint::{Step, around};
+
 use super::error::EmbeddedError;
 
 type Result<T> = std::result::Result<T, EmbeddedError>;
@@ -122,9 +124,9 @@ impl Layout {
         let mut file = tempfile::NamedTempFile::new_in(self.root.join("tmp"))
             .map_err(EmbeddedError::io("create a file for", path))?;
         file.write_all(bytes)
-            .and_then(|()| file.as_file().sync_all())
+            .and_then(|()| around(Step::LinkSync, || file.as_file().sync_all()))
             .map_err(EmbeddedError::io("write", path))?;
-        file.persist(path)
+        around(Step::LinkRename, || file.persist(path))
             .map_err(|e| EmbeddedError::io("publish", path)(e.error))?;
         sync_parent(path)
     }
@@ -135,7 +137,8 @@ impl Layout {
             return Ok(());
         }
         self.make_parent(path)?;
-        File::create(path).map_err(EmbeddedError::io("create", path))?;
+        around(Step::LinkTouch, || File::create(path))
+            .map_err(EmbeddedError::io("create", path))?;
         sync_parent(path)
     }
 
@@ -196,7 +199,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 
 /// Removes a file, durably; `false` when it was not there.
 pub(super) fn remove(path: &Path) -> Result<bool> {
-    match fs::remove_file(path) {
+    match around(Step::LinkRemove, || fs::remove_file(path)) {
         Ok(()) => {
             sync_parent(path)?;
             Ok(true)
@@ -235,6 +238,6 @@ fn sync_parent(path: &Path) -> Result<()> {
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {
-    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    let synced = around(Step::LinkSyncDir, || File::open(dir)?.sync_all());
     synced.map_err(EmbeddedError::io("sync", dir))
 }

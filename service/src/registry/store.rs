@@ -7,6 +7,7 @@ use bytes::Bytes;
 use chalk_core::AnyDigest;
 use chalk_core::any_digest::Algorithm;
 use chalk_core::reference::is_tag;
+use chalk_store::failpoint::{Step, around};
 use chalk_store::registry::MANIFEST_LIMIT;
 use chalk_store::{BlobError, BlobStore};
 
@@ -157,17 +158,23 @@ impl Registry {
         let _turn = self.change();
         self.check_condition(repository, push.name, &push.condition)?;
         self.check_parts(repository, &content)?;
-        match digest.algorithm() {
-            Algorithm::Sha256 => self.inner.blobs.put(push.bytes)?,
-            Algorithm::Sha512 => self.inner.blobs.put_as(push.bytes, &digest)?,
-        };
+        around(Step::ManifestBlob, || match digest.algorithm() {
+            Algorithm::Sha256 => self.inner.blobs.put(push.bytes),
+            Algorithm::Sha512 => self.inner.blobs.put_as(push.bytes, &digest),
+        })?;
         // What makes the manifest visible comes after all that must be there with it.
         let size = push.bytes.len() as u64;
-        referrers::add(layout, repository, &digest, size, &content)?;
+        around(Step::ManifestReferrer, || {
+            referrers::add(layout, repository, &digest, size, &content)
+        })?;
         let link = layout.manifest(repository, &digest)?;
-        write_if_other(layout, &link, content.media_type.as_bytes())?;
+        around(Step::ManifestLink, || {
+            write_if_other(layout, &link, content.media_type.as_bytes())
+        })?;
         for tag in tags {
-            write_if_other(layout, &tag, digest.to_string().as_bytes())?;
+            around(Step::ManifestTag, || {
+                write_if_other(layout, &tag, digest.to_string().as_bytes())
+            })?;
         }
         Ok(Kept {
             digest,

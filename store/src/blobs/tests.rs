@@ -41,6 +41,25 @@ fn wrong_bytes_get_no_name() {
 }
 
 #[test]
+fn what_rotted_is_mended_by_whoever_brings_it_again() {
+    let (_dir, store) = store();
+    let digest = Digest::of(b"hello");
+    let by_put = |store: &BlobStore| store.put(b"hello").unwrap();
+    let by_reader = |store: &BlobStore| {
+        let expected = Some(Digest::of(b"hello"));
+        store.put_reader(&b"hello"[..], expected).unwrap()
+    };
+    for bring in [by_put as fn(&BlobStore) -> Blob, by_reader] {
+        store.put(b"hello").unwrap();
+        // Rot leaves the length as it was, and nobody has read it yet.
+        fs::write(store.path(&digest), b"hellO").unwrap();
+        bring(&store);
+        assert_eq!(store.read_small(&digest, 10).unwrap(), b"hello");
+        assert_eq!(temp_files(&store), 0);
+    }
+}
+
+#[test]
 fn damage_is_found_and_set_aside() {
     let (_dir, store) = store();
     for damage in [&b"hellO"[..], b"hell", b"hello!", b""] {

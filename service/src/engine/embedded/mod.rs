@@ -44,6 +44,7 @@ use super::{Compression, Engine, EngineError, EventSink, Job, Outcome};
 use crate::bases::Bases;
 use crate::registry::Regional;
 use crate::settings::Installer;
+use crate::state::sweep_temporary;
 
 use caches::Caches;
 use install::uv::UvTool;
@@ -148,6 +149,9 @@ impl EmbeddedEngine {
         };
         for part in ["steps", "tools", "caches", "empty"] {
             std::fs::create_dir_all(dir.join(part)).map_err(|e| failed("make", e.to_string()))?;
+        }
+        for part in ["steps", "tools"] {
+            sweep_temporary(&dir.join(part)).map_err(|e| failed("tidy", e.to_string()))?;
         }
         let scratch = dir.join("scratch");
         scratch::sweep(&scratch)?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use chalk_core::Digest;
 use chalk_core::config::ImageConfig;
 use chalk_store::Blob;
+use chalk_store::failpoint::{Side, Step, pass};
 use chalk_store::layer::{Limits, recompress};
 
 use super::build::Build;
@@ -44,9 +45,11 @@ impl<'a> Build<'a> {
                 *layer = self.recompressed(layer).await?;
             }
         }
+        pass(Step::ImageLayers, Side::Before);
         for layer in &layers {
             self.pusher.push(IMAGES, &layer.blob()).await?;
         }
+        pass(Step::ImageLayers, Side::After);
         let platform = &self.job.spec.platform;
         let file = ImageFile {
             created: Some(CREATED.to_owned()),
@@ -78,12 +81,16 @@ impl<'a> Build<'a> {
         let manifest = serde_json::to_vec(&manifest).map_err(|e| storage(doing, &e))?;
         let subject = Descriptor::of(oci::MANIFEST, &manifest);
         // Before the image has its name, so that whoever finds it finds its spec.
+        pass(Step::ImageSpec, Side::Before);
         self.attach_spec(&subject).await?;
+        pass(Step::ImageSpec, Side::After);
         if self.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
         let tag = self.job.image_hash.hex();
+        pass(Step::ImagePut, Side::Before);
         self.put_manifest(&tag, manifest).await?;
+        pass(Step::ImagePut, Side::After);
         Ok(Outcome {
             manifest: subject.digest,
             size,
@@ -102,9 +109,11 @@ impl<'a> Build<'a> {
         let doing = "attach the spec to the image";
         let regional = &self.shared.regional;
         let attached = regional.referrers(IMAGES, &subject.digest, Some(SPEC_TYPE));
-        // Built before, to the byte.
-        if !attached.await.map_err(|e| storage(doing, &e))?.is_empty() {
-            return Ok(());
+        // Built before, to the byte; unless what was attached then has rotted.
+        for attached in attached.await.map_err(|e| storage(doing, &e))? {
+            if self.is_readable(&attached.digest).await? {
+                return Ok(());
+            }
         }
         let spec = self.document(SPEC_TYPE, &self.job.spec).await?;
         let empty = self
@@ -119,6 +128,25 @@ impl<'a> Build<'a> {
         let manifest = serde_json::to_vec(&manifest).map_err(|e| storage(doing, &e))?;
         let name = Digest::of(&manifest).to_string();
         self.put_manifest(&name, manifest).await
+    }
+
+    /// Whether a manifest of the images' repository and the blobs that it names are there.
+    async fn is_readable(&self, digest: &Digest) -> Result<bool, EngineError> {
+        let (doing, regional) = ("look at the spec of an image", &self.shared.regional);
+        let found = regional.manifest(IMAGES, &digest.to_string()).await;
+        let Some(found) = found.map_err(|e| storage(doing, &e))? else {
+            return Ok(false);
+        };
+        let Ok(manifest) = serde_json::from_slice::<Manifest>(&found.bytes) else {
+            return Ok(false);
+        };
+        for part in manifest.layers.iter().chain([&manifest.config]) {
+            let there = regional.has_blob(IMAGES, &part.digest).await;
+            if !there.map_err(|e| storage(doing, &e))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Stores a JSON document as a blob of the images' repository.

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use chalk_core::{Digest, Platform};
+use chalk_store::failpoint::{Side, Step, around, pass};
 use chalk_store::layer::PackedLayer;
 use chalk_store::registry::Progress;
 use chalk_store::{Blob, BlobStore};
@@ -211,10 +212,12 @@ impl StepCache {
             .push_blob(STEPS, &blob, &self.blobs, &none)
             .await;
         pushed.map_err(|e| failed(doing, &e))?;
+        pass(Step::StepPut, Side::Before);
         self.regional
             .put_manifest(STEPS, &key.hex(), oci::MANIFEST, manifest.into())
             .await
             .map_err(|e| failed(doing, &e))?;
+        pass(Step::StepPut, Side::After);
         self.remember(key, entry).await;
         Ok(())
     }
@@ -265,7 +268,7 @@ impl StepCache {
         let written = tokio::task::spawn_blocking(move || {
             let mut file = tempfile::NamedTempFile::new_in(&dir)?;
             file.write_all(&bytes)?;
-            file.persist(&path).map_err(|e| e.error)
+            around(Step::StepNote, || file.persist(&path)).map_err(|e| e.error)
         });
         if let Ok(Err(error)) = written.await {
             tracing::warn!(%error, "a note of the step cache cannot be written");
