@@ -3,6 +3,7 @@
 mod node;
 mod sandbox;
 mod token;
+mod verify;
 mod warm;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use node::{Agent, Cache, Node, NodeCommand, Prewarm, Token};
 pub(crate) use sandbox::{Exec, Network, Process, Run, Sandbox};
 pub(crate) use token::ClientToken;
+pub(crate) use verify::Verify;
 pub(crate) use warm::Warm;
 
 /// Build and cache container images for compute workloads.
@@ -62,7 +64,7 @@ impl App {
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the build or warm failed, or the sandbox could not go on
+  1    the build or warm failed, images differ (verify), or the sandbox could not go on
   2    bad usage or bad spec
   3    service, registry or node not reachable, or it refused
   4    not found or ambiguous
@@ -190,6 +192,8 @@ pub(crate) enum Image {
         /// Hash prefix or name
         image: String,
     },
+    /// Build an image anew and compare it with the published one, file by file
+    Verify(Verify),
     /// Print the log of a build
     Logs {
         /// Build id, or hash prefix or name of its image

@@ -146,6 +146,7 @@ async fn with_server(command: Image, server: &Server, json: bool) -> Result<(), 
         Image::Lock(lock) => commands::declare::lock(server, &lock, json).await,
         Image::Ls { name } => commands::images::ls(server, name.as_deref(), json).await,
         Image::Show { image } => commands::images::show(server, &image, json).await,
+        Image::Verify(verify) => commands::verify::verify(server, &verify, json).await,
         Image::Logs {
             build,
             step,

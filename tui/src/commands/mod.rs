@@ -16,6 +16,7 @@ pub(crate) mod serve;
 mod subject;
 pub(crate) mod tokens;
 pub(crate) mod upload;
+pub(crate) mod verify;
 pub(crate) mod warm;
 pub(crate) mod warms;
 pub(crate) mod web;

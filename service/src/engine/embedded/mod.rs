@@ -25,6 +25,7 @@ mod scratch;
 mod stage;
 mod steps;
 mod surroundings;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use chalk_core::wire::Stream;
 use chalk_sandbox::{Contents, Mount, Network, Root, RunSpec, SandboxError, Status, User};
 use tokio_util::sync::CancellationToken;
 
-use super::caches::CacheDir;
+use super::caches::{CacheDir, Caches};
 use super::chain::Chain;
 use super::install::install;
 use super::output::StepLog;
@@ -97,6 +97,8 @@ impl Call {
 /// Runs the processes of one step in one root.
 pub(super) struct Runner<'a> {
     pub(super) shared: &'a Shared,
+    /// Cache directories that outlive the step.
+    pub(super) caches: &'a Caches,
     pub(super) job: &'a Job,
     pub(super) cancel: &'a CancellationToken,
     /// The state below the step.
@@ -282,8 +284,8 @@ impl Runner<'_> {
                 gid,
                 from,
             } => {
-                let shared = self.shared;
-                let cache = self.wait_for(shared.caches.mount(id, *sharing)).await??;
+                let all = self.caches;
+                let cache = self.wait_for(all.mount(id, *sharing)).await??;
                 if cache.fresh() {
                     let filled = cache.path().to_owned();
                     if let Some((stage, path)) = from {
@@ -393,8 +395,9 @@ impl Runner<'_> {
     /// When it cannot be made.
     pub(super) async fn shared_cache(&self, tool: &str, user: &str) -> Result<PathBuf, StepError> {
         let owner = self.chain.user(user).map_err(StepError::failed)?;
-        let caches = &self.shared.caches;
-        Ok(caches.tool(tool, &self.chain.base_key(), owner.uid, owner.gid)?)
+        Ok(self
+            .caches
+            .tool(tool, &self.chain.base_key(), owner.uid, owner.gid)?)
     }
 
     /// The same for a tool that needs it for itself; waits until it is free.
@@ -407,8 +410,8 @@ impl Runner<'_> {
         user: &str,
     ) -> Result<CacheDir, StepError> {
         let path = self.shared_cache(tool, user).await?;
-        let shared = self.shared;
-        self.wait_for(shared.caches.lock(path)).await
+        let caches = self.caches;
+        Ok(self.wait_for(caches.lock(path)).await?)
     }
 
     /// Waits for what others hold. The time does not count against the step's limit.

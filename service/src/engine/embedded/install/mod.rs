@@ -3,6 +3,7 @@
 //! are mounted for the time of the step and never part of a layer.
 
 mod requirements;
+mod tidy;
 pub(super) mod uv;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use chalk_core::lower::{Install, Installer};
 use chalk_sandbox::Mount;
 use serde::Deserialize;
 
+use super::chain::blocking;
 use super::run::{Call, Runner, StepError};
 use super::surroundings::{PRIVATE_DIR, file};
 use crate::settings;
@@ -24,6 +26,10 @@ const OLDEST_PYTHON: (u32, u32) = (3, 8);
 const REQUIREMENTS: &str = "/run/chalk/requirements.txt";
 const UV_DIR: &str = "/run/chalk/uv";
 const CACHE_DIR: &str = "/run/chalk/cache";
+/// Variable that dates files (<https://reproducible-builds.org/specs/source-date-epoch/>).
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// 1980-01-01, the first day that a zip archive can hold.
+const EPOCH: i64 = 315_532_800;
 /// Installers leave locks and half-built wheels in their temporary directory.
 const TEMP_DIR: &str = "/run/chalk/tmp";
 
@@ -67,8 +73,34 @@ struct Python {
 /// When the installer is missing or fails.
 pub(super) async fn install(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepError> {
     match install.installer {
-        Installer::Apt => apt(runner, install).await,
-        Installer::Pip | Installer::Uv => python(runner, install).await,
+        Installer::Apt => apt(runner, install).await?,
+        Installer::Pip | Installer::Uv => python(runner, install).await?,
+    }
+    let (upper, epoch) = (runner.upper.clone(), epoch(&install.env));
+    blocking(move || tidy::tidy(&upper, epoch)).await
+}
+
+/// The latest time that files of an install have: what the spec says, else [`EPOCH`].
+fn epoch(env: &[(String, String)]) -> i64 {
+    let told = env.iter().find(|(name, _)| name == SOURCE_DATE_EPOCH);
+    let told = told.and_then(|(_, value)| value.parse().ok());
+    told.filter(|epoch| *epoch >= 0).unwrap_or(EPOCH)
+}
+
+/// Has installers leave the same files behind whenever they install the same packages.
+fn reproducibly(call: &mut Call) {
+    let fixed = [
+        // Python compiles to checked-hash `.pyc` where this is set (PEP 552), which hold no time.
+        (SOURCE_DATE_EPOCH, EPOCH.to_string()),
+        // Else what installers happen to import is compiled along, by its time.
+        ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),
+        // Before Python 3.11 the order of sets went into bytecode.
+        ("PYTHONHASHSEED", "0".to_owned()),
+    ];
+    for (name, value) in fixed {
+        if !call.env.iter().any(|(other, _)| other == name) {
+            call.set(name, &value);
+        }
     }
 }
 
@@ -82,6 +114,7 @@ async fn apt(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepError
     {
         call.set("DEBIAN_FRONTEND", "noninteractive");
     }
+    reproducibly(&mut call);
     // apt locks its directories and fails when it cannot.
     let cache = runner.exclusive_cache("apt", &install.user).await?;
     call.mounts.push(bind(cache.path(), CACHE_DIR, false));
@@ -127,6 +160,7 @@ async fn python(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepEr
             call.set("UV_LINK_MODE", "copy");
             call.set("UV_PYTHON_DOWNLOADS", "never");
             call.set("UV_NO_PROGRESS", "1");
+            call.set("PYC_INVALIDATION_MODE", "CHECKED_HASH");
             if install.installer == Installer::Pip {
                 call.set("UV_NO_CONFIG", "1");
             }
@@ -165,6 +199,7 @@ async fn python(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepEr
             call
         }
     };
+    reproducibly(&mut call);
     call.set("TMPDIR", TEMP_DIR);
     call.mounts.push(bind(runner.temp_dir()?, TEMP_DIR, false));
     call.mounts.extend(requirements);
