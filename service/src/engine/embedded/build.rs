@@ -82,6 +82,7 @@ pub(super) async fn build(
             _ => Ok(None),
         })
         .collect::<Result<Vec<_>, _>>()?;
+    check_rights(&lowered)?;
     check_files(shared, &lowered).await?;
     let steps = listed(&job.spec);
     events.emit(EventKind::Started {
@@ -180,6 +181,31 @@ async fn base_images(
             Ok(found.into_iter().map(|base| (base.digest, base)).collect())
         }
         () = cancel.cancelled() => Err(EngineError::Cancelled),
+    }
+}
+
+/// Checks that this user may carry the stages out: processes need an isolated root, and layers of
+/// bases hold files of many owners.
+fn check_rights(lowered: &Lowered) -> Result<(), EngineError> {
+    let user = rustix::process::geteuid();
+    if user.is_root() {
+        return Ok(());
+    }
+    let mut needs_root = lowered
+        .stages
+        .iter()
+        .any(|stage| matches!(stage.base, StageBase::Image(_)));
+    for op in lowered.stages.iter().flat_map(|stage| &stage.ops) {
+        visit(&op.action, &mut |action| {
+            needs_root |= matches!(action, Action::Run(_) | Action::Install(_));
+        });
+    }
+    match needs_root {
+        false => Ok(()),
+        true => Err(EngineError::Host(format!(
+            "builds need root, and this service runs as user {}: start `chalk serve` as root and set `server` (--server, CHALK_API_SERVER) to its address; `chalk doctor` says what else this user lacks",
+            user.as_raw()
+        ))),
     }
 }
 

@@ -12,6 +12,7 @@ mod chain;
 mod copy;
 mod download;
 mod files;
+mod groups;
 mod install;
 mod join;
 mod layers;
@@ -47,6 +48,8 @@ use crate::registry::Regional;
 use crate::settings::Installer;
 
 use caches::Caches;
+use groups::Groups;
+pub use groups::StepLimits;
 use install::uv::UvTool;
 use layers::LayerDirs;
 use steps::StepCache;
@@ -73,6 +76,8 @@ pub struct EngineSettings {
     pub compression: Compression,
     /// Longest that one step may run.
     pub step_timeout: Duration,
+    /// What the processes of one step may use at most.
+    pub limits: StepLimits,
     /// Steps that run at once, over all builds.
     pub parallel: usize,
     /// Python package index (PEP 503) that uv itself is fetched from.
@@ -91,6 +96,7 @@ impl EngineSettings {
             installer: build.installer,
             compression: build.compression,
             step_timeout: build.step_timeout,
+            limits: StepLimits::new(build),
             parallel: build.parallel,
             python_index: index
                 .into_iter()
@@ -117,6 +123,7 @@ struct Shared {
     dirs: LayerDirs,
     steps: StepCache,
     caches: Caches,
+    groups: Groups,
     uv: UvTool,
     /// Places for running steps.
     slots: Semaphore,
@@ -162,6 +169,7 @@ impl EmbeddedEngine {
             dirs: LayerDirs::new(snapshots),
             steps: StepCache::new(dir.join("steps"), Arc::clone(&regional), blobs.clone()),
             caches: Caches::new(dir.join("caches")),
+            groups: Groups::begin(dir, settings.limits),
             uv: UvTool::new(
                 dir.join("tools"),
                 &settings.python_index,

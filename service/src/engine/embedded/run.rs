@@ -157,7 +157,9 @@ impl Runner<'_> {
     /// # Errors
     /// When it cannot be started or ends with another code than 0.
     pub(super) async fn run(&mut self, call: Call) -> Result<(), StepError> {
-        let spec = self.spec(call)?;
+        let mut spec = self.spec(call)?;
+        let group = self.shared.groups.make()?;
+        spec.cgroups = group.directories();
         let log = &mut self.log;
         let mut sink = |stream: chalk_sandbox::Stream, bytes: &[u8]| {
             let stream = match stream {
@@ -166,16 +168,26 @@ impl Runner<'_> {
             };
             log.write(stream, bytes);
         };
-        let exit = chalk_sandbox::run(&spec, &mut sink, self.cancel)
-            .await
-            .map_err(|e| sandbox_failure(&e))?;
+        let exit = chalk_sandbox::run(&spec, &mut sink, self.cancel).await;
+        let cause = self.shared.groups.cause(&group.end().await);
+        let exit = exit.map_err(|e| sandbox_failure(&e))?;
         let code = exit.status.shell_code();
+        let because = cause.as_ref().map(|cause| format!("; {cause}"));
+        let because = because.unwrap_or_default();
         let message = match exit.status {
-            Status::Code(0) => return Ok(()),
+            Status::Code(0) => {
+                // A part of it may have died unnoticed.
+                if let Some(cause) = cause {
+                    self.log.note(&format!("the step went on although {cause}"));
+                }
+                return Ok(());
+            }
             Status::Cancelled => return Err(StepError::Cancelled),
-            Status::Code(code) => format!("exit code {code}"),
-            Status::Signal(9) => "killed (signal 9); did it run out of memory?".to_owned(),
-            Status::Signal(signal) => format!("ended by signal {signal}"),
+            Status::Code(code) => format!("exit code {code}{because}"),
+            Status::Signal(9) if cause.is_none() => {
+                "killed (signal 9); did the machine run out of memory?".to_owned()
+            }
+            Status::Signal(signal) => format!("ended by signal {signal}{because}"),
             Status::TimedOut => format!(
                 "stopped at the time limit of {} s (setting `build.step_timeout`)",
                 self.shared.settings.step_timeout.as_secs()
@@ -193,7 +205,9 @@ impl Runner<'_> {
     /// # Errors
     /// When the sandbox fails, or the build is cancelled.
     pub(super) async fn capture(&mut self, call: Call) -> Result<Option<Vec<u8>>, StepError> {
-        let spec = self.spec(call)?;
+        let mut spec = self.spec(call)?;
+        let group = self.shared.groups.make()?;
+        spec.cgroups = group.directories();
         let (mut out, mut all) = (Vec::new(), Vec::new());
         let mut sink = |stream: chalk_sandbox::Stream, bytes: &[u8]| {
             let take = |buffer: &mut Vec<u8>| {
@@ -205,7 +219,9 @@ impl Runner<'_> {
                 take(&mut out);
             }
         };
-        match chalk_sandbox::run(&spec, &mut sink, self.cancel).await {
+        let exit = chalk_sandbox::run(&spec, &mut sink, self.cancel).await;
+        group.end().await;
+        match exit {
             Ok(exit) if exit.status == Status::Cancelled => Err(StepError::Cancelled),
             Ok(exit) if exit.status.success() => Ok(Some(out)),
             Ok(_) => Ok(Some(all)),
