@@ -75,6 +75,13 @@ A sandbox passes its own code on.
 Settings come from flags, then CHALK_* variables, then --config FILE, then defaults;
 `chalk config show` prints each with where it came from.";
 
+const DOCTOR: &str = "\
+Looks at the kernel, overlay and EROFS, namespaces, control groups, the disk of the state directory,
+the registry, the clock, proxies and certificates, for the user who runs it. Changes nothing: what it
+tries is gone when it ends.
+
+Exit codes: 0 nothing failed (there may be warnings); 1 something fails.";
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Directory of the service's state [default: XDG state directory, /var/lib/chalk as root]
@@ -114,6 +121,9 @@ pub(crate) enum Command {
     /// Tokens of people and programs that use the service
     #[command(subcommand)]
     Token(ClientToken),
+    /// Check whether this host can build and run images, and say what to change
+    #[command(after_help = DOCTOR)]
+    Doctor,
     /// Settings
     #[command(subcommand)]
     Config(Config),

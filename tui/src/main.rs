@@ -91,6 +91,10 @@ async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
     match command {
         Command::Serve(serve) => commands::serve::serve(loaded, &serve).await,
         Command::Web => commands::web::web(loaded, json).await,
+        Command::Doctor => {
+            quiet_logs();
+            commands::doctor::doctor(loaded, json).await
+        }
         Command::Config(cli::Config::Show) => commands::config::show(loaded, json),
         Command::Config(cli::Config::Check { file }) => {
             commands::config::check(file.as_deref(), json)

@@ -6,6 +6,7 @@ mod caches;
 pub(crate) mod compare;
 pub(crate) mod config;
 pub(crate) mod declare;
+pub(crate) mod doctor;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod logs;
