@@ -17,13 +17,16 @@ use libtest_mimic::{Arguments, Trial};
 mod app;
 mod app_terminal;
 mod bases;
+mod build_limits;
 mod caches;
 mod commands;
 mod concurrency;
 mod copies;
 mod declarations;
 mod dockerfiles;
+mod doctor;
 mod durability;
+mod escapes;
 mod failures;
 mod flow;
 mod formats;
@@ -42,6 +45,7 @@ mod secrets;
 mod simulator;
 mod terminals;
 mod tokens;
+mod verify;
 mod warms;
 
 /// Name and body of a test.
@@ -55,9 +59,10 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 29] = [
+    let modules: [(&str, &[Test]); 33] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
+        ("verify", verify::TESTS),
         ("restarts", restarts::TESTS),
         ("pulls", pulls::TESTS),
         ("warms", warms::TESTS),
@@ -75,9 +80,12 @@ fn main() -> ExitCode {
         ("layers", layers::TESTS),
         ("concurrency", concurrency::TESTS),
         ("bases", bases::TESTS),
+        ("build_limits", build_limits::TESTS),
+        ("doctor", doctor::TESTS),
         ("commands", commands::TESTS),
         ("copies", copies::TESTS),
         ("declarations", declarations::TESTS),
+        ("escapes", escapes::TESTS),
         ("failures", failures::TESTS),
         ("formats", formats::TESTS),
         ("hashes", hashes::TESTS),
