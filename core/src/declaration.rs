@@ -230,7 +230,7 @@ mod tests {
             "[[step]]\nforce = true\n",
             "image.toml:3:1: step[0]: says nothing to do; add one of pip_install, \
              pip_install_from_requirements, uv_pip_install, uv_pip_install_from_requirements, \
-             apt_install, run_commands, dockerfile_commands, add_local_file, add_local_dir",
+             uv_sync, apt_install, run_commands, dockerfile_commands, add_local_file, add_local_dir",
         );
         toml(
             "[[step]]\nadd_local_file = { src = \"a\", dest = \"b/a\", strategy = \"copy\" }\n",

@@ -28,11 +28,13 @@ use crate::upload::Upload;
 
 pub(crate) mod calls;
 mod from_spec;
+pub(crate) mod project;
 mod requirements;
 mod resolve;
 
 use calls::{Call, Installer};
 pub use calls::{DockerfileOptions, LocalOptions, StepOptions, Strategy, Texts};
+pub use project::UvSyncOptions;
 
 /// A declared image. Every method gives a new image and leaves its receiver as it was; an image and
 /// those made from it share structure, so a call costs the same however long the chain is.

@@ -67,17 +67,19 @@ pub fn base_key(base: Option<&BaseImage>, platform: &Platform) -> Digest {
 
 /// Key of a spec's step that follows `prev`.
 ///
-/// An install runs from `/` and leaves `workdir` out; a copy depends on nothing around it and
+/// An install runs from `/` and leaves `workdir` out, save a `uv_sync` that names no directory of its
+/// own; a copy depends on nothing around it and
 /// leaves `env`, `user` and `workdir` out.
 pub fn step_key(prev: &Digest, step: &Step, around: Surroundings<'_>) -> Digest {
     let mut fields = vec![
         ("prev", Json::digest(prev)),
         ("step", step.document(Form::Canonical)),
     ];
-    let (sees_env, sees_workdir) = match step.kind {
+    let (sees_env, sees_workdir) = match &step.kind {
         StepKind::PipInstall { .. }
         | StepKind::UvPipInstall { .. }
         | StepKind::AptInstall { .. } => (true, false),
+        StepKind::UvSync(project) => (true, project.workdir.is_none()),
         StepKind::AddFile { .. } | StepKind::AddDir { .. } => (false, false),
         StepKind::Run { .. } | StepKind::Dockerfile(_) => (true, true),
     };

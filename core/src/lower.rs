@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::Digest;
 use crate::config::ImageConfig;
-use crate::spec::StageBase;
+use crate::spec::{StageBase, UvProject};
 
 mod build;
 mod chmod;
@@ -192,10 +192,8 @@ pub enum Sharing {
 /// A typed install.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Install {
-    /// Which installer was asked for.
-    pub installer: Installer,
-    /// Requirements, options or package names.
-    pub packages: Vec<String>,
+    /// What is installed.
+    pub what: Installed,
     /// Whole environment of the step.
     pub env: Vec<(String, String)>,
     /// `user[:group]`; empty is root.
@@ -204,7 +202,21 @@ pub struct Install {
     pub secrets: BTreeSet<String>,
 }
 
-/// Which installer a typed install names.
+/// What an [`Install`] installs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Installed {
+    /// Requirements, options or package names.
+    Packages(Installer, Vec<String>),
+    /// What the lockfile of a project lists (`uv_sync`), into an environment of its own.
+    Project {
+        /// The project.
+        project: UvProject,
+        /// Its absolute directory in the root, made if absent.
+        dir: String,
+    },
+}
+
+/// Which installer a list of packages is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Installer {
     /// `pip_install`: by uv where it can, else by pip.

@@ -218,6 +218,13 @@ fn normal_name(name: &str) -> String {
     out
 }
 
+/// The normal form of a text that is the name of an extra and nothing else.
+pub(crate) fn extra_name(text: &str) -> Option<String> {
+    let mut s = Scanner { rest: text };
+    let name = s.identifier().filter(|_| s.rest.is_empty());
+    name.map(normal_name)
+}
+
 fn extras<'t>(s: &mut Scanner<'t>) -> Result<Vec<&'t str>, Expected> {
     let mut extras = Vec::new();
     s.blanks();

@@ -97,6 +97,20 @@ impl JsonSchema for Step {
                 },
                 {
                     "type": "object",
+                    "required": ["kind", "pyproject", "lock"],
+                    "properties": {
+                        "kind": { "const": "uv_sync" },
+                        "pyproject": digest,
+                        "lock": digest,
+                        "extras": texts,
+                        "workdir": text,
+                        "env": text_map,
+                        "secrets": texts,
+                        "force": { "type": "boolean" },
+                    },
+                },
+                {
+                    "type": "object",
                     "required": ["kind", "command"],
                     "properties": {
                         "kind": { "const": "run" },

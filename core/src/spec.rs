@@ -10,10 +10,12 @@ use crate::{Digest, Platform, Reference};
 
 pub mod check;
 pub(crate) mod document;
+pub(crate) mod project;
 pub(crate) mod read;
 mod warnings;
 
 use document::Form;
+pub use project::UvProject;
 
 /// Name of the document format that is hashed.
 pub const SCHEMA: &str = "chalk.image/v1";
@@ -140,6 +142,8 @@ pub enum StepKind {
         /// Requirements and options.
         packages: Vec<String>,
     },
+    /// `uv_sync`: what the lockfile of a project lists, by uv, in an environment of its own.
+    UvSync(UvProject),
     /// `apt_install`: Debian packages, sorted.
     AptInstall {
         /// Package names, `name=version` allowed.
@@ -313,6 +317,7 @@ impl Step {
             | StepKind::AptInstall { packages } => {
                 one_line(&format!("{} {}", self.kind.word(), packages.join(" ")))
             }
+            StepKind::UvSync(project) => one_line(&project.with_extras("uv_sync")),
             StepKind::Run { command } => one_line(&format!("RUN {command}")),
             StepKind::AddFile { dest, .. } | StepKind::AddDir { dest, .. } => {
                 one_line(&format!("{} {dest}", self.kind.word()))
@@ -335,6 +340,7 @@ impl StepKind {
         match self {
             Self::PipInstall { .. } => "pip_install",
             Self::UvPipInstall { .. } => "uv_pip_install",
+            Self::UvSync(_) => "uv_sync",
             Self::AptInstall { .. } => "apt_install",
             Self::Run { .. } => "run",
             Self::AddFile { .. } => "add_file",

@@ -44,11 +44,14 @@
 //! | `GET /v1/warms/{id}/events` | `Last-Event-ID` or `?after=` | server-sent [`WarmEvent`]s |
 //! | `POST /v1/sandboxes` | [`SandboxRequest`] | [`SandboxReply`] |
 //! | `GET /v1/sandboxes?all=&node=&image=` | | `[`[`Sandbox`]`]`, newest first; only living ones unless `all=true` |
-//! | `GET /v1/sandboxes/{id}` | unique prefix of an identifier | [`Sandbox`] |
+//! | `GET /v1/sandboxes/{id}` | unique prefix of an identifier, or the name of a living one | [`Sandbox`] |
 //! | `POST /v1/sandboxes/{id}/stop` | [`StopRequest`] | [`Sandbox`] when it has ended |
 //! | `DELETE /v1/sandboxes/{id}?force=` | | 204; a living one only with `force=true` |
 //! | `POST /v1/sandboxes/{id}/exec` | [`ExecRequest`] | [`SandboxProcess`] |
 //! | `GET /v1/sandboxes/{id}/processes/{process}/output` | `?follow=`, `Last-Event-ID` or `?after=` | server-sent [`OutputEvent`]s; the end of the process is told whatever `after` says |
+//! | `GET /v1/sandboxes/{id}/processes` | | `[`[`ProcessStatus`]`]`, without `main` |
+//! | `GET /v1/sandboxes/{id}/files?path=` | | the bytes of the file |
+//! | `PUT /v1/sandboxes/{id}/files?path=&mode=` | the bytes; mode in octal | [`FileWritten`] |
 //! | `POST .../processes/{process}/input?close=` | the bytes | 204 when they are taken |
 //! | `POST .../processes/{process}/resize` | [`TerminalSize`] | 204 |
 //! | `POST .../processes/{process}/signal` | [`SignalRequest`] | 204 |
@@ -77,9 +80,9 @@ pub use nodes::{
     JoinToken, JoinTokenRequest, Node, NodeState, Prewarm, PrewarmState, Region,
 };
 pub use sandboxes::{
-    ExecRequest, MountSource, OutputEvent, OutputEventKind, Sandbox, SandboxEnd, SandboxLimits,
-    SandboxMount, SandboxNetwork, SandboxProcess, SandboxReply, SandboxRequest, SandboxState,
-    SignalRequest, StopRequest, TerminalSize,
+    ExecRequest, FileWritten, MountSource, OutputEvent, OutputEventKind, ProcessStatus, Sandbox,
+    SandboxEnd, SandboxLimits, SandboxMount, SandboxNetwork, SandboxProcess, SandboxReply,
+    SandboxRequest, SandboxState, SignalRequest, StopRequest, TerminalSize,
 };
 pub use tokens::{ClientToken, ClientTokenRequest, InvalidRole, Role};
 pub use verify::{Difference, FileCheck, LayerCheck, Verification, VerifyRequest};
@@ -128,8 +131,10 @@ pub mod problem {
     pub const FOREIGN_ORIGIN: &str = "urn:chalk:foreign-origin";
     /// The token does not allow this call (403). Exit code 3.
     pub const FORBIDDEN: &str = "urn:chalk:forbidden";
-    /// A connected node has that name (409). Exit code 4.
+    /// A connected node or a living sandbox has that name (409). Exit code 4.
     pub const NAME_TAKEN: &str = "urn:chalk:name-taken";
+    /// What is there does not allow the change (409). Exit code 1.
+    pub const CONFLICT: &str = "urn:chalk:conflict";
     /// The base image does not exist (404). Exit code 4.
     pub const BASE_NOT_FOUND: &str = "urn:chalk:base-not-found";
     /// The base needs a login (403). Exit code 3.
@@ -173,6 +178,9 @@ pub mod problem {
     pub const COMMAND_NOT_FOUND: &str = "urn:chalk:command-not-found";
     /// The command cannot be executed by its user (400). Exit code 126, as in a shell.
     pub const COMMAND_NOT_EXECUTABLE: &str = "urn:chalk:command-not-executable";
+    /// A file of a sandbox cannot be read or written: the system inside said no (400, 403, 404, 409 or
+    /// 507). Exit code 1, or 4 where there is none.
+    pub const FILE_FAILED: &str = "urn:chalk:file-failed";
     /// A fault of the node that was to run a sandbox (500). Exit code 1.
     pub const NODE_FAILED: &str = "urn:chalk:node-failed";
     /// A fault of the service (500). Exit code 3.

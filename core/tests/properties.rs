@@ -1,7 +1,7 @@
 //! What holds for every declaration, tried on thousands of made-up ones.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use chalk_core::image::{LocalOptions, StepOptions, Strategy as Local};
+use chalk_core::image::{LocalOptions, StepOptions, Strategy as Local, UvSyncOptions};
 use chalk_core::jcs::Json;
 use chalk_core::source::MemoryFiles;
 use chalk_core::spec::{
@@ -216,6 +216,7 @@ fn image() -> impl Strategy<Value = Image> {
         Pip(Vec<String>),
         Run(Vec<String>, StepOptions),
         Apt(Vec<String>),
+        Sync(Vec<String>, Option<String>),
         Requirements,
         File(String, Option<u32>),
         Dir(String, Vec<String>),
@@ -239,6 +240,8 @@ fn image() -> impl Strategy<Value = Image> {
         (vec(command(), 1..3), options)
             .prop_map(|(commands, options)| Call::Run(commands, options)),
         vec("[a-z]{2,4}", 1..3).prop_map(Call::Apt),
+        (vec("[A-Z]([._-]?[a-z]){0,2}", 0..3), option::of(path()))
+            .prop_map(|(extras, dir)| Call::Sync(extras, dir)),
         Just(Call::Requirements),
         (path(), option::of(0_u32..0o10000)).prop_map(|(dest, mode)| Call::File(dest, mode)),
         (path(), vec("[a-z*]{1,3}", 0..2)).prop_map(|(dest, exclude)| Call::Dir(dest, exclude)),
@@ -259,6 +262,13 @@ fn image() -> impl Strategy<Value = Image> {
             Call::Pip(packages) => image.pip_install(packages),
             Call::Run(commands, options) => image.run_commands_with(commands, options),
             Call::Apt(packages) => image.apt_install(packages),
+            Call::Sync(extras, dir) => {
+                let options = extras
+                    .into_iter()
+                    .fold(UvSyncOptions::new(), UvSyncOptions::extra);
+                let options = dir.into_iter().fold(options, UvSyncOptions::workdir);
+                image.uv_sync_with("project", options)
+            }
             Call::Requirements => image.pip_install_from_requirements("req.txt"),
             Call::File(dest, mode) => {
                 let copy = LocalOptions::copy();
@@ -287,6 +297,8 @@ fn files() -> MemoryFiles {
     MemoryFiles::new()
         .file("src/a.py", "a")
         .executable("src/b/run", "b")
+        .file("project/pyproject.toml", "p")
+        .file("project/uv.lock", "l")
         .file("req.txt", "requests\npandas>=2.0 # why\n")
 }
 

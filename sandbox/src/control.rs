@@ -194,7 +194,9 @@ impl Control {
                 });
             }
             // What follows is the end of a process that never became the command.
-            Report::Setup(_) | Report::User { .. } | Report::Exec { .. } => self.end(),
+            Report::Setup(_) | Report::User { .. } | Report::Exec { .. } | Report::File { .. } => {
+                self.end();
+            }
             Report::Exited { .. } | Report::Signalled { .. } | Report::Gone { .. } => {}
         }
         Ok(())

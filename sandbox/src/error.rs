@@ -62,6 +62,16 @@ pub enum SandboxError {
         /// What `execve` said.
         source: io::Error,
     },
+    /// A file of the sandbox cannot be read or written. What was to be written is as it was.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// What was tried.
+        action: String,
+        /// The path inside, as given.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A further command was to run in a sandbox that is over.
     #[error("the sandbox has ended: nothing can run in it any more")]
     Ended,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::SandboxError;
+use crate::files::FileWork;
 use crate::run::{Handle, Running};
 use crate::seccomp;
 use crate::spare::{helper, spawn};
@@ -91,11 +92,22 @@ impl Handle {
     /// [`SandboxError::Ended`] when the sandbox is over, and those of [`Running::start`].
     pub async fn exec(&self, spec: &ExecSpec) -> Result<Running, SandboxError> {
         spec.validate()?;
+        self.start_inside(spec, None).await
+    }
+
+    /// Starts a process in the sandbox: the command of `spec`, or in its place what is to be done
+    /// with a file.
+    pub(crate) async fn start_inside(
+        &self,
+        spec: &ExecSpec,
+        file: Option<FileWork>,
+    ) -> Result<Running, SandboxError> {
         let (pid_1, cgroups) = self.pid_1().await.ok_or(SandboxError::Ended)?;
         let pid_1 = pid_1.try_clone().map_err(helper("start"))?;
         let (child, control) = spawn()?;
         let order = Order::Exec(Box::new(Exec {
             spec: spec.clone(),
+            file,
             cgroups,
             filters: match spec.seccomp {
                 Seccomp::Default => seccomp::default_filters()?.to_vec(),

@@ -285,6 +285,17 @@ fn outcome(supervised: &Supervised, wall: Duration) -> Result<Exit, SandboxError
                     source: io::Error::from_raw_os_error(*errno),
                 });
             }
+            Report::File {
+                action,
+                path,
+                errno,
+            } => {
+                return Err(SandboxError::File {
+                    action: action.clone(),
+                    path: path.clone(),
+                    source: io::Error::from_raw_os_error(*errno),
+                });
+            }
             Report::Terminal | Report::Started => {}
             Report::Exited { code } => ended = Some(Status::Code(*code)),
             Report::Signalled { signal } => ended = Some(Status::Signal(*signal)),

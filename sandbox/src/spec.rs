@@ -36,6 +36,12 @@ pub struct RunSpec {
     pub read_only_root: bool,
     /// The program and its arguments; a program without a slash is searched in `PATH`.
     pub args: Vec<String>,
+    /// Executes no program: the process, which is one of this crate, waits until a signal ends it.
+    /// Good for a sandbox in which everything is done by further commands ([`Handle::exec`]), and
+    /// needs nothing of the root. `args` and `env` do not count then.
+    ///
+    /// [`Handle::exec`]: crate::Handle::exec
+    pub idle: bool,
     /// The environment, exactly as given, save that `HOME` is added from the image's
     /// `/etc/passwd` when it is not here (Docker does so too).
     pub env: Vec<(String, String)>,
@@ -87,6 +93,7 @@ impl RunSpec {
             root,
             read_only_root: false,
             args: args.into_iter().map(Into::into).collect(),
+            idle: false,
             env: vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())],
             cwd: PathBuf::from("/"),
             user: User::default(),
@@ -112,7 +119,9 @@ impl RunSpec {
     /// # Errors
     /// [`SandboxError::InvalidSpec`], naming the field, what stands there and what is expected.
     pub fn validate(&self) -> Result<(), SandboxError> {
-        validate_program(&self.args, &self.env)?;
+        if !self.idle {
+            validate_program(&self.args, &self.env)?;
+        }
         absolute("cwd", &self.cwd)?;
         if self.hostname.is_empty() || self.hostname.len() > 64 || self.hostname.contains('\0') {
             return Err(invalid(
@@ -445,7 +454,7 @@ pub(crate) fn validate_program(
     Ok(())
 }
 
-fn no_nul(field: &'static str, text: &str) -> Result<(), SandboxError> {
+pub(crate) fn no_nul(field: &'static str, text: &str) -> Result<(), SandboxError> {
     if text.contains('\0') {
         return Err(invalid(
             field,

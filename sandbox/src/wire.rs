@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::SetupError;
 use crate::exec::ExecSpec;
+use crate::files::FileWork;
 use crate::spec::Contents;
 
 /// What the helper is to do.
@@ -40,6 +41,8 @@ pub(crate) struct Prepare {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Exec {
     pub(crate) spec: ExecSpec,
+    /// What to do with a file in place of executing the program of the spec.
+    pub(crate) file: Option<FileWork>,
     pub(crate) cgroups: Vec<PathBuf>,
     pub(crate) filters: Vec<Contents>,
 }
@@ -57,6 +60,12 @@ pub(crate) enum Report {
     Started,
     /// `execve` failed.
     Exec { program: String, errno: i32 },
+    /// Something could not be done with a file.
+    File {
+        action: String,
+        path: String,
+        errno: i32,
+    },
     /// The command ended with this code.
     Exited { code: i32 },
     /// The command was ended by this signal.

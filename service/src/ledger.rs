@@ -1,4 +1,4 @@
-//! What the service knows alone: nodes, tokens, warms, sandboxes and the pre-warm list.
+//! What the service knows alone: nodes, tokens, warms, sandboxes, volumes and the pre-warm list.
 //!
 //! The database `nodes.redb` in the state directory. Unlike the index it cannot be rebuilt from the
 //! registry, so one that is damaged is not set aside silently: the service does not start on it.
@@ -53,10 +53,18 @@ pub(crate) enum Table {
     Removed,
     /// Clients with their tokens, by identifier.
     Clients,
+    /// Volumes by identifier.
+    Volumes,
+    /// Refs of volumes by identifier of the volume, `/` and name.
+    VolumeRefs,
+    /// Versions of volumes by identifier of the volume, `/` and number.
+    VolumeVersions,
+    /// Commits to volumes by identifier of the volume, `/` and that of the commit.
+    VolumeCommits,
 }
 
 impl Table {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 12] = [
         Self::Meta,
         Self::Nodes,
         Self::Joins,
@@ -65,6 +73,10 @@ impl Table {
         Self::Sandboxes,
         Self::Removed,
         Self::Clients,
+        Self::Volumes,
+        Self::VolumeRefs,
+        Self::VolumeVersions,
+        Self::VolumeCommits,
     ];
 
     const fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
@@ -77,6 +89,10 @@ impl Table {
             Self::Sandboxes => "sandboxes",
             Self::Removed => "removed",
             Self::Clients => "clients",
+            Self::Volumes => "volumes",
+            Self::VolumeRefs => "volume_refs",
+            Self::VolumeVersions => "volume_versions",
+            Self::VolumeCommits => "volume_commits",
         })
     }
 }
@@ -86,7 +102,7 @@ impl Table {
 pub enum LedgerError {
     /// The database cannot be opened.
     #[error(
-        "{} cannot be used: {reason}; it holds nodes, warms and sandboxes, which nothing else knows: bring back a copy, or remove it to begin without any",
+        "{} cannot be used: {reason}; it holds nodes, warms, sandboxes and volumes, which nothing else knows: bring back a copy, or remove it to begin without any",
         path.display()
     )]
     Open {
@@ -309,6 +325,25 @@ impl Ledger {
         })?;
         let parsed = found.map(|json| serde_json::from_slice(&json));
         parsed.transpose().map_err(|e| self.file.failed(&e))
+    }
+
+    /// All keys of a table that begin with `prefix`. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) fn keys(&self, table: Table, prefix: &str) -> Result<Vec<String>, LedgerError> {
+        self.file.with(|database| {
+            let mut found = Vec::new();
+            let rows = database.begin_read()?.open_table(table.definition())?;
+            for row in rows.range::<&str>(prefix..)? {
+                let (key, _) = row?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                found.push(key.value().to_owned());
+            }
+            Ok(found)
+        })
     }
 
     /// All values of a table whose keys begin with `prefix`, by key; those that cannot be read are

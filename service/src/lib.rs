@@ -29,6 +29,7 @@ pub mod settings;
 mod signing;
 pub mod state;
 mod tls;
+mod volumes;
 mod warms;
 
 pub use ledger::LedgerError;

@@ -201,6 +201,7 @@ pub async fn needed(blobs: &BlobStore, spec: &Spec) -> Result<Vec<Digest>, Resol
             StepKind::AddFile { digest, .. } => {
                 files.insert(*digest);
             }
+            StepKind::UvSync(project) => files.extend([project.pyproject, project.lock]),
             StepKind::AddDir { digest, .. } => {
                 trees.insert(*digest);
             }

@@ -32,6 +32,7 @@ use crate::server;
 use crate::settings::Settings;
 use crate::state::{Discovery, StateDir, StateError};
 use crate::tls::{self, TlsError};
+use crate::volumes::{VolumeError, Volumes};
 
 /// Why a service does not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,9 @@ pub enum StartError {
     /// The builds of an earlier service cannot be read.
     #[error("the builds of an earlier service cannot be read: {0}")]
     Recovery(String),
+    /// The volumes of an earlier service cannot be read.
+    #[error("the volumes cannot be used: {0}")]
+    Volumes(String),
     /// TLS cannot be served.
     #[error("TLS cannot be served: {0}")]
     Tls(#[from] TlsError),
@@ -128,6 +132,7 @@ pub struct Service {
     bases: Arc<dyn PinBases>,
     fleet: Arc<Fleet>,
     access: Arc<Access>,
+    volumes: Arc<Volumes>,
     url: String,
     started: jiff::Timestamp,
     stop: CancellationToken,
@@ -244,6 +249,9 @@ impl Service {
             stop.clone(),
         )?;
         fleet.run();
+        let volumes = volumes(&ledger, &blobs, state.path("volumes")).await?;
+        let (sweeping, swept) = (volumes.clone(), stop.clone());
+        tokio::spawn(async move { swept.run_until_cancelled(sweeping.run()).await });
         let clients = Clients::load(ledger)?;
         let access = Arc::new(Access::new(token.clone(), keys, clients.into(), key));
         let guard = Guard::new(access.clone(), hosts.cloned(), origins, page.clone());
@@ -260,6 +268,7 @@ impl Service {
             bases: parts.bases,
             fleet,
             access,
+            volumes,
             url: url.clone(),
             started: jiff::Timestamp::now(),
             stop: stop.clone(),
@@ -321,6 +330,11 @@ impl Service {
         &self.access
     }
 
+    /// Volumes.
+    pub(crate) fn volumes(&self) -> &Arc<Volumes> {
+        &self.volumes
+    }
+
     /// `http[s]://host[:port]` that others reach the service under.
     pub(crate) fn url(&self) -> &str {
         &self.url
@@ -373,6 +387,21 @@ async fn page(folder: Option<PathBuf>) -> Result<Page, StartError> {
     };
     let read = tokio::task::spawn_blocking(move || Page::read(&folder)).await;
     Ok(read.map_err(|error| StartError::Page(error.to_string()))??)
+}
+
+/// The volumes of an earlier service.
+async fn volumes(
+    ledger: &Arc<Ledger>,
+    blobs: &BlobStore,
+    dir: PathBuf,
+) -> Result<Arc<Volumes>, StartError> {
+    let (ledger, blobs) = (ledger.clone(), blobs.clone());
+    let load = move || Volumes::load(ledger, blobs, dir);
+    let loaded = tokio::task::spawn_blocking(load).await;
+    let loaded = loaded.unwrap_or(Err(VolumeError::Stopping));
+    loaded
+        .map(Arc::new)
+        .map_err(|error| StartError::Volumes(error.to_string()))
 }
 
 /// The regional registry.

@@ -8,9 +8,10 @@
 //! | `signing.key` | 256 random bits, mode 0600, that tokens and addresses of the service are signed with |
 //! | `service.json` | address and process of the running service, mode 0600 |
 //! | `chalk.redb` | index, can be rebuilt |
-//! | `nodes.redb` | nodes, tokens, warms, sandboxes and the pre-warm list, which nothing else knows |
+//! | `nodes.redb` | nodes, tokens, warms, sandboxes, volumes and the pre-warm list, which nothing else knows |
 //! | `builds/<id>/` | record and events of a build |
 //! | `imports/` | archives on their way in |
+//! | `volumes/` | objects that were uploaded for volumes in the last day |
 //!
 //! Blobs, uploads and the builder's caches lie beside them in directories of their own.
 

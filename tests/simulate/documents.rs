@@ -158,7 +158,9 @@ pub(crate) fn layer(spec: &Spec, at: usize, step: &KeyedStep) -> Option<Layer> {
             }
         }
         (Base::Scratch | Base::Image(_), Some(kind)) => match kind {
-            StepKind::PipInstall { .. } | StepKind::UvPipInstall { .. } => (1e7, 2e9),
+            StepKind::PipInstall { .. } | StepKind::UvPipInstall { .. } | StepKind::UvSync(_) => {
+                (1e7, 2e9)
+            }
             StepKind::AptInstall { .. } => (1e7, 3e8),
             StepKind::AddFile { .. } | StepKind::AddDir { .. } => (5e2, 4e6),
             _ => (2e5, 3e8),

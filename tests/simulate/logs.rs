@@ -31,7 +31,7 @@ impl Tool {
     pub(crate) fn of(kind: &str, title: &str) -> Option<Self> {
         let says = |word: &str| title.contains(word);
         match kind {
-            "pip_install" | "uv_pip_install" => Some(Self::Pip),
+            "pip_install" | "uv_pip_install" | "uv_sync" => Some(Self::Pip),
             "apt_install" => Some(Self::Apt),
             "add_file" | "add_dir" => None,
             "dockerfile" if !title.starts_with("RUN") => None,

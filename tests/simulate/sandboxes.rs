@@ -10,10 +10,10 @@ use base64::Engine as _;
 use bytes::Bytes;
 use chalk_core::wire::agent::{ImageRef, SandboxReport};
 use chalk_core::wire::{
-    ExecRequest, OutputEvent, OutputEventKind, Problem, SandboxEnd, SandboxProcess, SandboxRequest,
-    SandboxState, Stream, TerminalSize, problem,
+    ExecRequest, OutputEvent, OutputEventKind, Problem, ProcessStatus, SandboxEnd, SandboxProcess,
+    SandboxRequest, SandboxState, Stream, TerminalSize, problem,
 };
-use chalk_node::agent::{Output, Sandboxes};
+use chalk_node::agent::{FileBytes, FileError, FileWriter, Output, Sandboxes};
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use tokio::sync::{broadcast, watch};
@@ -206,6 +206,25 @@ impl Sandboxes for SimulatedSandboxes {
         Ok(())
     }
 
+    async fn processes(&self, sandbox: &str) -> Result<Vec<ProcessStatus>, Problem> {
+        self.find(sandbox).map(|_| Vec::new())
+    }
+
+    async fn read_file(&self, sandbox: &str, _: &str) -> Result<FileBytes, FileError> {
+        self.find(sandbox)?;
+        Err(simulated().into())
+    }
+
+    async fn write_file(
+        &self,
+        sandbox: &str,
+        _: &str,
+        _: Option<u32>,
+    ) -> Result<Box<dyn FileWriter>, FileError> {
+        self.find(sandbox)?;
+        Err(simulated().into())
+    }
+
     async fn stop(&self, sandbox: &str, _: Duration, reason: SandboxEnd) -> Result<(), Problem> {
         self.find(sandbox)?;
         self.end(sandbox, TERMINATED, Some(reason));
@@ -256,6 +275,7 @@ impl Sandboxes for SimulatedSandboxes {
                 .ok()?;
             let kind = OutputEventKind::Exited {
                 code: report.exit_code.unwrap_or_default(),
+                signal: None,
                 ended_by: report.ended_by,
             };
             Some(OutputEvent { seq: 3, kind })

@@ -83,7 +83,8 @@ def base(node, recipe):
 def step(node, recipe):
     unique = lambda texts: sorted(set(texts))
     packages = unique if node["kind"] == "apt_install" else requirements
-    normal = {"packages": packages, "dest": path, "mode": lambda mode: mode.zfill(4), "secrets": unique}
+    extras = lambda names: unique(re.sub(r"[-_.]+", "-", name).lower() for name in names)
+    normal = {"packages": packages, "dest": path, "workdir": path, "extras": extras, "mode": lambda mode: mode.zfill(4), "secrets": unique}
     return {n: normal[n](v) if n in normal else v for n, v in instruction(node, recipe).items()}
 
 def canonical(spec, recipe=False):
@@ -109,7 +110,8 @@ def keys(document):
         last.append(prev)
     prev = last[-1] if last else first(root)
     for each in document.get("steps", []):
-        sees = ("env", "user", "workdir")[:{"add_file": 0, "add_dir": 0, "run": 3, "dockerfile": 3}.get(each["kind"], 2)]
+        sees = {"add_file": 0, "add_dir": 0, "run": 3, "dockerfile": 3, "uv_sync": 2 if "workdir" in each else 3}
+        sees = ("env", "user", "workdir")[:sees.get(each["kind"], 2)]
         prev = link({"prev": prev, "step": each, **{n: document[n] for n in sees if n in document}})
         out.append(prev)
     return out

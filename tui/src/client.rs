@@ -163,6 +163,15 @@ impl Client {
         self.json(self.request(Method::POST, path).body(body)).await
     }
 
+    /// Sends a body of any length as it comes, to stand under that name.
+    pub(crate) async fn put_stream<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: reqwest::Body,
+    ) -> Result<T, Failure> {
+        self.json(self.request(Method::PUT, path).body(body)).await
+    }
+
     /// Uploads one blob.
     pub(crate) async fn put_blob(
         &self,

@@ -101,8 +101,10 @@ pub(crate) fn code_of(kind: &str) -> u8 {
         | problem::INTERRUPTED
         | problem::CACHE_TOO_SMALL
         | problem::DISK_FULL
+        | problem::FILE_FAILED
         | problem::DAMAGED
         | problem::TIMED_OUT
+        | problem::CONFLICT
         | problem::NODE_FAILED
         | problem::NOT_RUNNING => exit::FAILED,
         problem::COMMAND_NOT_FOUND => exit::NO_COMMAND,

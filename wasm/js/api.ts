@@ -56,6 +56,7 @@ export type {
   DockerfileOptions,
   HashOptions,
   InstructionOptions,
+  UvSyncOptions,
   StepOptions,
   Strategy,
 } from "./options.js";

@@ -120,6 +120,7 @@ const METHODS: Record<string, string> = {
   pip_install_from_requirements: "pipInstallFromRequirements",
   uv_pip_install: "uvPipInstall",
   uv_pip_install_from_requirements: "uvPipInstallFromRequirements",
+  uv_sync: "uvSync",
   apt_install: "aptInstall",
   run_commands: "runCommands",
   dockerfile_commands: "dockerfileCommands",

@@ -20,6 +20,7 @@ import {
   type InstructionOptions,
   STEP_OPTIONS,
   type StepOptions,
+  type UvSyncOptions,
   modeDigits,
   onlyTexts,
   stepOptions,
@@ -206,6 +207,31 @@ export class Image {
   /** Installs what a requirements file lists, by uv. */
   uvPipInstallFromRequirements(file: LocalFile, options?: StepOptions): Image {
     return this.#requirements("uvPipInstallFromRequirements", "uv_pip_install_from_requirements", file, options);
+  }
+
+  /**
+   * Installs what the lockfile of a project lists, by uv (`uv sync --frozen`), into an environment that
+   * all that follows runs in. The project itself is not installed: add its sources by
+   * {@link Image.addLocalDir}.
+   *
+   * @param project - Directory with `pyproject.toml` and `uv.lock`
+   *
+   * @example
+   * ```ts
+   * image.uvSync(".", { extras: ["cli"] }).addLocalDir("src", "/app/src");
+   * ```
+   */
+  uvSync(project: LocalDir, options?: UvSyncOptions): Image {
+    return this.#pushIn("uvSync", (call, chain, sources) => {
+      const given = givenDir(project, call, "");
+      const { extras, workdir, ...rest } = call.options(options, [...STEP_OPTIONS, "extras", "workdir"]);
+      const checked: Record<string, unknown> = {};
+      if (extras !== undefined) checked["extras"] = call.texts(extras, ".extras");
+      if (workdir !== undefined) checked["workdir"] = call.text(workdir, ".workdir");
+      const step = stepOptions(call, rest);
+      const [found, path] = place(given, sources, "project");
+      return [called(chain, { uv_sync: { project: path, ...checked }, ...step }), found];
+    });
   }
 
   /** Installs Debian packages, `name` or `name=version` each. */

@@ -23,6 +23,14 @@ export interface InstructionOptions extends StepOptions {
   context?: LocalDir | undefined;
 }
 
+/** Options of {@link Image.uvSync}. */
+export interface UvSyncOptions extends StepOptions {
+  /** Extras of the project to install too. */
+  extras?: readonly string[] | undefined;
+  /** Directory of the project in the image; the image's working directory, or `/app`, unless set. */
+  workdir?: string | undefined;
+}
+
 /**
  * How a local file gets into a sandbox: `mount` (which `volume` means too) uploads it when a sandbox
  * starts, where build steps do not see it and it does not count in the hash; `copy` makes it part of

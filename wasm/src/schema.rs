@@ -63,6 +63,8 @@ pub fn document() -> Value {
         wire::StopRequest,
         wire::ExecRequest,
         wire::SandboxProcess,
+        wire::ProcessStatus,
+        wire::FileWritten,
         wire::OutputEvent,
         wire::TerminalSize,
         wire::SignalRequest,

@@ -239,6 +239,31 @@ test("others have their turn while many files are hashed", async () => {
   assert.ok(turns > 0);
 });
 
+test("projects", async () => {
+  write({ "api/pyproject.toml": "p", "api/uv.lock": "l", "api/main.py": "m" });
+  const digest = (text) => `sha256:${createHash("sha256").update(text).digest("hex")}`;
+  const files = { pyproject: digest("p"), lock: digest("l") };
+  const given = { "pyproject.toml": "p", "uv.lock": "l", "main.py": "other" };
+  const { steps, uploads } = await Image.scratch()
+    .uvSync("api")
+    .uvSync(pathToFileURL("api"), { extras: ["Web_Ui", "cli"], workdir: "/srv/", force: true })
+    .uvSync(given, { env: { UV_NO_DEV: "1" } })
+    .resolve();
+  assert.deepEqual(steps, [
+    { kind: "uv_sync", ...files },
+    { kind: "uv_sync", ...files, extras: ["cli", "web-ui"], workdir: "/srv", force: true },
+    { kind: "uv_sync", ...files, env: { UV_NO_DEV: "1" } },
+  ]);
+  assert.deepEqual(uploads.map((upload) => upload.digest).sort(), Object.values(files).sort());
+  fs.rmSync("api/uv.lock");
+  await assert.rejects(Image.scratch().uvSync("api").hash(), {
+    message: "call 2: uvSync.project: api/uv.lock: no such file; make it with `uv lock`",
+  });
+  assert.throws(() => Image.scratch().uvSync("api", { extra: ["cli"] }), { code: "unknown-field" });
+  assert.throws(() => Image.scratch().uvSync("api", { extras: ["a b"] }), { code: "name" });
+  assert.throws(() => Image.scratch().uvSync("api", { workdir: "srv" }), { code: "path" });
+});
+
 test("requirements files", async () => {
   write({
     "requirements.txt": "# all\r\n-r more/base.txt\nRequests\n",

@@ -11,7 +11,7 @@ use crate::{base, fuzz, wasm, web};
 mod javascript;
 
 /// What the suites use besides Rust: the peers that they compare with, and plain tools.
-const PACKAGES: [Package; 15] = [
+const PACKAGES: [Package; 16] = [
     package("buildah", "/usr/bin/buildah"),
     package("busybox-static", "/bin/busybox"),
     package("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
@@ -23,6 +23,7 @@ const PACKAGES: [Package; 15] = [
     package("erofs-utils", "/usr/bin/fsck.erofs"),
     package("faketime", "/usr/bin/faketime"),
     package("iproute2", "/usr/sbin/ip"),
+    package("openssl", "/usr/bin/openssl"),
     package("procps", "/usr/bin/pgrep"),
     package("python3", "/usr/bin/python3"),
     package("skopeo", "/usr/bin/skopeo"),

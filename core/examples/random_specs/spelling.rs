@@ -326,6 +326,21 @@ fn step() -> impl Strategy<Value = Raw> {
     let apt = text("[a-z0-9][a-z0-9+.-]{1,4}(=[0-9]:?[0-9.+~-]{1,3})?");
     let apt = (kind("apt_install"), vec(apt, 1..5))
         .prop_map(|(kind, packages)| vec![("kind", kind), ("packages", Raw::List(packages))]);
+    let extra = text(prop_oneof![20 => "[A-Za-z0-9]([._-]{0,2}[A-Z0-9])?", 1 => free()]);
+    let sync = (
+        kind("uv_sync"),
+        text(digest()),
+        option::weighted(0.98, text(digest())),
+        some(vec(extra, 0..4).prop_map(Raw::List)),
+        some(text(path())),
+    );
+    let sync = sync.prop_map(|(kind, pyproject, lock, extras, workdir)| {
+        let mut fields = vec![("kind", kind), ("pyproject", pyproject)];
+        fields.extend(lock.map(|lock| ("lock", lock)));
+        fields.extend(extras.map(|extras| ("extras", extras)));
+        fields.extend(workdir.map(|workdir| ("workdir", workdir)));
+        fields
+    });
     let run = (kind("run"), text(free()))
         .prop_map(|(kind, command)| vec![("kind", kind), ("command", command)]);
     let dockerfile = (kind("dockerfile"), instruction()).prop_map(|(kind, instruction)| {
@@ -338,7 +353,7 @@ fn step() -> impl Strategy<Value = Raw> {
         }
         fields
     });
-    let with_options = prop_oneof![2 => installs, 1 => apt, 3 => run, 1 => dockerfile];
+    let with_options = prop_oneof![2 => installs, 1 => apt, 1 => sync, 3 => run, 1 => dockerfile];
     let secret = text(prop_oneof![20 => "[A-Za-z0-9_.-]{1,4}", 1 => free()]);
     let options = (
         some(text_map(env_name(), free())),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::Image;
 use crate::error::{ErrorCode, Fault, Segment, SpecError};
 use crate::image::calls::{Call, Installer, local_path};
-use crate::image::{DockerfileOptions, LocalOptions, Place, StepOptions, Strategy};
+use crate::image::{DockerfileOptions, LocalOptions, Place, StepOptions, Strategy, UvSyncOptions};
 use crate::input::{Fields, Node};
 use crate::spec::check;
 use crate::spec::read::check_count;
@@ -31,11 +31,12 @@ const FACTS: [&str; 12] = [
 const BASES: [&str; 3] = ["debian_slim", "base", "dockerfile"];
 
 /// Keys of a `[[step]]` that say what it does.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "pip_install",
     "pip_install_from_requirements",
     "uv_pip_install",
     "uv_pip_install_from_requirements",
+    "uv_sync",
     "apt_install",
     "run_commands",
     "dockerfile_commands",
@@ -259,6 +260,7 @@ fn step_call(node: &Node) -> Result<(&'static str, Call), Fault> {
         "uv_pip_install_from_requirements" => {
             Call::requirements(Installer::Uv, node.text()?, options)
         }
+        "uv_sync" => uv_sync(node, options),
         "run_commands" => Call::run(texts(node)?, options),
         "dockerfile_commands" => Call::instructions(texts(node)?, None, options),
         "add_local_file" => local(node, false),
@@ -370,6 +372,20 @@ fn texts(node: &Node) -> Result<Vec<String>, Fault> {
     })
 }
 
+/// `uv_sync = "directory of the project"`, or a table with options.
+fn uv_sync(node: &Node, step: StepOptions) -> Result<Call, Fault> {
+    if let Some(project) = node.as_text() {
+        return Call::uv_sync(project, UvSyncOptions::new().step(step));
+    }
+    let fields = node.fields(&["project", "extras", "workdir"])?;
+    let options = UvSyncOptions {
+        extras: fields.read("extras", texts)?.unwrap_or_default(),
+        workdir: fields.read("workdir", |node| node.text().map(str::to_owned))?,
+        step,
+    };
+    Call::uv_sync(fields.need("project", Node::text)?, options)
+}
+
 fn local(node: &Node, dir: bool) -> Result<Call, Fault> {
     let fields = node.fields(&["src", "dest", "strategy", "mode", "exclude"])?;
     let options = LocalOptions {
@@ -445,8 +461,8 @@ mod tests {
             r#"{"run_commands": ["a"], "workdir": "/"}"#,
             "call 2: run_commands.workdir: no such field: `workdir`; known here: pip_install, \
              pip_install_from_requirements, uv_pip_install, uv_pip_install_from_requirements, \
-             apt_install, run_commands, dockerfile_commands, add_local_file, add_local_dir, env, \
-             secrets, force, context",
+             uv_sync, apt_install, run_commands, dockerfile_commands, add_local_file, \
+             add_local_dir, env, secrets, force, context",
         );
         check(
             r#"{"user": "a", "name": "b"}"#,

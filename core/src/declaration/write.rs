@@ -7,6 +7,7 @@ use toml_writer::{ToTomlKey, ToTomlValue};
 use crate::Image;
 use crate::error::{ErrorCode, Fault, SpecErrors};
 use crate::image::calls::{Call, DockerfileText, Installer, Local};
+use crate::image::project::Sync;
 use crate::image::{DockerfileOptions, Link, StepOptions, Strategy};
 use crate::spec::{Base, BaseImage, StepKind};
 
@@ -70,6 +71,9 @@ impl Image {
                         Installer::Pip | Installer::Apt => "pip_install_from_requirements",
                     };
                     step(&mut steps, word, &text(path), options);
+                }
+                Call::UvSync(sync) => {
+                    step(&mut steps, "uv_sync", &project(sync), &sync.options.step);
                 }
                 Call::Run(commands, options) => {
                     step(&mut steps, "run_commands", &texts(commands), options);
@@ -188,6 +192,17 @@ fn dockerfile(source: &DockerfileText, options: &DockerfileOptions) -> String {
     }
     if let DockerfileText::Here(source) = source {
         fields.push(("text", text(source)));
+    }
+    table(&fields)
+}
+
+fn project(sync: &Sync) -> String {
+    let mut fields = vec![("project", text(&sync.project))];
+    if !sync.options.extras.is_empty() {
+        fields.insert(0, ("extras", texts(&sync.options.extras)));
+    }
+    if let Some(workdir) = &sync.options.workdir {
+        fields.push(("workdir", text(workdir)));
     }
     table(&fields)
 }

@@ -9,8 +9,8 @@ use super::expand::quote;
 use super::instruction::{Command, CommandLine, Copying, Pairs, Run, parse, parse_canonical};
 use super::lines::{self, Heredoc};
 use super::mount::MountFlag;
-use crate::Platform;
-use crate::spec::{Base, BaseImage, Instruction, Spec, StageBase, Step, StepKind};
+use crate::spec::{Base, BaseImage, Instruction, Spec, StageBase, Step, StepKind, UvProject};
+use crate::{Digest, Platform};
 
 /// Image that brings uv to a step.
 const UV_IMAGE: &str = "ghcr.io/astral-sh/uv:latest";
@@ -91,6 +91,8 @@ struct Writer {
     lines: Vec<String>,
     /// Something that the frontend built into old Docker versions does not know.
     is_modern: bool,
+    /// A `uv_sync` made an environment that is on the PATH.
+    in_environment: bool,
 }
 
 impl Writer {
@@ -242,7 +244,7 @@ impl Writer {
         let what = format!("steps[{at}]");
         let is_root = spec.user.as_deref().is_none_or(is_root);
         match &step.kind {
-            StepKind::PipInstall { packages } => {
+            StepKind::PipInstall { packages } if !self.in_environment => {
                 let mut install = "cd / && python3 -m pip install".to_owned();
                 let mut mounts = Vec::new();
                 if is_root {
@@ -252,16 +254,14 @@ impl Writer {
                 }
                 self.install(&what, step, mounts, &install, packages)
             }
-            StepKind::UvPipInstall { packages } => {
-                let mut mounts = vec![format!(
-                    "from={UV_IMAGE},source=/uv,target=/usr/local/bin/uv"
-                )];
-                let mut install = "cd / && uv pip install --system".to_owned();
-                if is_root {
-                    mounts.push("type=cache,target=/root/.cache/uv".into());
-                } else {
-                    install.push_str(" --no-cache");
-                }
+            StepKind::PipInstall { packages } | StepKind::UvPipInstall { packages } => {
+                let (mounts, no_cache) = uv_mounts(is_root);
+                // The environment of a `uv_sync` before it is on the PATH; it has no pip.
+                let place = match self.in_environment {
+                    true => "",
+                    false => " --system",
+                };
+                let install = format!("cd / && uv pip install{place}{no_cache}");
                 self.install(&what, step, mounts, &install, packages)
             }
             StepKind::AptInstall { packages } => {
@@ -275,14 +275,9 @@ impl Writer {
                 self.install(&what, step, mounts, install, packages)?;
                 if is_root { Ok(()) } else { self.user(spec) }
             }
+            StepKind::UvSync(project) => self.sync(&what, step, project, spec),
             StepKind::Run { command } => self.run(&what, step, Vec::new(), command),
-            StepKind::AddFile { dest, digest, mode } => {
-                let copying = Copying {
-                    chmod: Some(format!("{mode:04o}")),
-                    ..copy(&format!("sha256/{}", digest.hex()), dest)
-                };
-                self.command(&what, &Command::Copy(copying))
-            }
+            StepKind::AddFile { dest, digest, mode } => self.file(&what, digest, dest, *mode, None),
             StepKind::AddDir { dest, digest } => {
                 let dest = format!("{}/", dest.trim_end_matches('/'));
                 let copying = copy(&format!("sha256/{}", digest.hex()), &dest);
@@ -299,6 +294,62 @@ impl Writer {
                 self.command(&what, &command)
             }
         }
+    }
+
+    /// The two files of a project, what uv makes of them, and the environment on the PATH.
+    fn sync(
+        &mut self,
+        what: &str,
+        step: &Step,
+        project: &UvProject,
+        spec: &Spec,
+    ) -> Result<(), ExportError> {
+        let dir = project.dir(spec.workdir.as_deref());
+        let user = spec.user.as_deref().filter(|user| !is_root(user));
+        let environment = UvProject::environment(dir);
+        let root = environment.trim_end_matches(".venv");
+        let (pyproject, lock) = (&project.pyproject, &project.lock);
+        self.file(
+            what,
+            pyproject,
+            &format!("{root}pyproject.toml"),
+            0o644,
+            user,
+        )?;
+        self.file(what, lock, &format!("{root}uv.lock"), 0o644, user)?;
+        let (mounts, no_cache) = uv_mounts(user.is_none());
+        let command = format!(
+            "cd {} && UV_PROJECT_ENVIRONMENT=.venv uv sync --frozen --no-install-workspace \
+             --compile-bytecode --no-python-downloads{no_cache}",
+            shell_quote(dir)
+        );
+        self.run(what, step, mounts, &project.with_extras(&command))?;
+        self.in_environment = true;
+        let path = format!("{}/bin:$PATH", quote(&environment));
+        let pairs = Pairs {
+            pairs: vec![
+                ("VIRTUAL_ENV".to_owned(), quote(&environment)),
+                ("PATH".to_owned(), path),
+            ],
+            old_form: false,
+        };
+        self.command(what, &Command::Env(pairs))
+    }
+
+    fn file(
+        &mut self,
+        what: &str,
+        digest: &Digest,
+        dest: &str,
+        mode: u32,
+        user: Option<&str>,
+    ) -> Result<(), ExportError> {
+        let copying = Copying {
+            chown: user.map(quote),
+            chmod: Some(format!("{mode:04o}")),
+            ..copy(&format!("sha256/{}", digest.hex()), dest)
+        };
+        self.command(what, &Command::Copy(copying))
     }
 
     /// Requirements as arguments, or as a file where they hold options.
@@ -378,6 +429,18 @@ impl Writer {
             }],
         });
         self.command(what, &heredoc)
+    }
+}
+
+/// What brings uv to a step and keeps its downloads, and the option for a user without a cache.
+fn uv_mounts(is_root: bool) -> (Vec<String>, &'static str) {
+    let program = format!("from={UV_IMAGE},source=/uv,target=/usr/local/bin/uv");
+    match is_root {
+        true => {
+            let cache = "type=cache,target=/root/.cache/uv".to_owned();
+            (vec![program, cache], "")
+        }
+        false => (vec![program], " --no-cache"),
     }
 }
 

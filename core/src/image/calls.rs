@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::project::Sync;
 use crate::Platform;
 use crate::error::{ErrorCode, Fault, SpecError, each};
 use crate::requirement::normalise_list;
@@ -20,6 +21,7 @@ pub(crate) enum Call {
     Dockerfile(DockerfileText, DockerfileOptions),
     Install(Installer, Vec<String>, StepOptions),
     Requirements(Installer, String, StepOptions),
+    UvSync(Sync),
     Run(Vec<String>, StepOptions),
     /// Instructions and the path of their context.
     Instructions(Vec<String>, Option<String>, StepOptions),
@@ -99,7 +101,7 @@ impl StepOptions {
         self
     }
 
-    fn checked(self) -> Result<Self, Fault> {
+    pub(super) fn checked(self) -> Result<Self, Fault> {
         let mut env = self.env.iter();
         env.try_for_each(|(name, value)| check::env(name, value))
             .map_err(|fault| fault.in_field("env"))?;

@@ -90,6 +90,7 @@ fn step_call(step: &Step) -> (&'static str, Call) {
         StepKind::UvPipInstall { packages } => install(Installer::Uv, packages),
         StepKind::AptInstall { packages } => install(Installer::Apt, packages),
         StepKind::Run { command } => ("run_commands", Call::Run(vec![command.clone()], options)),
+        StepKind::UvSync(_) => ("uv_sync", Call::Step(Box::new(step.clone()))),
         StepKind::AddFile { .. } => ("add_local_file", Call::Step(Box::new(step.clone()))),
         StepKind::AddDir { .. } => ("add_local_dir", Call::Step(Box::new(step.clone()))),
         StepKind::Dockerfile(_) => ("dockerfile_commands", Call::Step(Box::new(step.clone()))),
@@ -99,13 +100,15 @@ fn step_call(step: &Step) -> (&'static str, Call) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::DockerfileOptions;
+    use crate::image::{DockerfileOptions, UvSyncOptions};
     use crate::source::MemoryFiles;
 
     fn files() -> MemoryFiles {
         MemoryFiles::new()
             .file("app.py", "app")
             .file("src/a", "a")
+            .file("project/pyproject.toml", "p")
+            .file("project/uv.lock", "l")
             .file("Dockerfile", "FROM alpine\nCOPY app.py /\n")
     }
 
@@ -133,6 +136,7 @@ mod tests {
             StepOptions::new().secret("s").env("X", "1").force(),
         )
         .uv_pip_install("-e .")
+        .uv_sync_with("project", UvSyncOptions::new().extra("x").workdir("/p"))
         .apt_install("git")
         .add_local_file("app.py", "/between", Strategy::Mount)
         .run_commands(["x", "y"])

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::calls::{
     Call, DockerfileOptions, DockerfileText, Installer, Local, StepOptions, Strategy,
 };
+use super::project::Sync;
 use super::{ERROR_LIMIT, Image, Link, Resolved, requirements};
 use crate::dockerfile;
 use crate::error::{ErrorCode, Fault, Position, SpecError, SpecErrors, Warning};
@@ -12,7 +13,7 @@ use crate::requirement::normalise_list;
 use crate::sorted::SortedMap;
 use crate::source::{FileFacts, Source, SourceError};
 use crate::spec::read::{check_count, check_size};
-use crate::spec::{Base, Mount, Spec, Step, StepKind};
+use crate::spec::{Base, Mount, Spec, Step, StepKind, UvProject};
 use crate::upload::{Contents, Upload, keep_first};
 
 pub(super) fn resolve(image: &Image, source: &dyn Source) -> Result<Resolved, SpecErrors> {
@@ -68,24 +69,36 @@ fn read_files(
 ) -> Result<SortedMap<FileFacts>, SpecErrors> {
     let mut paths = Vec::new();
     for (_, call) in calls {
-        if let Call::AddFile(local) = call
-            && local.options.strategy == Strategy::Copy
-        {
-            paths.push(local.src.clone());
-        }
+        paths.append(&mut copied(call));
     }
     paths.sort_unstable();
     paths.dedup();
     let facts = source.facts(&paths).map_err(|error| {
         let caller = calls
             .iter()
-            .find(|(_, call)| matches!(call, Call::AddFile(local) if local.src == error.path));
+            .find(|(_, call)| copied(call).contains(&error.path));
         match caller {
+            Some((link, Call::UvSync(_))) => {
+                let mut fault = unreadable(&error);
+                if error.path.ends_with("uv.lock") {
+                    fault = fault.hint("make it with `uv lock`");
+                }
+                link.error(fault.in_field("project"))
+            }
             Some((link, _)) => link.error(unreadable(&error).in_field("src")),
             None => unreadable(&error).into_error(),
         }
     })?;
     Ok(SortedMap::of(paths.into_iter().zip(facts).collect()))
+}
+
+/// The files that a call copies one by one.
+fn copied(call: &Call) -> Vec<String> {
+    match call {
+        Call::AddFile(local) if local.options.strategy == Strategy::Copy => vec![local.src.clone()],
+        Call::UvSync(sync) => vec![sync.pyproject(), sync.lock()],
+        _ => Vec::new(),
+    }
 }
 
 fn unreadable(error: &SourceError) -> Fault {
@@ -119,6 +132,7 @@ impl Resolving<'_> {
             Call::Dockerfile(..)
             | Call::Install(..)
             | Call::Requirements(..)
+            | Call::UvSync(_)
             | Call::Run(..)
             | Call::Instructions(..)
             | Call::AddFile(_)
@@ -157,6 +171,7 @@ impl Resolving<'_> {
                 }
             }
             Call::Step(step) => self.spec.steps.push((**step).clone()),
+            Call::UvSync(sync) => self.uv_sync(link, sync)?,
             Call::AddFile(local) => self.add_file(link, local)?,
             Call::AddDir(local) => self.add_dir(link, local)?,
             Call::Dockerfile(text, options) => self.dockerfile(link, text, options)?,
@@ -281,20 +296,37 @@ impl Resolving<'_> {
         });
     }
 
+    /// A file that is copied: it goes up.
+    fn file(&mut self, link: &Link, path: &str) -> Result<FileFacts, SpecError> {
+        let Some(facts) = self.facts.get(path).copied() else {
+            let fault = Fault::new(ErrorCode::File, format_args!("{path}: was not read"));
+            return Err(link.error(fault));
+        };
+        self.uploads.push(Upload {
+            digest: facts.digest,
+            size: facts.size,
+            contents: Contents::File(path.to_owned()),
+        });
+        Ok(facts)
+    }
+
+    fn uv_sync(&mut self, link: &Link, sync: &Sync) -> Result<(), SpecError> {
+        let project = UvProject {
+            pyproject: self.file(link, &sync.pyproject())?.digest,
+            lock: self.file(link, &sync.lock())?.digest,
+            extras: sync.options.extras.clone(),
+            workdir: sync.options.workdir.clone(),
+        };
+        self.push(StepKind::UvSync(project), &sync.options.step);
+        Ok(())
+    }
+
     fn add_file(&mut self, link: &Link, local: &Local) -> Result<(), SpecError> {
         if local.options.strategy == Strategy::Mount {
             self.mount(local, false);
             return Ok(());
         }
-        let Some(facts) = self.facts.get(&local.src).copied() else {
-            let fault = Fault::new(ErrorCode::File, format_args!("{}: was not read", local.src));
-            return Err(link.error(fault.in_field("src")));
-        };
-        self.uploads.push(Upload {
-            digest: facts.digest,
-            size: facts.size,
-            contents: Contents::File(local.src.clone()),
-        });
+        let facts = self.file(link, &local.src)?;
         let own_mode = if facts.executable { 0o755 } else { 0o644 };
         let kind = StepKind::AddFile {
             dest: local.dest.clone(),

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::machine::{Machine, Places, StepOptions};
-use super::{Action, Build, BuildStage, Copy, CopySource, Install, Installer, Op, Run};
+use super::{Action, Build, BuildStage, Copy, CopySource, Install, Installed, Installer, Op, Run};
 use crate::config::ImageConfig;
 use crate::dockerfile::{Command, Problem, parse_canonical};
 use crate::jcs::Json;
 use crate::keys::{self, KeyedStep};
-use crate::spec::{Base, BaseImage, Instruction, Spec, StageBase, Step, StepKind};
+use crate::spec::{Base, BaseImage, Instruction, Spec, StageBase, Step, StepKind, UvProject};
 use crate::{Digest, Reference};
 
 /// Why a spec cannot be lowered. `E` is what went wrong with a config.
@@ -340,8 +340,7 @@ impl<E> Builder<'_, E> {
     ) -> Result<(), LowerError<E>> {
         let install = |installer: Installer, packages: &[String], machine: &Machine| {
             let install = Install {
-                installer,
-                packages: packages.to_vec(),
+                what: Installed::Packages(installer, packages.to_vec()),
                 env: machine.env_with(&step.env),
                 // Debian's package manager works for root alone.
                 user: match installer {
@@ -370,6 +369,25 @@ impl<E> Builder<'_, E> {
             StepKind::PipInstall { packages } => install(Installer::Pip, packages, machine),
             StepKind::UvPipInstall { packages } => install(Installer::Uv, packages, machine),
             StepKind::AptInstall { packages } => install(Installer::Apt, packages, machine),
+            StepKind::UvSync(project) => {
+                let dir = project.dir(self.spec.workdir.as_deref()).to_owned();
+                let environment = UvProject::environment(&dir);
+                let install = Install {
+                    what: Installed::Project {
+                        project: project.clone(),
+                        dir,
+                    },
+                    env: machine.env_with(&step.env),
+                    user: machine.user.clone(),
+                    secrets: step.secrets.clone(),
+                };
+                // As its `activate` does, for all that follows.
+                machine.enter_environment(environment);
+                (
+                    Action::Install(install),
+                    project.with_extras(step.kind.word()),
+                )
+            }
             StepKind::Run { command } => {
                 let args = machine.with_shell(command);
                 let created_by = format!(

@@ -127,6 +127,17 @@ impl Machine {
         self.write_env();
     }
 
+    /// Puts the programs of a Python environment before all others.
+    pub(super) fn enter_environment(&mut self, dir: String) {
+        let known = self.env.iter().find(|(name, _)| name == "PATH");
+        let path = match known {
+            Some((_, path)) if !path.is_empty() => format!("{dir}/bin:{path}"),
+            _ => format!("{dir}/bin"),
+        };
+        let pairs = [("PATH".to_owned(), path), ("VIRTUAL_ENV".to_owned(), dir)];
+        self.set_env(pairs.iter().map(|(name, value)| (name, value)));
+    }
+
     /// Sets the working directory, which may be relative to the one before.
     pub(super) fn set_workdir(&mut self, dir: &str) {
         self.workdir = path::absolute(&self.workdir, dir);

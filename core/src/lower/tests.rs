@@ -495,6 +495,55 @@ fn steps_see_the_image_s_facts() {
 }
 
 #[test]
+fn the_environment_of_a_project_is_entered() {
+    let lowered = |own: Option<&str>, workdir: Option<&str>, path: Option<&str>| {
+        let mut chain = spec(Base::Image(image("a")));
+        chain.workdir = workdir.map(str::to_owned);
+        chain.env = path
+            .map(|path| ("PATH".into(), path.into()))
+            .into_iter()
+            .collect();
+        let project = UvProject {
+            pyproject: Digest::of(b"p"),
+            lock: Digest::of(b"l"),
+            extras: vec!["x".into()],
+            workdir: own.map(str::to_owned),
+        };
+        let run = step(StepKind::Run {
+            command: "x".into(),
+        });
+        chain.steps = vec![step(StepKind::UvSync(project)), run];
+        let built = build(&chain);
+        let env = last_run(&built).env.clone();
+        let Action::Install(install) = &built.stages[0].ops[0].action else {
+            panic!()
+        };
+        let Installed::Project { dir, .. } = &install.what else {
+            panic!()
+        };
+        assert_eq!(value(&install.env, "VIRTUAL_ENV"), None);
+        let dir = dir.clone();
+        let venv = value(&env, "VIRTUAL_ENV").map(str::to_owned);
+        let seen = value(&env, "PATH").map(str::to_owned);
+        (dir, venv.unwrap(), seen.unwrap(), built.config.env.clone())
+    };
+    let (dir, venv, path, config) = lowered(None, None, None);
+    assert_eq!((dir.as_str(), venv.as_str()), ("/app", "/app/.venv"));
+    assert_eq!(path, "/app/.venv/bin:/base/bin");
+    let expect = [
+        "PATH=/app/.venv/bin:/base/bin",
+        "FROM_BASE=x",
+        "VIRTUAL_ENV=/app/.venv",
+    ];
+    assert_eq!(config, expect);
+    let (dir, _, path, config) = lowered(None, Some("/w"), Some("/mine"));
+    assert_eq!((dir.as_str(), path.as_str()), ("/w", "/w/.venv/bin:/mine"));
+    assert_eq!(config[0], "PATH=/mine", "the image's own facts win");
+    let (dir, venv, ..) = lowered(Some("/"), Some("/w"), None);
+    assert_eq!((dir.as_str(), venv.as_str()), ("/", "/.venv"));
+}
+
+#[test]
 fn entrypoint_resets_the_base_s_command() {
     let mut chain = spec(Base::Image(image("a")));
     chain.entrypoint = Some(vec!["e".into()]);

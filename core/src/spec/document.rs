@@ -152,6 +152,7 @@ impl Step {
             | StepKind::AptInstall { packages } => {
                 fields.push(("packages", Json::texts(packages)));
             }
+            StepKind::UvSync(project) => fields.extend(project.document()),
             StepKind::Run { command } => fields.push(("command", Json::text(command))),
             StepKind::AddFile { dest, digest, mode } => {
                 fields.push(("dest", Json::text(dest)));

@@ -8,7 +8,8 @@ use serde::ser::{Serialize, Serializer};
 
 use super::check::{self, DOCUMENT_LIMIT, STEP_LIMIT};
 use super::{
-    Base, BaseImage, Dockerfile, Instruction, Mount, SCHEMA, Spec, Stage, StageBase, Step, StepKind,
+    Base, BaseImage, Dockerfile, Instruction, Mount, SCHEMA, Spec, Stage, StageBase, Step,
+    StepKind, UvProject, project,
 };
 use crate::Digest;
 use crate::dockerfile::{ReadFrom, check_canonical, reads};
@@ -87,7 +88,7 @@ fn spec(node: &Node) -> Result<Spec, Fault> {
         steps: steps.unwrap_or_default(),
         env: env(&fields, "env")?,
         runtime_env: env(&fields, "runtime_env")?,
-        workdir: fields.read("workdir", |n| check::image_path(n.text()?))?,
+        workdir: fields.read("workdir", image_path)?,
         user: checked_text(&fields, "user", check::user)?,
         labels: text_map(&fields, "labels", check::label)?,
         entrypoint: fields.read("entrypoint", |n| arguments(n, "ENTRYPOINT"))?,
@@ -132,6 +133,9 @@ fn most_bytes(spec: &Spec) -> usize {
             StepKind::PipInstall { packages }
             | StepKind::UvPipInstall { packages }
             | StepKind::AptInstall { packages } => texts(packages),
+            StepKind::UvSync(project) => {
+                texts(&project.extras) + project.workdir.as_deref().map_or(0, text) + 6 * AROUND
+            }
             StepKind::Run { command } => text(command),
             StepKind::AddFile { dest, .. } | StepKind::AddDir { dest, .. } => {
                 text(dest) + 4 * AROUND
@@ -326,9 +330,10 @@ fn check_read(read: ReadFrom, stage: Option<usize>, images: usize) -> Result<(),
 
 fn step(node: &Node) -> Result<Step, Fault> {
     const OPTIONS: [&str; 4] = ["kind", "env", "secrets", "force"];
-    const KINDS: [&str; 7] = [
+    const KINDS: [&str; 8] = [
         "pip_install",
         "uv_pip_install",
+        "uv_sync",
         "apt_install",
         "run",
         "add_file",
@@ -336,8 +341,11 @@ fn step(node: &Node) -> Result<Step, Fault> {
         "dockerfile",
     ];
     let any = [
-        "packages", "command", "dest", "digest", "mode", "text", "context", "images",
-    ];
+        &["packages", "command", "dest", "digest", "mode"][..],
+        &["text", "context", "images"],
+        &project::FIELDS,
+    ]
+    .concat();
     let word = node
         .fields(&[&OPTIONS[..], &any[..]].concat())?
         .need("kind", Node::text)?;
@@ -352,6 +360,7 @@ fn step(node: &Node) -> Result<Step, Fault> {
         "apt_install" => StepKind::AptInstall {
             packages: of(&["packages"])?.need("packages", |n| check::apt_packages(n.texts()?))?,
         },
+        "uv_sync" => StepKind::UvSync(UvProject::read(&of(&project::FIELDS)?)?),
         "run" => StepKind::Run {
             command: of(&["command"])?.need("command", |node| {
                 let text = node.text()?;
@@ -370,7 +379,7 @@ fn step(node: &Node) -> Result<Step, Fault> {
         "add_dir" => {
             let fields = of(&["dest", "digest"])?;
             StepKind::AddDir {
-                dest: fields.need("dest", |node| check::image_path(node.text()?))?,
+                dest: fields.need("dest", image_path)?,
                 digest: fields.need("digest", digest)?,
             }
         }
@@ -420,7 +429,7 @@ fn mount(node: &Node) -> Result<Mount, Fault> {
     let dir = fields.read("dir", Node::boolean)?.unwrap_or_default();
     let dest = |node: &Node| {
         if dir {
-            check::image_path(node.text()?)
+            image_path(node)
         } else {
             file_dest(node)
         }
@@ -449,7 +458,12 @@ fn file_dest(node: &Node) -> Result<String, Fault> {
     Ok(path)
 }
 
-fn digest(node: &Node) -> Result<Digest, Fault> {
+/// An absolute path in the image.
+pub(super) fn image_path(node: &Node) -> Result<String, Fault> {
+    check::image_path(node.text()?)
+}
+
+pub(super) fn digest(node: &Node) -> Result<Digest, Fault> {
     check::digest(node.text()?)
 }
 

@@ -5,6 +5,8 @@
 //! | `POST /v1/agent/register` | [`Register`], with a join token | [`Registered`] |
 //! | `POST /v1/agent/session` | [`Report`]s, one JSON document a line | [`Order`]s, one JSON document a line |
 //! | `POST /v1/agent/streams/{ticket}` | [`super::OutputEvent`]s, one JSON document a line | 200 at the end |
+//! | `POST /v1/agent/files/{ticket}` | the bytes of a file that is read ([`Ask::ReadFile`]) | 200 at the end |
+//! | `GET /v1/agent/files/{ticket}` | | the bytes of a file that is written ([`Ask::WriteFile`]) |
 //!
 //! Both bodies of a session last as long as the session. The node's token is the bearer of all but
 //! the first call. Readers skip kinds that they do not know.
@@ -222,6 +224,37 @@ pub enum Ask {
         /// Identifier of the sandbox.
         sandbox: String,
     },
+    /// What the processes of a sandbox are and how they go, the main one left out; answered by a
+    /// list of [`super::ProcessStatus`], running ones and those that ended last.
+    Processes {
+        /// Identifier of the sandbox.
+        sandbox: String,
+    },
+    /// Reads a file as the sandbox's user sees it; answered by [`FileAnswer::Open`] or
+    /// [`FileAnswer::Failed`]. Once it is open the node sends its bytes by
+    /// `POST /v1/agent/files/{ticket}`; a body that breaks off is a failure.
+    ReadFile {
+        /// Ticket.
+        ticket: String,
+        /// Identifier of the sandbox.
+        sandbox: String,
+        /// Path inside; a relative one begins at the sandbox's working directory.
+        path: String,
+    },
+    /// Writes a file with the rights of the sandbox's user; answered by [`FileAnswer::Written`] or
+    /// [`FileAnswer::Failed`] at the end. The node asks for the bytes by
+    /// `GET /v1/agent/files/{ticket}` when it can write; a body that breaks off leaves no file.
+    WriteFile {
+        /// Ticket.
+        ticket: String,
+        /// Identifier of the sandbox.
+        sandbox: String,
+        /// Path inside, as of [`Ask::ReadFile`].
+        path: String,
+        /// Permission bits; those of the file that stands there, else `0644`, when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mode: Option<u32>,
+    },
     /// Has the node open `POST /v1/agent/streams/{ticket}` with the output of a process; answered by
     /// null at once.
     Follow {
@@ -236,6 +269,32 @@ pub enum Ask {
         /// Whether to go on until the process ends.
         follow: bool,
     },
+}
+
+/// What becomes of [`Ask::ReadFile`] and [`Ask::WriteFile`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "file", rename_all = "snake_case")]
+pub enum FileAnswer {
+    /// It can be read.
+    Open,
+    /// It is written, and stands under its name.
+    Written {
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// The system said no; nothing was changed.
+    Failed(FileFailure),
+}
+
+/// Why a file of a sandbox cannot be read or written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FileFailure {
+    /// Number of the error as of Linux's `errno(3)`.
+    pub errno: i32,
+    /// What was tried, on which path, and what the system said.
+    pub detail: String,
 }
 
 /// Longest [`Report`] that the service takes, in bytes.

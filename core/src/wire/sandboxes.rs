@@ -19,6 +19,16 @@ pub struct SandboxRequest {
     /// Over the image's `Entrypoint`; its `Cmd` then counts no more. An empty list takes it away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
+    /// Runs no command of the image: the main process is one of ours that waits for the stop, and
+    /// everything is done by further commands. `args` and `entrypoint` must be absent then.
+    #[serde(default)]
+    pub idle: bool,
+    /// Name; no other living sandbox may have it. A DNS label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Words for people and programs, to find it by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
     /// Variables over those of the image.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -162,6 +172,12 @@ pub enum SandboxReply {
 pub struct Sandbox {
     /// Identifier, sortable by time.
     pub id: String,
+    /// Name, if it was given one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Tags that it was given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
     /// State.
     pub state: SandboxState,
     /// Name of its node.
@@ -241,7 +257,7 @@ pub enum SandboxEnd {
 }
 
 /// A further command in a running sandbox.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ExecRequest {
     /// The command.
@@ -261,6 +277,9 @@ pub struct ExecRequest {
     /// Whether standard input is open; `/dev/null` otherwise.
     #[serde(default)]
     pub stdin: bool,
+    /// Seconds until it is killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<f64>,
 }
 
 /// A process of a sandbox: `main`, or one that was started in it.
@@ -271,6 +290,30 @@ pub struct SandboxProcess {
     pub sandbox: String,
     /// Identifier within the sandbox.
     pub process: String,
+}
+
+/// What a process of a sandbox is, and how it goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ProcessStatus {
+    /// Identifier within the sandbox.
+    pub process: String,
+    /// The command, cut off where it is long; empty when the node ended under it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Its working directory, if the request said one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Whether it has a terminal.
+    #[serde(default)]
+    pub tty: bool,
+    /// Seconds after which it is killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<f64>,
+    /// How it ended: [`OutputEventKind::Exited`] or [`OutputEventKind::Failed`]; absent while it
+    /// runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<OutputEventKind>,
 }
 
 /// A piece of output of a process, or its end. Numbered from 1; numbers may be missing only where
@@ -307,6 +350,9 @@ pub enum OutputEventKind {
     Exited {
         /// Exit code; 128 and the signal's number when one ended it.
         code: i32,
+        /// Number of the signal that ended it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<i32>,
         /// What ended it from outside.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ended_by: Option<SandboxEnd>,
@@ -333,4 +379,12 @@ pub struct StopRequest {
 pub struct SignalRequest {
     /// Name (`TERM`, `SIGTERM`) or number.
     pub signal: String,
+}
+
+/// How much of a file was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FileWritten {
+    /// Bytes.
+    pub bytes: u64,
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Agent;
-use super::streams;
+use super::{files, streams};
 
 /// Most bytes of the lists of an answer: half of what a line takes.
 const LISTS: usize = MAX_REPORT / 2;
@@ -72,6 +72,23 @@ pub(super) async fn answer(agent: &Arc<Agent>, ask: Ask) -> Result<Value, Proble
             sandboxes.signal(&sandbox, &process, &signal).await?;
             Ok(Value::Null)
         }
+        Ask::Processes { sandbox } => {
+            let mut processes = sandboxes.processes(&sandbox).await?;
+            let mut room = LISTS;
+            bound(&mut processes, &mut room);
+            value(&processes)
+        }
+        Ask::ReadFile {
+            ticket,
+            sandbox,
+            path,
+        } => value(&files::read(agent, ticket, &sandbox, &path).await?),
+        Ask::WriteFile {
+            ticket,
+            sandbox,
+            path,
+            mode,
+        } => value(&files::write(agent, &ticket, &sandbox, &path, mode).await?),
         Ask::Stop {
             sandbox,
             grace_seconds,

@@ -16,6 +16,9 @@ use crate::settings::NodeSettings;
 const PING: Duration = Duration::from_secs(10);
 /// How long an answer to that may take.
 const PING_ANSWER: Duration = Duration::from_secs(20);
+/// Bytes of one answer, and of all, that the service may send before somebody takes them.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 512 << 20;
 /// How long the service may take to begin its answer.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Longest problem document that is read.
@@ -67,6 +70,10 @@ impl Connection {
             .http2_keep_alive_interval(PING)
             .http2_keep_alive_timeout(PING_ANSWER)
             .http2_keep_alive_while_idle(true)
+            // Files on their way into sandboxes that take them slowly must not use up what orders
+            // need.
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
             // The node's one connection goes straight to the service.
             .redirect(reqwest::redirect::Policy::none());
         if settings.server.starts_with("http://") {
@@ -143,6 +150,35 @@ impl Connection {
             .header("content-type", "application/x-ndjson")
             .body(reqwest::Body::wrap_stream(lines));
         self.sound(request.send().await).await.map(drop)
+    }
+
+    /// Sends a file to whoever has that ticket; done when it is all sent, or nobody wants it any
+    /// more.
+    pub(super) async fn send_file<S>(
+        &self,
+        token: &str,
+        ticket: &str,
+        bytes: S,
+    ) -> Result<(), CallError>
+    where
+        S: Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static,
+    {
+        let request = self
+            .http
+            .post(format!("{}/v1/agent/files/{ticket}", self.url))
+            .bearer_auth(token)
+            .header("content-type", "application/octet-stream")
+            .body(reqwest::Body::wrap_stream(bytes));
+        self.sound(request.send().await).await.map(drop)
+    }
+
+    /// The file that whoever has that ticket sends, as it comes.
+    pub(super) async fn take_file(&self, token: &str, ticket: &str) -> Result<Response, CallError> {
+        let request = self
+            .http
+            .get(format!("{}/v1/agent/files/{ticket}", self.url))
+            .bearer_auth(token);
+        self.sound(request.send().await).await
     }
 
     /// A blob, as it comes.

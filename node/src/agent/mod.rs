@@ -9,6 +9,7 @@ mod asks;
 mod backoff;
 mod call;
 mod credentials;
+mod files;
 mod line;
 mod lines;
 mod parts;
@@ -39,8 +40,8 @@ pub use credentials::{Credentials, CredentialsError};
 pub use line::Line;
 pub use lines::{LineError, Lines, Received};
 pub use parts::{
-    Access, AccessWatch, CacheDelta, Images, Output, PullCost, PullFailure, PullOrder,
-    PullProgress, Sandboxes,
+    Access, AccessWatch, CacheDelta, FileBytes, FileError, FileWriter, Images, Output, PullCost,
+    PullFailure, PullOrder, PullProgress, Sandboxes,
 };
 
 use crate::settings::{Join, NodeSettings};

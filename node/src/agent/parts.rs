@@ -7,10 +7,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chalk_core::Digest;
-use chalk_core::wire::agent::{ImageRef, SandboxReport};
+use chalk_core::wire::agent::{FileFailure, ImageRef, SandboxReport};
 use chalk_core::wire::{
     CacheListing, CacheUsage, CachedImage, ExecRequest, GcReport, GcRequest, LayerProgress,
-    OutputEvent, Problem, Receipt, SandboxEnd, SandboxProcess, SandboxRequest, TerminalSize,
+    OutputEvent, Problem, ProcessStatus, Receipt, SandboxEnd, SandboxProcess, SandboxRequest,
+    TerminalSize,
 };
 use futures_util::Stream;
 use tokio::sync::{broadcast, watch};
@@ -115,6 +116,36 @@ pub trait Images: Send + Sync + 'static {
 /// Output of a process.
 pub type Output = Pin<Box<dyn Stream<Item = OutputEvent> + Send>>;
 
+/// Bytes of a file on their way out; an error where they break off.
+pub type FileBytes = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
+
+/// A file on its way in. Dropped before the commit, it leaves all as it was.
+#[async_trait]
+pub trait FileWriter: Send {
+    /// Takes the next bytes.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), FileError>;
+
+    /// Puts the file under its name; gives how many bytes it has.
+    async fn commit(self: Box<Self>) -> Result<u64, FileError>;
+}
+
+/// Why a file cannot be read or written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// The system inside said no.
+    #[error("{}", .0.detail)]
+    Failed(FileFailure),
+    /// There is no such sandbox, it does not run, or the node failed.
+    #[error("{}: {}", .0.title, .0.detail)]
+    Problem(Problem),
+}
+
+impl From<Problem> for FileError {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
 /// The sandboxes of a node.
 #[async_trait]
 pub trait Sandboxes: Send + Sync + 'static {
@@ -155,6 +186,20 @@ pub trait Sandboxes: Send + Sync + 'static {
 
     /// Sends a signal, by name or number.
     async fn signal(&self, sandbox: &str, process: &str, signal: &str) -> Result<(), Problem>;
+
+    /// The processes of a sandbox but the main one: those that run, and those that ended last.
+    async fn processes(&self, sandbox: &str) -> Result<Vec<ProcessStatus>, Problem>;
+
+    /// Opens a file to read it.
+    async fn read_file(&self, sandbox: &str, path: &str) -> Result<FileBytes, FileError>;
+
+    /// Opens a file to write it, with these permission bits if any are given.
+    async fn write_file(
+        &self,
+        sandbox: &str,
+        path: &str,
+        mode: Option<u32>,
+    ) -> Result<Box<dyn FileWriter>, FileError>;
 
     /// Ends a sandbox; done when the order is taken.
     async fn stop(&self, sandbox: &str, grace: Duration, reason: SandboxEnd)

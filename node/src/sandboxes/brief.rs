@@ -23,7 +23,8 @@ pub(super) fn shorten(report: &mut SandboxReport) {
     }
 }
 
-fn shorten_list(list: &mut Vec<String>) {
+/// Cuts a list of texts.
+pub(super) fn shorten_list(list: &mut Vec<String>) {
     let mut room = LIST;
     for position in 0..list.len() {
         let text = &mut list[position];

@@ -50,6 +50,13 @@ pub(super) struct Process {
     pub(super) stop_signal: i32,
 }
 
+impl Process {
+    /// Whether it runs no program, but only waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.args.is_empty()
+    }
+}
+
 /// Puts image and request together.
 pub(super) fn main_process(
     image: &ImageConfig,
@@ -57,6 +64,13 @@ pub(super) fn main_process(
     hostname: &str,
 ) -> Result<Process, Problem> {
     let config = image.config.clone().unwrap_or_default();
+    if request.idle && !(request.args.is_empty() && request.entrypoint.is_none()) {
+        return Err(bad_request(
+            "an idle sandbox has no command",
+            "`idle` is set, and `args` or `entrypoint` too",
+            "leave one of them out",
+        ));
+    }
     let (mut args, cmd) = match &request.entrypoint {
         // Over the image's entrypoint, its command counts no more.
         Some(entrypoint) => (entrypoint.clone(), Vec::new()),
@@ -70,7 +84,9 @@ pub(super) fn main_process(
     } else {
         request.args.clone()
     });
-    if args.first().is_none_or(String::is_empty) {
+    if request.idle {
+        args.clear();
+    } else if args.first().is_none_or(String::is_empty) {
         return Err(bad_request(
             "there is no command to run",
             "the image has neither an entrypoint nor a command",
@@ -95,6 +111,8 @@ pub(super) fn main_process(
         .flatten()
         .find(|workdir| !workdir.is_empty());
     let stop_signal = match config.stop_signal.as_deref() {
+        // That of the image is for its own program.
+        _ if request.idle => DEFAULT_STOP_SIGNAL,
         None | Some("") => DEFAULT_STOP_SIGNAL,
         Some(name) => signal(name)?,
     };
@@ -221,6 +239,23 @@ mod tests {
         check(r#"{"config":{"Cmd":null}}"#, &[], None, &[]);
         check("{}", &["y"], None, &["y"]);
         check("{}", &[], None, &[]);
+    }
+
+    #[test]
+    fn an_idle_sandbox_runs_nothing_of_the_image() {
+        let found = process(IMAGE, |request| request.idle = true).expect("fine");
+        assert!(found.is_idle());
+        assert_eq!(
+            (found.user.as_str(), found.workdir.as_str()),
+            ("app", "/srv")
+        );
+        // The signal of the image is for the image's program.
+        assert_eq!(found.stop_signal, 15);
+        process(IMAGE, |request| {
+            request.idle = true;
+            request.args = vec!["c".into()];
+        })
+        .expect_err("a command, too");
     }
 
     #[test]

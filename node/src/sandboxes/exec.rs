@@ -1,6 +1,7 @@
 //! A further process in a sandbox.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chalk_core::wire::{ExecRequest, Problem, SandboxProcess};
 use chalk_sandbox::{ExecSpec, Stdin, User};
@@ -9,7 +10,7 @@ use super::config::further_process;
 use super::log::Log;
 use super::plan::terminal_size;
 use super::problems::{bad_request, node_failed, not_running, of_sandbox};
-use super::process::{Process, exit_code};
+use super::process::{Process, how_ended};
 use super::{Entry, MAIN, Shared, below};
 
 /// How many ended processes of a sandbox are kept, with their output.
@@ -38,6 +39,13 @@ pub(super) async fn start(
         ..problem
     };
     let handle = main.running().await.map_err(ended)?;
+    let timeout = request.timeout_seconds.map(|seconds| {
+        let time = Duration::try_from_secs_f64(seconds).ok();
+        time.filter(|time| !time.is_zero()).ok_or_else(|| {
+            let detail = format!("{seconds} stands there");
+            bad_request("the time limit is no number of seconds", &detail, "")
+        })
+    });
     let surroundings = entry.main().clone();
     let surroundings =
         surroundings.ok_or_else(|| not_running("the sandbox does not run yet", ""))?;
@@ -46,6 +54,7 @@ pub(super) async fn start(
     spec.env = process.env;
     spec.cwd = process.workdir.into();
     spec.user = User::Named(process.user);
+    spec.timeout = timeout.transpose()?;
     spec.terminal = request.tty.map(terminal_size);
     if request.stdin {
         spec.stdin = Stdin::Stream;
@@ -57,7 +66,7 @@ pub(super) async fn start(
 
     let log = Log::create(output, shared.settings.log_limit, true)
         .map_err(|error| node_failed("the output of the process cannot be kept", &error))?;
-    let process = Arc::new(Process::new(log));
+    let process = Arc::new(Process::further(log, &request));
     {
         let mut processes = entry.processes();
         if processes.contains_key(&name) {
@@ -73,7 +82,7 @@ pub(super) async fn start(
     let ended = name.clone();
     tokio::spawn(async move {
         let exit = process.wait(running, &entry.cancel).await;
-        process.finish(&exit_code(&exit).map(|code| (code, None)));
+        process.finish(&how_ended(&exit));
         drop(process);
         forget_oldest(&entry, ended);
     });

@@ -206,6 +206,17 @@ impl Log {
         remove(&self.0.dir);
     }
 
+    /// How the process ended; `None` while it runs.
+    pub(super) fn how_ended(&self) -> Option<OutputEventKind> {
+        self.state().end.clone()
+    }
+
+    /// Waits until the process has ended.
+    pub(super) async fn ended(&self) {
+        let mut last = self.0.last.subscribe();
+        while !self.has_ended() && last.changed().await.is_ok() {}
+    }
+
     /// Whether the process has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.state().end.is_some()

@@ -14,12 +14,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chalk_core::wire::agent::{ImageRef, SandboxReport};
 use chalk_core::wire::{
-    ExecRequest, OutputEventKind, Problem, SandboxEnd, SandboxProcess, SandboxRequest,
-    SandboxState, TerminalSize,
+    ExecRequest, OutputEventKind, Problem, ProcessStatus, SandboxEnd, SandboxProcess,
+    SandboxRequest, SandboxState, TerminalSize,
 };
 use tokio::sync::{broadcast, watch};
 
-use crate::agent::{Output, Sandboxes as Interface};
+use crate::agent::{FileBytes, FileError, FileWriter, Output, Sandboxes as Interface};
 use crate::files::Files;
 use crate::mounts::Mounts;
 
@@ -28,6 +28,7 @@ mod cdi;
 mod config;
 mod disk;
 mod exec;
+mod files;
 mod groups;
 mod host_files;
 mod images;
@@ -207,6 +208,8 @@ impl Shared {
         let end = match (&report.exit_code, &report.error) {
             (Some(code), _) => OutputEventKind::Exited {
                 code: *code,
+                // Was not written down.
+                signal: None,
                 ended_by: report.ended_by,
             },
             (None, error) => OutputEventKind::Failed {
@@ -363,6 +366,28 @@ impl Interface for Sandboxes {
     async fn signal(&self, sandbox: &str, process: &str, signal: &str) -> Result<(), Problem> {
         let signal = config::signal(signal)?;
         self.0.process(sandbox, process)?.signal(signal).await
+    }
+
+    async fn processes(&self, sandbox: &str) -> Result<Vec<ProcessStatus>, Problem> {
+        let entry = self.0.entry(sandbox)?;
+        let processes = entry.processes();
+        let further = processes.iter().filter(|(name, _)| *name != MAIN);
+        Ok(further
+            .map(|(name, process)| process.status(name.clone()))
+            .collect())
+    }
+
+    async fn read_file(&self, sandbox: &str, path: &str) -> Result<FileBytes, FileError> {
+        files::read(&self.0.entry(sandbox)?, path).await
+    }
+
+    async fn write_file(
+        &self,
+        sandbox: &str,
+        path: &str,
+        mode: Option<u32>,
+    ) -> Result<Box<dyn FileWriter>, FileError> {
+        files::write(&self.0.entry(sandbox)?, path, mode).await
     }
 
     async fn stop(

@@ -81,6 +81,7 @@ pub(super) async fn make(
         SandboxNetwork::None => Network::None,
     };
     let mut spec = RunSpec::new(root, process.args.clone());
+    spec.idle = process.is_idle();
     spec.mounts = host_files::mounts(&hostname, network);
     spec.mounts.extend(devices.mounts);
     let (mounts, files) = mounted_files(shared, request, home).await?;

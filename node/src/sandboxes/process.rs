@@ -1,9 +1,12 @@
 //! One process of a sandbox as clients reach it: output, input, terminal, signals.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex as SyncMutex, MutexGuard, PoisonError};
 
-use chalk_core::wire::{OutputEventKind, Problem, SandboxEnd, Stream, TerminalSize, problem};
+use chalk_core::wire::{
+    ExecRequest, OutputEventKind, Problem, ProcessStatus, SandboxEnd, Stream, TerminalSize, problem,
+};
 use chalk_sandbox::{Exit, Handle, Input, OutputSink, Running, SandboxError, Status};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
@@ -11,9 +14,21 @@ use tokio_util::sync::CancellationToken;
 use super::log::Log;
 use super::problems::{bad_request, node_failed, not_running, of_sandbox};
 
+/// How a process ended, in words of the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// 128 and the signal's number when one ended it.
+    pub(super) code: i32,
+    pub(super) signal: Option<i32>,
+    /// What ended it from outside.
+    pub(super) ended_by: Option<SandboxEnd>,
+}
+
 /// A process, before, while and after it runs.
 #[derive(Debug)]
 pub(super) struct Process {
+    /// What was asked for; `None` for the main one, and for those of an earlier life of the node.
+    what: Option<ExecRequest>,
     log: Log,
     handle: SyncMutex<Option<Handle>>,
     /// `None` when clients have none, or it was closed.
@@ -26,10 +41,39 @@ impl Process {
     /// A process that does not run yet.
     pub(super) fn new(log: Log) -> Process {
         Process {
+            what: None,
             log,
             handle: SyncMutex::default(),
             input: Mutex::new(None),
             ready: watch::Sender::new(false),
+        }
+    }
+
+    /// A further process that was asked for so; what is kept of that is for people.
+    pub(super) fn further(log: Log, request: &ExecRequest) -> Process {
+        let mut args = request.args.clone();
+        super::brief::shorten_list(&mut args);
+        Process {
+            what: Some(ExecRequest {
+                args,
+                // Values may be secret.
+                env: BTreeMap::new(),
+                ..request.clone()
+            }),
+            ..Process::new(log)
+        }
+    }
+
+    /// What it is, and how it goes.
+    pub(super) fn status(&self, name: String) -> ProcessStatus {
+        let what = self.what.clone().unwrap_or_default();
+        ProcessStatus {
+            process: name,
+            args: what.args,
+            workdir: what.workdir,
+            tty: what.tty.is_some(),
+            timeout_seconds: what.timeout_seconds,
+            end: self.log.how_ended(),
         }
     }
 
@@ -69,11 +113,12 @@ impl Process {
     }
 
     /// Says how it ended.
-    pub(super) fn finish(&self, result: &Result<(i32, Option<SandboxEnd>), Problem>) {
+    pub(super) fn finish(&self, result: &Result<Ended, Problem>) {
         self.log.end(match result {
-            Ok((code, ended_by)) => OutputEventKind::Exited {
-                code: *code,
-                ended_by: *ended_by,
+            Ok(ended) => OutputEventKind::Exited {
+                code: ended.code,
+                signal: ended.signal,
+                ended_by: ended.ended_by,
             },
             Err(error) => OutputEventKind::Failed {
                 error: error.clone(),
@@ -137,13 +182,32 @@ impl Process {
     }
 }
 
-/// How a process ended, in words of the service.
-pub(super) fn exit_code(exit: &Result<Exit, SandboxError>) -> Result<i32, Problem> {
+/// How a process ended, as far as it can tell itself.
+pub(super) fn how_ended(exit: &Result<Exit, SandboxError>) -> Result<Ended, Problem> {
+    let killed = Ended {
+        code: 128 + libc::SIGKILL,
+        signal: Some(libc::SIGKILL),
+        ended_by: None,
+    };
     match exit {
         Ok(exit) => Ok(match exit.status {
             // A stop is a kill in the end.
-            Status::Cancelled => 128 + 9,
-            status => status.shell_code(),
+            Status::Cancelled => killed,
+            Status::TimedOut => Ended {
+                code: exit.status.shell_code(),
+                ended_by: Some(SandboxEnd::TimedOut),
+                ..killed
+            },
+            Status::Signal(signal) => Ended {
+                code: exit.status.shell_code(),
+                signal: Some(signal),
+                ended_by: None,
+            },
+            Status::Code(code) => Ended {
+                code,
+                signal: None,
+                ended_by: None,
+            },
         }),
         Err(error) => match error.exit_code() {
             Some(code) => {

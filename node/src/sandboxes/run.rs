@@ -10,7 +10,7 @@ use chalk_sandbox::{Exit, SandboxError, Status};
 use super::log::Log;
 use super::plan::Plan;
 use super::problems::{bad_request, ending, node_failed, not_running};
-use super::process::{Process, exit_code};
+use super::process::{self, Process, how_ended};
 use super::{Entry, MAIN, Shared, below, disk, now, plan};
 
 /// Makes a sandbox known and starts it in the background.
@@ -58,15 +58,19 @@ pub(super) fn stop(entry: &Arc<Entry>, grace: Duration, reason: SandboxEnd) {
         // The first reason is why it ends; a second stop can only be quicker.
         entry.stop().reason = Some(first);
     }
-    let signal = entry.main().as_ref().map(|main| main.stop_signal);
+    let main = entry.main().as_ref().map(|m| (m.stop_signal, m.is_idle()));
     let process = entry.processes().get(MAIN).cloned();
-    let (Some(signal), Some(process), false) = (signal, process, grace.is_zero()) else {
+    let (Some((signal, idle)), Some(process), false) = (main, process, grace.is_zero()) else {
         entry.cancel.cancel();
         return;
     };
     let entry = Arc::clone(entry);
     tokio::spawn(async move {
         let gentle = async {
+            if idle {
+                // All that is done in it is done by the others, which end with the main process.
+                end_others(&entry, signal).await;
+            }
             if process.signal(signal).await.is_err() {
                 return;
             }
@@ -79,10 +83,25 @@ pub(super) fn stop(entry: &Arc<Entry>, grace: Duration, reason: SandboxEnd) {
     });
 }
 
-/// Code of the main process, what ended it from outside, and whether memory ran out.
+/// Sends a signal to all processes but the main one, and waits until they have ended.
+async fn end_others(entry: &Entry, signal: i32) {
+    let others: Vec<Arc<Process>> = {
+        let processes = entry.processes();
+        let others = processes.iter().filter(|(name, _)| *name != MAIN);
+        others.map(|(_, process)| process.clone()).collect()
+    };
+    let others = others.iter().filter(|process| !process.log().has_ended());
+    let ends = others.map(|process| async move {
+        if process.signal(signal).await.is_ok() {
+            process.log().ended().await;
+        }
+    });
+    futures_util::future::join_all(ends).await;
+}
+
+/// How the main process ended, and whether memory ran out.
 struct Ended {
-    code: i32,
-    ended_by: Option<SandboxEnd>,
+    how: process::Ended,
     warning: Option<String>,
 }
 
@@ -218,13 +237,19 @@ fn check(request: &SandboxRequest) -> Result<(), Problem> {
     }
 }
 
+const KILLED: process::Ended = process::Ended {
+    code: 128 + libc::SIGKILL,
+    signal: Some(libc::SIGKILL),
+    ended_by: None,
+};
+
 /// A stop that came before there was a process.
 fn stopped_early(entry: &Entry) -> Ended {
-    Ended {
-        code: 128 + 9,
+    let how = process::Ended {
         ended_by: entry.stop().reason,
-        warning: None,
-    }
+        ..KILLED
+    };
+    Ended { how, warning: None }
 }
 
 fn ended(
@@ -233,9 +258,9 @@ fn ended(
     oom_kills: u64,
 ) -> Result<Ended, Problem> {
     // The helper itself never needs much; who is killed with it was out of memory.
-    let code = match exit {
-        Err(SandboxError::HelperDied { .. }) if oom_kills > 0 => 128 + 9,
-        exit => exit_code(exit)?,
+    let how = match exit {
+        Err(SandboxError::HelperDied { .. }) if oom_kills > 0 => KILLED,
+        exit => how_ended(exit)?,
     };
     let reason = entry.stop().reason;
     let timed_out = matches!(exit, Ok(exit) if exit.status == Status::TimedOut);
@@ -243,7 +268,7 @@ fn ended(
         (true, ..) => (Some(SandboxEnd::TimedOut), None),
         (_, Some(reason), _) => (Some(reason), None),
         (_, None, 0) => (None, None),
-        _ if code == 0 => (
+        _ if how.code == 0 => (
             None,
             Some(format!(
                 "{oom_kills} process(es) were killed because the memory limit was reached"
@@ -251,17 +276,14 @@ fn ended(
         ),
         _ => (Some(SandboxEnd::OutOfMemory), None),
     };
-    Ok(Ended {
-        code,
-        ended_by,
-        warning,
-    })
+    let how = process::Ended { ended_by, ..how };
+    Ok(Ended { how, warning })
 }
 
 /// Makes the end known: last the output, so that who has seen its end finds the state final.
 fn finish(shared: &Shared, entry: &Entry, result: Result<Ended, Problem>) {
     let told = match &result {
-        Ok(ended) => Ok((ended.code, ended.ended_by)),
+        Ok(ended) => Ok(ended.how),
         Err(problem) => Err(problem.clone()),
     };
     shared.update(entry, |report| {
@@ -269,8 +291,8 @@ fn finish(shared: &Shared, entry: &Entry, result: Result<Ended, Problem>) {
         match result {
             Ok(ended) => {
                 report.state = SandboxState::Exited;
-                report.exit_code = Some(ended.code);
-                report.ended_by = ended.ended_by;
+                report.exit_code = Some(ended.how.code);
+                report.ended_by = ended.how.ended_by;
                 report.warnings.extend(ended.warning);
             }
             Err(problem) => {

@@ -10,10 +10,12 @@ use bytes::Bytes;
 use chalk_core::Digest;
 use chalk_core::wire::agent::{ImageRef, SandboxReport};
 use chalk_core::wire::{
-    CacheListing, CacheUsage, CachedImage, ExecRequest, GcReport, GcRequest, Problem, Receipt,
-    SandboxEnd, SandboxProcess, SandboxRequest, TerminalSize, problem,
+    CacheListing, CacheUsage, CachedImage, ExecRequest, GcReport, GcRequest, Problem,
+    ProcessStatus, Receipt, SandboxEnd, SandboxProcess, SandboxRequest, TerminalSize, problem,
 };
-use chalk_node::agent::{CacheDelta, Images, Output, PullFailure, PullOrder, Sandboxes};
+use chalk_node::agent::{
+    CacheDelta, FileBytes, FileError, FileWriter, Images, Output, PullFailure, PullOrder, Sandboxes,
+};
 use tokio::sync::{broadcast, watch};
 
 /// A change: the image, or that it is gone.
@@ -228,6 +230,23 @@ impl Sandboxes for CountingSandboxes {
 
     async fn signal(&self, _: &str, _: &str, _: &str) -> Result<(), Problem> {
         Err(none())
+    }
+
+    async fn processes(&self, _: &str) -> Result<Vec<ProcessStatus>, Problem> {
+        Err(none())
+    }
+
+    async fn read_file(&self, _: &str, _: &str) -> Result<FileBytes, FileError> {
+        Err(none().into())
+    }
+
+    async fn write_file(
+        &self,
+        _: &str,
+        _: &str,
+        _: Option<u32>,
+    ) -> Result<Box<dyn FileWriter>, FileError> {
+        Err(none().into())
     }
 
     async fn stop(&self, _: &str, _: Duration, _: SandboxEnd) -> Result<(), Problem> {

@@ -124,6 +124,7 @@ async fn input_signals_and_further_processes_reach_it() {
     assert_eq!(seen.stdout, "main here\nchalk-sandbox\nword\n");
     let end = OutputEventKind::Exited {
         code: 3,
+        signal: None,
         ended_by: None,
     };
     assert_eq!(seen.end, Some(end));

@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod faults;
+mod idle;
 mod kills;
 mod lifecycle;
 mod places;

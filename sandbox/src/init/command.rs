@@ -12,8 +12,9 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::report::{At as _, failure, refusal};
 use super::streams::Streams;
-use super::system;
+use super::{files, system};
 use crate::error::{SetupError, Stage};
+use crate::files::FileWork;
 use crate::spec::{Capabilities, Contents, DEFAULT_PATH};
 use crate::users::ResolvedUser;
 use crate::wire::Report;
@@ -144,6 +145,33 @@ impl Command {
             program: self.program.clone(),
             errno,
         }
+    }
+
+    /// Becomes a process that does nothing until a signal ends it; returns only the report of why
+    /// it cannot.
+    pub(super) fn idle(&self) -> Report {
+        let entered = self.enter(None).and_then(|()| {
+            // What stays open would look like an execution that is still to come.
+            system::close_from(3).at(Stage::Streams, "descriptors")
+        });
+        match entered {
+            Err(error) => Report::Setup(error),
+            Ok(()) => loop {
+                system::pause();
+            },
+        }
+    }
+
+    /// Reads or writes a file in place of a program. The parent, which holds the reading end of
+    /// `executed`, sees its end when the file is open; it must not see it before the report of why
+    /// that cannot be.
+    pub(super) fn work_on_file(
+        &self,
+        work: &FileWork,
+        executed: &mut Option<OwnedFd>,
+    ) -> Result<(), Report> {
+        self.enter(executed.as_ref()).map_err(Report::Setup)?;
+        files::run(work, || drop(executed.take())).map_err(files::Failure::report)
     }
 
     fn enter(&self, parent: Option<&OwnedFd>) -> Result<(), SetupError> {

@@ -92,10 +92,15 @@ pub(super) fn run(
     let pid = match system::fork().at(Stage::Fork, "")? {
         Forked::Child => {
             drop(executed);
+            let mut executed_writer = Some(executed_writer);
             // Its pid is that of the sandbox's namespace; the control groups are the host's.
-            let report = match cgroups::join(&groups) {
-                Ok(()) => command.start(Some(&executed_writer)),
-                Err(error) => Report::Setup(error),
+            let report = match (cgroups::join(&groups), &order.file) {
+                (Err(error), _) => Report::Setup(error),
+                (Ok(()), None) => command.start(executed_writer.as_ref()),
+                (Ok(()), Some(work)) => match command.work_on_file(work, &mut executed_writer) {
+                    Ok(()) => system::exit(0),
+                    Err(report) => report,
+                },
             };
             send(control.as_fd(), &report);
             system::exit(125)

@@ -19,6 +19,7 @@ mod cgroups;
 mod channel;
 mod command;
 mod exec;
+mod files;
 mod filesystems;
 mod helper;
 mod mountpoint;

@@ -75,7 +75,11 @@ fn run(
     let pid = match system::fork().at(Stage::Fork, "").map_err(start)? {
         Forked::Child => {
             drop(executed);
-            let report = command.start(None);
+            let report = if spec.idle {
+                command.idle()
+            } else {
+                command.start(None)
+            };
             send(control, &report);
             system::exit(125)
         }

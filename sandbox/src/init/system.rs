@@ -68,6 +68,12 @@ pub(super) fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Sleeps until a signal comes.
+pub(super) fn pause() {
+    // SAFETY: `pause` has no preconditions.
+    unsafe { libc::pause() };
+}
+
 /// Closes every descriptor from `first` on.
 pub(super) fn close_from(first: u32) -> rustix::io::Result<()> {
     close_range(first, 0)

@@ -7,6 +7,7 @@
 mod basics;
 mod confinement;
 mod escapes;
+mod files;
 mod interactive;
 mod lifetime;
 mod mounts;

@@ -8,7 +8,7 @@ use chalk_core::wire::Role;
 
 /// Calls below `/v1` that change something and need less than the administrator; `*` is one part of
 /// the path.
-const RULES: [(&str, &str, Role); 28] = [
+const RULES: [(&str, &str, Role); 31] = [
     // Tell what would be, and change nothing.
     ("POST", "/v1/resolve", Role::Read),
     ("POST", "/v1/plan", Role::Read),
@@ -27,6 +27,9 @@ const RULES: [(&str, &str, Role); 28] = [
     ("POST", "/v1/sandboxes/*/processes/*/input", Role::Build),
     ("POST", "/v1/sandboxes/*/processes/*/resize", Role::Build),
     ("POST", "/v1/sandboxes/*/processes/*/signal", Role::Build),
+    ("GET", "/v1/sandboxes/*/files", Role::Build),
+    ("HEAD", "/v1/sandboxes/*/files", Role::Build),
+    ("PUT", "/v1/sandboxes/*/files", Role::Build),
     ("POST", "/v1/warms", Role::Warm),
     ("POST", "/v1/warms/*/retry", Role::Warm),
     ("DELETE", "/v1/warms/*", Role::Warm),

@@ -6,9 +6,12 @@
 //! the [`Principal`](crate::access::Principal) among the extensions of its request.
 
 mod auth;
+pub(crate) mod connect;
 mod images;
+mod sandboxes;
 mod status;
 pub(crate) mod times;
+mod volumes;
 
 /// The definitions of `proto/` in Rust.
 #[allow(
@@ -33,7 +36,11 @@ use axum::extract::Request;
 use axum::http::{Method, header};
 use axum::response::Response;
 use proto::chalk::sandbox::v1::custom_image_service_server::CustomImageServiceServer;
+use proto::chalk::sandbox::v2::sandbox_filesystem_service_server::SandboxFilesystemServiceServer;
+use proto::chalk::sandbox::v2::sandbox_process_service_server::SandboxProcessServiceServer;
+use proto::chalk::sandbox::v2::sandbox_service_server::SandboxServiceServer;
 use proto::chalk::server::v1::auth_service_server::AuthServiceServer;
+use proto::chalk::volume::v2::volume_service_server::VolumeServiceServer;
 use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
@@ -84,7 +91,7 @@ pub(crate) fn unimplemented(path: &str) -> Response {
 }
 
 /// A service, below its name.
-fn add<S>(router: Router, service: S) -> Router
+fn add<S>(mut router: Router, service: &S) -> Router
 where
     S: tower::Service<Request, Error = std::convert::Infallible>
         + NamedService
@@ -95,7 +102,6 @@ where
     S::Response: axum::response::IntoResponse,
     S::Future: Send + 'static,
 {
-    let mut router = router;
     for member in members(S::NAME) {
         router = router.route_service(&format!("/{}/{member}", S::NAME), service.clone());
     }
@@ -142,6 +148,21 @@ pub(crate) async fn router(
     let limit = usize::try_from(service.settings().limits.request.as_u64()).unwrap_or(usize::MAX);
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_serving::<AuthServiceServer<auth::Auth>>().await;
+    health
+        .set_serving::<CustomImageServiceServer<images::Images>>()
+        .await;
+    health
+        .set_serving::<VolumeServiceServer<volumes::Volumes>>()
+        .await;
+    health
+        .set_serving::<SandboxServiceServer<sandboxes::Lifecycle>>()
+        .await;
+    health
+        .set_serving::<SandboxProcessServiceServer<sandboxes::Processes>>()
+        .await;
+    health
+        .set_serving::<SandboxFilesystemServiceServer<sandboxes::Files>>()
+        .await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -150,21 +171,48 @@ pub(crate) async fn router(
     let mut router = Router::new();
     router = add(
         router,
-        AuthServiceServer::new(auth::Auth::new(service.clone()))
+        &AuthServiceServer::new(auth::Auth::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),
     );
     router = add(
         router,
-        CustomImageServiceServer::new(images::Images::new(service.clone()))
+        &CustomImageServiceServer::new(images::Images::new(service.clone()))
             .accept_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limit),
     );
-    router = add(router, health_server);
-    router = add(router, reflection().build_v1()?);
-    router = add(router, reflection().build_v1alpha()?);
+    router = add(
+        router,
+        &VolumeServiceServer::new(volumes::Volumes::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    router = add(
+        router,
+        &SandboxServiceServer::new(sandboxes::Lifecycle::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    // What they stream is sent as it is: to compress it takes longer than to send it.
+    router = add(
+        router,
+        &SandboxProcessServiceServer::new(sandboxes::Processes::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    router = add(
+        router,
+        &SandboxFilesystemServiceServer::new(sandboxes::Files::new(service.clone()))
+            .accept_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit),
+    );
+    router = add(router, &health_server);
+    router = add(router, &reflection().build_v1()?);
+    router = add(router, &reflection().build_v1alpha()?);
     Ok(router)
 }
 

@@ -13,6 +13,7 @@ use crate::engine::EngineError;
 use crate::index::IndexError;
 use crate::registry::RegionalError;
 use crate::resolve::ResolveError;
+use crate::volumes::VolumeError;
 
 impl From<BaseError> for ApiError {
     fn from(error: BaseError) -> Self {
@@ -139,6 +140,47 @@ impl From<ResolveError> for ApiError {
                 error.to_string(),
                 "upload the tree as the SDK or `chalk` prints it",
             ),
+        }
+    }
+}
+
+impl From<VolumeError> for ApiError {
+    fn from(error: VolumeError) -> Self {
+        let words = error.to_string();
+        match error {
+            VolumeError::NoVolume(_) => Self::not_found("no such volume", words),
+            VolumeError::NoVersion { .. } => Self::not_found("no such version", words),
+            VolumeError::NoRef { .. } => Self::not_found("no such ref", words),
+            VolumeError::NoCommit { .. } => Self::not_found("no such commit", words),
+            VolumeError::NoFile { .. } => Self::not_found("no such file", words),
+            VolumeError::Exists { .. } => {
+                Self::new(problem::NAME_TAKEN, 409, "the name is taken", words, "")
+            }
+            VolumeError::Invalid(_) => Self::bad_request("the request is wrong", words, ""),
+            VolumeError::Mismatch { .. } => Self::new(
+                problem::DIGEST_MISMATCH,
+                400,
+                "the bytes do not have the hash",
+                words,
+                "send them again; a file may have changed while it was sent",
+            ),
+            VolumeError::Conflict(_) | VolumeError::Empty { .. } | VolumeError::NoObject(_) => {
+                Self::new(
+                    problem::CONFLICT,
+                    409,
+                    "what is there does not allow it",
+                    words,
+                    "",
+                )
+            }
+            VolumeError::TooMany { .. } => {
+                Self::new(problem::TOO_LARGE, 413, "a limit is reached", words, "")
+            }
+            VolumeError::Stopping => Self::unavailable("the service stops", ""),
+            VolumeError::Blobs(error) => error.into(),
+            VolumeError::Broken { .. } | VolumeError::Ledger(_) | VolumeError::Io { .. } => {
+                Self::internal("the volumes failed", &error)
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use chalk_core::wire::{self, agent as between};
 
 use super::openapi::Call;
 use super::openapi::Of::{Flag, Number, Text};
-use super::{Route, agent, nodes, sandboxes, warms};
+use super::{Route, agent, nodes, sandbox_files, sandboxes, warms};
 
 const LINES: &str = "application/x-ndjson";
 
@@ -35,6 +35,19 @@ pub(super) fn agent_routes() -> Vec<Route> {
             post(sandboxes::pass_on),
             Call::new("Events of a process for a client that follows it, one JSON document a line")
                 .takes_other(LINES),
+        ),
+        Route::new(
+            Method::POST,
+            "/v1/agent/files/{ticket}",
+            post(sandbox_files::pass_on),
+            Call::new("Bytes of a file of a sandbox for a client that reads it").takes_bytes(),
+        ),
+        Route::new(
+            Method::GET,
+            "/v1/agent/files/{ticket}",
+            get(sandbox_files::hand_over),
+            Call::new("Bytes of a file of a sandbox from a client that writes it")
+                .gives_other("application/octet-stream"),
         ),
         Route::new(
             Method::GET,
@@ -267,6 +280,33 @@ pub(super) fn sandbox_routes() -> Vec<Route> {
             Call::new("Start a further command in a sandbox")
                 .takes::<wire::ExecRequest>()
                 .gives::<wire::SandboxProcess>(),
+        ),
+        Route::new(
+            Method::GET,
+            "/v1/sandboxes/{id}/processes",
+            get(sandboxes::processes),
+            Call::new("List the further processes of a sandbox: those that run, and those that ended last")
+                .gives::<Vec<wire::ProcessStatus>>(),
+        ),
+        Route::new(
+            Method::GET,
+            "/v1/sandboxes/{id}/files",
+            get(sandbox_files::read),
+            Call::new("Read a file of a sandbox, as its user sees it")
+                .query(&[("path", Text, "path inside; a relative one begins at the working directory")])
+                .gives_other("application/octet-stream"),
+        ),
+        Route::new(
+            Method::PUT,
+            "/v1/sandboxes/{id}/files",
+            put(sandbox_files::write),
+            Call::new("Write a file of a sandbox, with the rights of its user")
+                .query(&[
+                    ("path", Text, "path inside; a relative one begins at the working directory"),
+                    ("mode", Text, "permission bits in octal; those of the file that stands there, else 644, unless given"),
+                ])
+                .takes_bytes()
+                .gives::<wire::FileWritten>(),
         ),
         Route::new(
             Method::GET,

@@ -26,6 +26,7 @@ use crate::access::{Access, Principal};
 use crate::grpc;
 use crate::settings::{AllowedOrigin, WebOrigin};
 use crate::tls::OverTls;
+use crate::volumes::addresses;
 
 /// Paths that need no token.
 pub(crate) const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
@@ -242,7 +243,10 @@ pub(crate) async fn token(
         request.extensions_mut().insert(grpc::Reached(reached));
     }
     let path = request.uri().path();
-    let open = OPEN_PATHS.contains(&path) || guard.page.has(request.method(), path);
+    // The addresses of objects are permissions themselves.
+    let open = OPEN_PATHS.contains(&path)
+        || addresses::is_signed(request.uri())
+        || guard.page.has(request.method(), path);
     if open || manner == Manner::Grpc && grpc::is_open(path) {
         return next.run(request).await;
     }

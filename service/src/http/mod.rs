@@ -12,10 +12,12 @@ pub(crate) mod nodes;
 mod openapi;
 mod page;
 mod problem;
-mod sandboxes;
+mod sandbox_files;
+pub(crate) mod sandboxes;
 mod specs;
 mod sse;
 mod tokens;
+mod volume_objects;
 mod warms;
 
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, Method, StatusCode, Uri, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Json, Router};
@@ -37,7 +39,6 @@ use openapi::Call;
 use openapi::Of::{Flag, Number, Text};
 pub(crate) use page::{PackError, Page};
 pub(crate) use problem::ApiError;
-pub(crate) use sse::frame;
 
 use crate::grpc;
 use crate::service::Service;
@@ -83,6 +84,7 @@ pub(crate) fn routes() -> Vec<Route> {
     routes.extend(fleet::sandbox_routes());
     routes.extend(fleet::agent_routes());
     routes.extend(tokens::routes());
+    routes.extend(volume_objects::routes());
     routes
 }
 
@@ -284,6 +286,7 @@ pub(crate) fn router(
         .merge(registry.unwrap_or_default())
         .merge(calls)
         .layer(from_fn_with_state(guard.clone(), guard::token))
+        .layer(from_fn(grpc::connect::translate))
         .layer(tower::util::option_layer(cors))
         .layer(from_fn_with_state(guard, guard::guard))
         .layer(CatchPanicLayer::custom(panicked))

@@ -6,8 +6,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chalk_core::Reference;
 use chalk_core::wire::{
-    BlobList, ExecRequest, Sandbox, SandboxProcess, SandboxReply, SandboxRequest, SignalRequest,
-    StopRequest, TerminalSize,
+    BlobList, ExecRequest, ProcessStatus, Sandbox, SandboxProcess, SandboxReply, SandboxRequest,
+    SignalRequest, StopRequest, TerminalSize,
 };
 use futures_util::stream;
 use serde::Deserialize;
@@ -68,16 +68,24 @@ pub(super) async fn start(
     State(service): Api,
     Json(request): Json<SandboxRequest>,
 ) -> ApiResult<axum::Json<SandboxReply>> {
+    Ok(axum::Json(create(&service, request).await?))
+}
+
+/// Starts a sandbox, or says which blobs of its mounts are missing.
+///
+/// # Errors
+/// When the request is wrong, there is no such image, or no node can take it.
+pub(crate) async fn create(service: &Service, request: SandboxRequest) -> ApiResult<SandboxReply> {
     if service.stopping() {
         return Err(ApiError::unavailable("the service stops", ""));
     }
-    let image = image(&service, &request.image).await?;
+    let image = image(service, &request.image).await?;
     let digests = sandboxes::missing(service.blobs(), &request).await?;
     if !digests.is_empty() {
-        return Ok(axum::Json(SandboxReply::NeedsBlobs(BlobList { digests })));
+        return Ok(SandboxReply::NeedsBlobs(BlobList { digests }));
     }
     let sandbox = service.fleet().sandboxes().start(request, image).await?;
-    Ok(axum::Json(SandboxReply::Accepted(Box::new(sandbox))))
+    Ok(SandboxReply::Accepted(Box::new(sandbox)))
 }
 
 #[derive(Deserialize)]
@@ -157,6 +165,14 @@ pub(super) async fn exec(
     Ok(axum::Json(sandboxes.exec(&id, request).await?))
 }
 
+pub(super) async fn processes(
+    State(service): Api,
+    Path(id): Path<String>,
+) -> ApiResult<axum::Json<Vec<ProcessStatus>>> {
+    let sandboxes = service.fleet().sandboxes();
+    Ok(axum::Json(sandboxes.processes(&id).await?))
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OutputQuery {
@@ -186,7 +202,12 @@ pub(super) async fn output(
             };
             let event = match next {
                 Err(_) => None,
-                Ok(event) => Some(event?),
+                Ok(event) => {
+                    let event = event?;
+                    let mut text = Vec::with_capacity(event.json.len() + 40);
+                    sse::frame(&mut text, event.seq, &event.json);
+                    Some(Bytes::from(text))
+                }
             };
             Some((event, (output, stop)))
         },

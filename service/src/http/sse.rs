@@ -31,7 +31,7 @@ pub(super) fn answer(events: impl Stream<Item = Option<Bytes>> + Send + 'static)
 }
 
 /// Adds an event.
-pub(crate) fn frame(text: &mut Vec<u8>, seq: u64, json: &[u8]) {
+pub(super) fn frame(text: &mut Vec<u8>, seq: u64, json: &[u8]) {
     text.extend_from_slice(format!("id: {seq}\ndata: ").as_bytes());
     text.extend_from_slice(json);
     text.extend_from_slice(b"\n\n");

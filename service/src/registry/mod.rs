@@ -14,7 +14,7 @@ mod regional;
 mod store;
 
 pub use error::EmbeddedError;
-pub(crate) use http::stream_blob;
+pub(crate) use http::{Range, parse_range, stream_blob};
 pub use http::{RegistryLimits, router};
 pub use regional::{External, Regional, RegionalError};
 pub use store::Registry;

@@ -8,6 +8,8 @@ use chalk_store::BlobStore;
 
 use crate::resolve::{self, ResolveError};
 
+/// Most bytes of all tags: they are part of every listing.
+const TAGS: usize = 16 << 10;
 /// Most mounts of a sandbox.
 const MOUNTS: usize = 256;
 
@@ -19,6 +21,16 @@ pub(super) fn refused(detail: String) -> Problem {
         detail,
         hint: String::new(),
     }
+}
+
+/// Whether that is a label as of RFC 1035, section 2.3.1, in lower case.
+fn is_label(name: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = name.as_bytes();
+    name.len() <= 63
+        && bytes.first().is_some_and(u8::is_ascii_lowercase)
+        && bytes.last().is_some_and(|byte| word(*byte))
+        && bytes.iter().all(|byte| word(*byte) || *byte == b'-')
 }
 
 /// Checks what can be checked without the image and the node.
@@ -51,6 +63,26 @@ pub(super) fn check(request: &SandboxRequest) -> Result<(), Problem> {
         .find(|(name, value)| !variable(name) || value.contains('\0'))
     {
         return Err(refused(format!("env: `{name}` is no variable")));
+    }
+    if request.idle && !(request.args.is_empty() && request.entrypoint.is_none()) {
+        return Err(refused(
+            "idle: an idle sandbox takes neither `args` nor `entrypoint`".to_owned(),
+        ));
+    }
+    if let Some(name) = &request.name
+        && !is_label(name)
+    {
+        return Err(refused(format!(
+            "name: `{name}` is no DNS label: 1 to 63 lower-case letters, digits and hyphens, from a letter to a letter or digit"
+        )));
+    }
+    let tagged = request.tags.iter();
+    if tagged
+        .map(|(key, value)| key.len() + value.len())
+        .sum::<usize>()
+        > TAGS
+    {
+        return Err(refused(format!("tags: more than {TAGS} bytes together")));
     }
     let texts = request
         .args
@@ -151,6 +183,25 @@ mod tests {
                 mount(r, "/a/");
             },
             Some("mounts: `/a/` stands twice"),
+        );
+        check(|r| r.name = Some("a-1".into()), None);
+        for name in ["", "A", "1a", "a-", "-a", "a_b", "a.b"] {
+            let mut request = SandboxRequest {
+                name: Some(name.to_owned()),
+                ..SandboxRequest::default()
+            };
+            let refused = super::check(&request).err().unwrap().detail;
+            assert!(refused.starts_with("name: "), "{refused}");
+            request.name = Some("a".repeat(64));
+            super::check(&request).unwrap_err();
+        }
+        check(|r| r.idle = true, None);
+        check(
+            |r| {
+                r.idle = true;
+                r.args = vec!["a".into()];
+            },
+            Some("idle: an idle sandbox takes neither `args` nor `entrypoint`"),
         );
         check(|r| r.gpus = Some("2".into()), None);
         check(

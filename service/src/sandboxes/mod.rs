@@ -5,9 +5,12 @@
 //! brings its sandboxes back with it.
 
 mod check;
+mod files;
+mod names;
 mod output;
 mod relay;
 mod streams;
+mod tickets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,8 +28,9 @@ use crate::nodes::{Connected, Nodes, Selection, not_kept, session};
 use crate::regions::{ImageAt, Regions};
 use crate::settings;
 pub(crate) use check::missing;
-pub(crate) use output::Wanted;
-pub(crate) use streams::Streams;
+pub(crate) use files::{FileError, Transfers};
+pub(crate) use output::{Output, Wanted};
+pub(crate) use streams::{Event, Streams};
 
 /// How long a node may take for a small thing.
 const ASK: Duration = Duration::from_secs(30);
@@ -74,7 +78,8 @@ pub(crate) struct Sandboxes {
     regions: Arc<Regions>,
     settings: settings::Sandboxes,
     ids: Ids,
-    streams: Arc<Streams>,
+    streams: Streams,
+    transfers: Transfers,
     state: Mutex<State>,
 }
 
@@ -140,7 +145,8 @@ impl Sandboxes {
             regions,
             settings,
             ids,
-            streams: Arc::default(),
+            streams: Streams::default(),
+            transfers: Transfers::default(),
             state: Mutex::new(state),
         })
     }
@@ -150,7 +156,7 @@ impl Sandboxes {
     }
 
     /// Streams of output that nodes are to open.
-    pub(crate) fn streams(&self) -> &Arc<Streams> {
+    pub(crate) fn streams(&self) -> &Streams {
         &self.streams
     }
 
@@ -167,6 +173,8 @@ impl Sandboxes {
         let (node, warm) = self.place(&request, &image.digest)?;
         let sandbox = Sandbox {
             id: self.ids.next(),
+            name: request.name.clone(),
+            tags: request.tags.clone(),
             state: SandboxState::Starting,
             node: node.name.to_string(),
             region: node.region.clone(),
@@ -192,6 +200,7 @@ impl Sandboxes {
         // down is removed when that node connects again.
         let kept = {
             let mut state = self.state();
+            names::free(&state, request.name.as_deref())?;
             let changes = Changes::new().put(Table::Sandboxes, &id, &stored);
             state.living.insert(id.clone());
             state.entries.insert(id.clone(), Entry::new(stored, false));
@@ -330,41 +339,6 @@ impl Sandboxes {
                 let _ = session.ask(Ask::Remove { sandbox }, ASK).await;
             });
         }
-    }
-
-    /// The whole identifier that begins so.
-    ///
-    /// # Errors
-    /// When none or several do.
-    pub(crate) fn find(&self, prefix: &str) -> Result<String, Problem> {
-        let state = self.state();
-        let from = state.entries.range(prefix.to_owned()..);
-        let mut fitting = from
-            .map(|(id, _)| id)
-            .take_while(|id| id.starts_with(prefix));
-        let (kind, status, title, detail) = match (fitting.next(), fitting.next()) {
-            (Some(id), None) => return Ok(id.clone()),
-            (Some(id), Some(_)) if id == prefix => return Ok(id.clone()),
-            (Some(_), Some(_)) => (
-                problem::AMBIGUOUS,
-                409,
-                "several sandboxes fit",
-                format!("`{prefix}` fits several sandboxes: give more of it"),
-            ),
-            (None, _) => (
-                problem::NOT_FOUND,
-                404,
-                "no such sandbox",
-                format!("there is no sandbox `{prefix}`"),
-            ),
-        };
-        Err(Problem {
-            kind: kind.to_owned(),
-            title: title.to_owned(),
-            status,
-            detail,
-            hint: "see `chalk compute sandbox ls --all`".to_owned(),
-        })
     }
 
     /// A sandbox, by a unique prefix of its identifier.

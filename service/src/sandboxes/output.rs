@@ -2,31 +2,29 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use chalk_core::wire::agent::Ask;
-use chalk_core::wire::{OutputEvent, OutputEventKind, Problem, Sandbox, SandboxState, problem};
+use chalk_core::wire::{OutputEvent, OutputEventKind, Problem, Sandbox, SandboxState};
 use tokio::sync::mpsc;
 
-use super::streams::{AHEAD, Counted};
+use super::streams::{AHEAD, Event};
+use super::tickets::Counted;
 use super::{ASK, Sandboxes};
-use crate::http::frame;
 
-/// Clients that may follow output of one node at once.
-const FOLLOWERS: usize = 200;
 /// Identifier of the main process.
 const MAIN: &str = "main";
 
 /// Output on its way to a client.
 #[derive(Debug)]
 pub(crate) struct Output {
-    frames: mpsc::Receiver<Bytes>,
+    events: mpsc::Receiver<Event>,
     _counted: Option<Followed>,
 }
 
 impl Output {
-    /// The next events; `None` at the end.
-    pub(crate) async fn next(&mut self) -> Option<Bytes> {
-        self.frames.recv().await
+    /// The next event; `None` at the end, which without the end of the process means that the node
+    /// went away.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
     }
 }
 
@@ -86,10 +84,10 @@ impl Sandboxes {
         wanted: Wanted,
     ) -> Result<Output, Problem> {
         let id = self.find(prefix)?;
-        let (client, frames) = mpsc::channel(AHEAD);
+        let (client, events) = mpsc::channel(AHEAD);
         let counted = (wanted.process == MAIN).then(|| Followed::new(self, &id));
         let output = Output {
-            frames,
+            events,
             _counted: counted,
         };
         let ordered = self.state().entries.get(&id).is_some_and(|e| e.ordered);
@@ -117,7 +115,7 @@ impl Sandboxes {
         &self,
         id: &str,
         wanted: &Wanted,
-        client: mpsc::Sender<Bytes>,
+        client: mpsc::Sender<Event>,
     ) -> Result<(), Problem> {
         let sandbox = self.get(id)?;
         if self.is_nowhere(&sandbox) {
@@ -127,19 +125,7 @@ impl Sandboxes {
             return Ok(());
         }
         let session = self.nodes.session(&sandbox.node)?;
-        let (counted, others) = Counted::new(&session);
-        if others >= FOLLOWERS {
-            return Err(Problem {
-                kind: problem::UNAVAILABLE.to_owned(),
-                title: "too many follow".to_owned(),
-                status: 503,
-                detail: format!(
-                    "{FOLLOWERS} clients follow output of node `{}` already",
-                    sandbox.node
-                ),
-                hint: "try again later".to_owned(),
-            });
-        }
+        let counted = Counted::new(&session)?;
         let ticket = self.streams.issue(counted, client);
         let ask = Ask::Follow {
             ticket: ticket.clone(),
@@ -173,13 +159,9 @@ impl Sandboxes {
 }
 
 /// The one event of a process that never was, or was lost.
-fn end(after: u64, error: Problem) -> Bytes {
-    let event = OutputEvent {
+fn end(after: u64, error: Problem) -> Event {
+    Event::new(&OutputEvent {
         seq: after.saturating_add(1),
         kind: OutputEventKind::Failed { error },
-    };
-    let mut text = Vec::new();
-    let json = serde_json::to_vec(&event).unwrap_or_default();
-    frame(&mut text, event.seq, &json);
-    text.into()
+    })
 }

@@ -7,7 +7,8 @@ use axum::body::Bytes;
 use base64::Engine as _;
 use chalk_core::wire::agent::Ask;
 use chalk_core::wire::{
-    ExecRequest, Problem, Sandbox, SandboxEnd, SandboxProcess, SandboxState, TerminalSize, problem,
+    ExecRequest, Problem, ProcessStatus, Sandbox, SandboxEnd, SandboxProcess, SandboxState,
+    TerminalSize, problem,
 };
 
 use super::check::refused;
@@ -28,7 +29,7 @@ const STOP: Duration = Duration::from_secs(30);
 
 impl Sandboxes {
     /// A sandbox that runs, or is about to.
-    fn running(&self, prefix: &str) -> Result<Sandbox, Problem> {
+    pub(super) fn running(&self, prefix: &str) -> Result<Sandbox, Problem> {
         let sandbox = self.get(prefix)?;
         if sandbox.state.is_final() {
             return Err(not_running(&sandbox));
@@ -69,6 +70,10 @@ impl Sandboxes {
         if exec.args.is_empty() || exec.args.iter().any(|arg| arg.contains('\0')) {
             return Err(refused("args: expected a command".to_owned()));
         }
+        let sound = |seconds: f64| seconds.is_finite() && seconds > 0.0;
+        if exec.timeout_seconds.is_some_and(|seconds| !sound(seconds)) {
+            return Err(refused("timeout_seconds: expected more than 0".to_owned()));
+        }
         let process = format!("x{:08x}", rand::random::<u32>());
         let ask = Ask::Exec {
             sandbox: sandbox.id.clone(),
@@ -79,6 +84,27 @@ impl Sandboxes {
         Ok(SandboxProcess {
             sandbox: sandbox.id,
             process,
+        })
+    }
+
+    /// The further processes of a sandbox, which need not run any more: those that run, and those
+    /// that ended last.
+    ///
+    /// # Errors
+    /// When there is no such sandbox, or its node is gone.
+    pub(crate) async fn processes(&self, prefix: &str) -> Result<Vec<ProcessStatus>, Problem> {
+        let sandbox = self.get(prefix)?;
+        self.told(&sandbox.id).await;
+        let ask = Ask::Processes {
+            sandbox: sandbox.id,
+        };
+        let value = self.nodes.ask(&sandbox.node, ask, ASK).await?;
+        serde_json::from_value(value).map_err(|error| Problem {
+            kind: problem::INTERNAL.to_owned(),
+            title: format!("node `{}` answered something else", sandbox.node),
+            status: 500,
+            detail: error.to_string(),
+            hint: String::new(),
         })
     }
 

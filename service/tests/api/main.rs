@@ -12,3 +12,4 @@ mod page;
 mod requests;
 mod restart;
 mod service;
+mod volumes;

@@ -7,6 +7,7 @@ mod agent;
 mod joins;
 mod limits;
 mod prewarm;
+mod sandbox_files;
 mod sandboxes;
 mod service;
 mod sessions;

@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::agent::{Agent, Joined};
 use crate::service::{Api, Image, events, ok, problem, settings, until};
 
-fn request(image: &Image) -> SandboxRequest {
+pub(crate) fn request(image: &Image) -> SandboxRequest {
     SandboxRequest {
         image: image.hash.hex(),
         args: vec!["true".into()],
@@ -27,7 +27,7 @@ fn request(image: &Image) -> SandboxRequest {
     }
 }
 
-async fn start(api: &Api, request: &SandboxRequest) -> Sandbox {
+pub(crate) async fn start(api: &Api, request: &SandboxRequest) -> Sandbox {
     match api.post("/v1/sandboxes", request).await {
         SandboxReply::Accepted(sandbox) => *sandbox,
         other => panic!("{other:?}"),
@@ -50,7 +50,7 @@ fn report(id: &str, state: SandboxState) -> SandboxReport {
 }
 
 impl Agent {
-    async fn sandbox(&mut self) -> (String, SandboxRequest) {
+    pub(crate) async fn sandbox(&mut self) -> (String, SandboxRequest) {
         self.wait(|order| match order {
             Order::StartSandbox { id, request, .. } => Some((id, *request)),
             _ => None,
@@ -58,7 +58,7 @@ impl Agent {
         .await
     }
 
-    async fn says(&self, id: &str, state: SandboxState) {
+    pub(crate) async fn says(&self, id: &str, state: SandboxState) {
         self.report(&Report::Sandbox(report(id, state))).await;
     }
 
@@ -104,6 +104,7 @@ fn exited(seq: u64) -> Bytes {
         seq,
         kind: OutputEventKind::Exited {
             code: 3,
+            signal: None,
             ended_by: None,
         },
     })

@@ -19,6 +19,7 @@ mod app_terminal;
 mod bases;
 mod build_limits;
 mod caches;
+mod clients;
 mod commands;
 mod concurrency;
 mod copies;
@@ -35,11 +36,13 @@ mod isolation;
 mod layers;
 mod limits;
 mod progress;
+mod projects;
 mod pulls;
 mod quickstart;
 mod regions;
 mod registry;
 mod restarts;
+mod sandbox_files;
 mod sandboxes;
 mod secrets;
 mod simulator;
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 33] = [
+    let modules: [(&str, &[Test]); 36] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("verify", verify::TESTS),
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         ("pulls", pulls::TESTS),
         ("warms", warms::TESTS),
         ("regions", regions::TESTS),
+        ("sandbox_files", sandbox_files::TESTS),
         ("sandboxes", sandboxes::TESTS),
         ("isolation", isolation::TESTS),
         ("limits", limits::TESTS),
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
         ("bases", bases::TESTS),
         ("build_limits", build_limits::TESTS),
         ("doctor", doctor::TESTS),
+        ("clients", clients::TESTS),
         ("commands", commands::TESTS),
         ("copies", copies::TESTS),
         ("declarations", declarations::TESTS),
@@ -90,6 +95,7 @@ fn main() -> ExitCode {
         ("formats", formats::TESTS),
         ("hashes", hashes::TESTS),
         ("progress", progress::TESTS),
+        ("projects", projects::TESTS),
         ("registry", registry::TESTS),
         ("secrets", secrets::TESTS),
         ("simulator", simulator::TESTS),

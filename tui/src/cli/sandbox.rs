@@ -26,14 +26,23 @@ pub(crate) enum Sandbox {
     },
     /// Show one sandbox
     Show {
-        /// Prefix of its id
+        /// Prefix of its id, or its name
         sandbox: String,
     },
     /// Run a further command in a running sandbox
     Exec(Exec),
+    /// Copy a file into or out of a running sandbox
+    Cp {
+        /// `FILE`, `SANDBOX:PATH`, or `-` for standard input
+        #[arg(value_name = "SRC")]
+        from: String,
+        /// `SANDBOX:PATH`, `FILE`, or `-` for standard output
+        #[arg(value_name = "DEST")]
+        to: String,
+    },
     /// Print what a sandbox printed
     Logs {
-        /// Prefix of its id
+        /// Prefix of its id, or its name
         sandbox: String,
         /// Go on until it ends
         #[arg(long, short)]
@@ -47,7 +56,7 @@ pub(crate) enum Sandbox {
     },
     /// Follow a running sandbox, and give it input
     Attach {
-        /// Prefix of its id
+        /// Prefix of its id, or its name
         sandbox: String,
         /// Show only what came after this event
         #[arg(long, value_name = "N", default_value_t = 0)]
@@ -58,7 +67,7 @@ pub(crate) enum Sandbox {
     },
     /// Stop sandboxes: the image's stop signal, then the kill
     Stop {
-        /// Prefixes of their ids
+        /// Prefixes of their ids, or their names
         #[arg(required = true)]
         sandboxes: Vec<String>,
         /// Time between signal and kill [default: 10s]
@@ -67,7 +76,7 @@ pub(crate) enum Sandbox {
     },
     /// Forget ended sandboxes and their output
     Rm {
-        /// Prefixes of their ids
+        /// Prefixes of their ids, or their names
         #[arg(required = true)]
         sandboxes: Vec<String>,
         /// Kill those that run
@@ -88,6 +97,15 @@ pub(crate) struct Run {
     pub(crate) args: Vec<String>,
     #[command(flatten)]
     pub(crate) process: Process,
+    /// Run no command: the sandbox waits for `exec` and `cp` until it is stopped
+    #[arg(long, conflicts_with_all = ["args", "entrypoint", "interactive", "tty"])]
+    pub(crate) idle: bool,
+    /// Name to find it by, as long as it lives
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Tag (may be repeated)
+    #[arg(long = "tag", value_name = "K=V")]
+    pub(crate) tags: Vec<String>,
     /// Over the image's entrypoint; empty takes it away
     #[arg(long, value_name = "WORDS")]
     pub(crate) entrypoint: Option<String>,
@@ -143,11 +161,14 @@ pub(crate) struct Run {
 /// A further command.
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
-    /// Prefix of the sandbox's id
+    /// Prefix of the sandbox's id, or its name
     pub(crate) sandbox: String,
     /// Command
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) args: Vec<String>,
+    /// Time after which it is killed
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<String>,
     #[command(flatten)]
     pub(crate) process: Process,
 }

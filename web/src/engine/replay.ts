@@ -17,9 +17,9 @@ const STATICS = new Set([
   "debianSlim", "base", "scratch", "fromDockerfile", "fromTOML", "fromJSON", "fromFile", "fromDeclaration",
 ]);
 const METHODS = new Set([
-  "pipInstall", "pipInstallFromRequirements", "uvPipInstall", "uvPipInstallFromRequirements", "aptInstall",
-  "runCommands", "dockerfileCommands", "addLocalFile", "addLocalDir", "workdir", "user", "platform", "name",
-  "env", "runtimeEnv", "label", "entrypoint", "cmd",
+  "pipInstall", "pipInstallFromRequirements", "uvPipInstall", "uvPipInstallFromRequirements", "uvSync",
+  "aptInstall", "runCommands", "dockerfileCommands", "addLocalFile", "addLocalDir", "workdir", "user", "platform",
+  "name", "env", "runtimeEnv", "label", "entrypoint", "cmd",
 ]);
 
 type Callable = Record<string, (...args: unknown[]) => Image>;

@@ -26,9 +26,9 @@ let ended = false;
 
 const STATICS = ["debianSlim", "base", "scratch", "fromDockerfile", "fromTOML", "fromJSON", "fromFile", "fromDeclaration"];
 const METHODS = [
-  "pipInstall", "pipInstallFromRequirements", "uvPipInstall", "uvPipInstallFromRequirements", "aptInstall",
-  "runCommands", "dockerfileCommands", "addLocalFile", "addLocalDir", "workdir", "user", "platform", "name",
-  "env", "runtimeEnv", "label", "entrypoint", "cmd",
+  "pipInstall", "pipInstallFromRequirements", "uvPipInstall", "uvPipInstallFromRequirements", "uvSync",
+  "aptInstall", "runCommands", "dockerfileCommands", "addLocalFile", "addLocalDir", "workdir", "user", "platform",
+  "name", "env", "runtimeEnv", "label", "entrypoint", "cmd",
 ];
 const QUESTIONS = ["resolve", "hash", "stepKeys", "plan", "toDockerfile", "toTOML", "toJSON"];
 const QUESTION_GETTERS = ["spec", "steps", "mounts"];

@@ -1,7 +1,6 @@
 //! Specs as Dockerfiles, and back.
 
 use super::*;
-use crate::Digest;
 use crate::dockerfile::{Options, instructions, parse};
 use crate::source::{MemoryFiles, Source};
 use std::collections::BTreeSet;
@@ -123,6 +122,49 @@ LABEL l=v
 ENTRYPOINT ["e f"]
 CMD ["c"]
 "#
+        )
+    );
+}
+
+#[test]
+fn prints_a_project_and_what_follows_in_its_environment() {
+    let (pyproject, lock) = (Digest::of(b"p"), Digest::of(b"l"));
+    let mut spec = Spec::new(debian());
+    spec.user = Some("me".into());
+    let mut sync = step(StepKind::UvSync(UvProject {
+        pyproject,
+        lock,
+        extras: vec!["a".into(), "b".into()],
+        workdir: Some("/my app".into()),
+    }));
+    sync.env = BTreeMap::from([("UV_NO_DEV".into(), "1".into())]);
+    let pip = step(StepKind::PipInstall {
+        packages: vec!["c".into()],
+    });
+    spec.steps = vec![sync, pip];
+    let file = |digest: &Digest| format!("sha256/{}", digest.hex());
+    let files = MemoryFiles::new()
+        .file(&file(&pyproject), "p")
+        .file(&file(&lock), "l");
+    let (text, _) = round_trip(&spec, &files);
+    let uv = "RUN --mount=from=ghcr.io/astral-sh/uv:latest,source=/uv,target=/usr/local/bin/uv";
+    assert_eq!(
+        text,
+        format!(
+            r#"# syntax=docker/dockerfile:1
+FROM docker.io/library/debian:12
+USER me
+COPY --chown=me --chmod=0644 ["{}","\"/my app/pyproject.toml\""]
+COPY --chown=me --chmod=0644 ["{}","\"/my app/uv.lock\""]
+{uv} <<'EOF'
+export UV_NO_DEV=1
+cd '/my app' && UV_PROJECT_ENVIRONMENT=.venv uv sync --frozen --no-install-workspace --compile-bytecode --no-python-downloads --no-cache --extra=a --extra=b
+EOF
+ENV VIRTUAL_ENV="/my app/.venv" PATH="/my app/.venv"/bin:$PATH
+{uv} cd / && uv pip install --no-cache c
+"#,
+            file(&pyproject),
+            file(&lock)
         )
     );
 }

@@ -31,6 +31,7 @@ async fn read(log: &Log, after: u64) -> Vec<String> {
 fn exited(code: i32) -> OutputEventKind {
     OutputEventKind::Exited {
         code,
+        signal: None,
         ended_by: None,
     }
 }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chalk_core::lower::{Action, Build as Lowered, BuildStage, CopySource, MountSource, lower};
+use chalk_core::lower::{
+    Action, Build as Lowered, BuildStage, CopySource, Installed, MountSource, lower,
+};
 use chalk_core::spec::{BaseImage, StageBase};
 use chalk_core::tree::{Tree, TreeNode};
 use chalk_core::wire::{BuildStep, EventKind, PlanState, PlanStep, StepState};
@@ -224,6 +226,11 @@ async fn check_files(shared: &Shared, lowered: &Lowered) -> Result<(), EngineErr
                     if let MountSource::Context { tree, .. } = &mount.source {
                         trees.push(*tree);
                     }
+                }
+            }
+            Action::Install(install) => {
+                if let Installed::Project { project, .. } = &install.what {
+                    wanted.extend([project.pyproject, project.lock]);
                 }
             }
             _ => {}

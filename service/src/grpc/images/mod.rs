@@ -1,5 +1,6 @@
 //! `chalk.sandbox.v1.CustomImageService`: builds for Chalk's own SDK.
 
+mod follow;
 mod logs;
 mod pushes;
 mod spec;
@@ -8,10 +9,9 @@ mod told;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use chalk_core::reference::is_tag;
-use chalk_core::wire::{Build, BuildReply, BuildRequest, Event, EventKind, Role, problem};
+use chalk_core::wire::{Build, BuildReply, BuildRequest, Role, problem};
 use chalk_core::{Digest, Reference};
 use futures_util::{Stream, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -24,10 +24,10 @@ use super::proto::chalk::sandbox::v1::custom_image_service_server::CustomImageSe
 use super::times;
 use crate::access::Principal;
 use crate::access::passes::{Good, Pass};
-use crate::builds::Events;
 use crate::catalog::CatalogError;
 use crate::http::{ApiError, begin_build};
 use crate::service::Service;
+use follow::Following;
 use pushes::{Push, Pushes, Target};
 
 /// Name of the document that keeps, with a build, how it was declared.
@@ -43,8 +43,6 @@ const PULL_TTL: SignedDuration = SignedDuration::from_hours(1);
 const PULL_USER: &str = "chalk";
 /// Builds that were begun again for others, at most.
 const AGAIN: usize = 1000;
-/// Time between two updates of a build in which nothing happens.
-const QUIET: Duration = Duration::from_secs(15);
 
 /// The service.
 #[derive(Clone)]
@@ -381,12 +379,7 @@ impl CustomImageService for Images {
         let events = self.service.builds().follow(&build.id, 0).await;
         let events = events.map_err(ApiError::from)?;
         let stop = self.service.fleet().stop().clone();
-        let following = Following {
-            images: self.clone(),
-            id: build.id,
-            events: Some(events),
-            waiting: Vec::new(),
-        };
+        let following = Following::new(self.clone(), build.id, events);
         let updates = stream::unfold((following, stop), |(mut following, stop)| async move {
             let update = tokio::select! {
                 update = following.next() => update?,
@@ -589,90 +582,6 @@ impl CustomImageService for Images {
             expires_at: Some(times::proto(expires)),
         }))
     }
-}
-
-/// A build that is followed.
-struct Following {
-    images: Images,
-    id: String,
-    /// None once all were told.
-    events: Option<Events>,
-    /// Messages that are to be told, the next one last.
-    waiting: Vec<String>,
-}
-
-impl Following {
-    async fn next(
-        &mut self,
-    ) -> Option<Result<proto::StreamCustomImageBuildUpdatesResponse, Status>> {
-        while self.waiting.is_empty() {
-            let events = self.events.as_mut()?;
-            match tokio::time::timeout(QUIET, events.next(true)).await {
-                Err(_) => self.waiting.push(String::new()),
-                Ok(Ok(Some(lines))) => {
-                    let messages = lines.iter().filter_map(|line| message(&line.json));
-                    self.waiting = messages.collect();
-                    self.waiting.reverse();
-                }
-                Ok(Ok(None)) => {
-                    self.events = None;
-                    return Some(self.end().await);
-                }
-                Ok(Err(error)) => {
-                    self.events = None;
-                    let told = ApiError::internal("the events cannot be read", &error);
-                    return Some(Err(told.into()));
-                }
-            }
-        }
-        Some(Ok(proto::StreamCustomImageBuildUpdatesResponse {
-            status: "building".to_owned(),
-            message: self.waiting.pop()?,
-            ..proto::StreamCustomImageBuildUpdatesResponse::default()
-        }))
-    }
-
-    async fn end(&self) -> Result<proto::StreamCustomImageBuildUpdatesResponse, Status> {
-        let builds = self.images.service.builds();
-        loop {
-            let build = builds.get(&self.id).await.map_err(ApiError::from)?;
-            let (word, image, error) = self.images.standing(&build).await;
-            if word != "building" {
-                return Ok(proto::StreamCustomImageBuildUpdatesResponse {
-                    status: word.to_owned(),
-                    image,
-                    error,
-                    message: String::new(),
-                });
-            }
-            // Its image is on its way to another registry.
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
-}
-
-/// What an event is for people; nothing for those that are not worth a line.
-fn message(json: &str) -> Option<String> {
-    let event: Event = serde_json::from_str(json).ok()?;
-    Some(match event.kind {
-        EventKind::Queued { ahead } => format!("waits, {ahead} builds before it"),
-        EventKind::Started { steps } => format!("began, {} steps", steps.len()),
-        EventKind::StepStarted { step } => format!("step {} runs", step + 1),
-        EventKind::Log { text, .. } => text.trim_end_matches('\n').to_owned(),
-        EventKind::StepCached { step, source } => {
-            format!("step {} is cached ({source})", step + 1)
-        }
-        EventKind::StepDone { step, seconds, .. } => {
-            format!("step {} ended after {seconds:.1} s", step + 1)
-        }
-        EventKind::StepFailed { step, message, .. } => {
-            format!("step {} failed: {message}", step + 1)
-        }
-        EventKind::Warning { message } => format!("warning: {message}"),
-        EventKind::Pulling { .. } | EventKind::Pushed { .. } | EventKind::Finished { .. } => {
-            return None;
-        }
-    })
 }
 
 #[cfg(test)]

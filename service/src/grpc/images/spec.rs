@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::io::Read as _;
 
-use chalk_core::image::{Image, LocalOptions, Resolved};
+use chalk_core::image::{Image, LocalOptions, Resolved, UvSyncOptions};
 use chalk_core::source::{MemoryFiles, Source as _};
 use chalk_core::upload::Contents;
 use tonic::{Code, Status};
@@ -203,7 +203,7 @@ fn is_copy(line: &str) -> bool {
 
 /// Adds a `uv_sync` step, whose files come as LZ4 frames.
 fn uv_sync(
-    _image: &Image,
+    image: &Image,
     files: MemoryFiles,
     step: &proto::UvSyncStep,
     i: usize,
@@ -233,12 +233,18 @@ fn uv_sync(
     };
     let pyproject = unpack("pyproject_toml_lz4", pyproject)?;
     let lock = unpack("uv_lock_lz4", lock)?;
-    let (project, lock_name) = (
-        format!("steps/{i}/pyproject.toml"),
-        format!("steps/{i}/uv.lock"),
-    );
-    let _files = files.file(&project, pyproject).file(&lock_name, lock);
-    Err(Status::unimplemented("uv_sync"))
+    let project = format!("steps/{i}");
+    let files = files
+        .file(&format!("{project}/pyproject.toml"), pyproject)
+        .file(&format!("{project}/uv.lock"), lock);
+    let mut options = UvSyncOptions::new();
+    for extra in &step.extras {
+        options = options.extra(extra);
+    }
+    if let Some(workdir) = step.workdir.as_ref().filter(|path| !path.is_empty()) {
+        options = options.workdir(workdir);
+    }
+    Ok((image.uv_sync_with(&project, options), files))
 }
 
 /// Everything that is wrong, in the words of the one who declared it.
@@ -385,15 +391,52 @@ mod tests {
         );
     }
 
-    #[test]
-    fn frames_are_bounded() {
+    fn frame(bytes: &[u8]) -> Vec<u8> {
         use std::io::Write as _;
 
-        let frame = |bytes: &[u8]| {
-            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
-            encoder.write_all(bytes).unwrap();
-            encoder.finish().unwrap()
+        let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_project_has_the_hash_of_our_own() {
+        let sync = |extras: &[&str], workdir: Option<&str>| {
+            Step::UvSync(proto::UvSyncStep {
+                pyproject_toml: Some(proto::uv_sync_step::PyprojectToml::PyprojectTomlLz4(
+                    frame(b"p").into(),
+                )),
+                uv_lock: Some(proto::uv_sync_step::UvLock::UvLockLz4(frame(b"l").into())),
+                extras: extras.iter().map(|extra| (*extra).to_owned()).collect(),
+                workdir: workdir.map(str::to_owned),
+            })
         };
+        let files = MemoryFiles::new()
+            .file("api/pyproject.toml", "p")
+            .file("api/uv.lock", "l");
+        let check = |step: Step, options: UvSyncOptions| {
+            let own = Image::base("a").uv_sync_with("api", options);
+            let own = own.resolve(&files).unwrap().spec.recipe_hash();
+            let sent = spec("a", vec![step]);
+            assert_eq!(hash(&sent), own.to_string());
+            let mut contents = declare(&sent).ok().unwrap().contents();
+            contents.sort();
+            assert_eq!(contents, [b"l", b"p"]);
+        };
+        check(sync(&[], None), UvSyncOptions::new());
+        check(sync(&[], Some("")), UvSyncOptions::new());
+        let options = UvSyncOptions::new().extra("a").extra("b").workdir("/srv");
+        check(sync(&["b", "A"], Some("/srv/")), options);
+        let wrong = |step: Step, expect: &str| {
+            let status = declare(&spec("a", vec![step])).err().unwrap();
+            assert!(status.message().contains(expect), "{}", status.message());
+        };
+        wrong(sync(&["a", "b c"], None), "steps[0].uv_sync.extras[1]: ");
+        wrong(sync(&[], Some("srv")), "steps[0].uv_sync.workdir: ");
+    }
+
+    #[test]
+    fn frames_are_bounded() {
         let wrong = |pyproject: Vec<u8>, expect: &str| {
             let step = proto::UvSyncStep {
                 pyproject_toml: Some(proto::uv_sync_step::PyprojectToml::PyprojectTomlLz4(

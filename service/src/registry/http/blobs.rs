@@ -150,16 +150,22 @@ pub(crate) fn stream(mut reader: impl Read + Send + 'static) -> Body {
 
 /// What a `Range` header asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Range {
+pub(crate) enum Range {
     /// All: also what a server may ignore, such as several ranges (RFC 9110, section 14.2).
     Whole,
     /// From `first` to `last`, both included.
-    Part { first: u64, last: u64 },
+    Part {
+        /// First byte.
+        first: u64,
+        /// Last byte, which there is.
+        last: u64,
+    },
     /// Nothing that the blob has.
     Outside,
 }
 
-fn parse_range(text: &str, size: u64) -> Range {
+/// Reads a `Range` header for something of `size` bytes.
+pub(crate) fn parse_range(text: &str, size: u64) -> Range {
     let Some((first, last)) = text
         .trim()
         .strip_prefix("bytes=")

@@ -21,7 +21,7 @@ mod listings;
 mod manifests;
 mod uploads;
 
-pub(crate) use blobs::stream as stream_blob;
+pub(crate) use blobs::{Range, parse_range, stream as stream_blob};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -216,7 +216,7 @@ impl Attach<'_> {
 
     fn end(&self, end: &OutputEvent) -> Result<(), Failure> {
         match &end.kind {
-            OutputEventKind::Exited { code, ended_by } => {
+            OutputEventKind::Exited { code, ended_by, .. } => {
                 match ended_by.filter(|_| !self.json) {
                     Some(SandboxEnd::TimedOut) => {
                         output::aside("error: the sandbox was stopped: its time was over");

@@ -1,6 +1,7 @@
 //! `sandbox`: commands on images.
 
 mod attach;
+mod copy;
 mod keys;
 mod mounts;
 mod run;
@@ -43,6 +44,7 @@ async fn with_server(verb: cli::Sandbox, server: &Server, json: bool) -> Result<
         }
         cli::Sandbox::Show { sandbox } => show(&find(server, &sandbox).await?, json),
         cli::Sandbox::Exec(args) => exec(server, &args, json).await,
+        cli::Sandbox::Cp { from, to } => copy::copy(server, &from, &to, json).await,
         cli::Sandbox::Logs {
             sandbox,
             follow,
@@ -149,6 +151,10 @@ fn show(sandbox: &Sandbox, json: bool) -> Result<(), Failure> {
     let or_none = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
     let lines = [
         ("sandbox", sandbox.id.clone()),
+        (
+            "name",
+            sandbox.name.as_deref().map_or("-".to_owned(), harmless),
+        ),
         ("state", state(sandbox)),
         ("node", format!("{} ({})", sandbox.node, sandbox.region)),
         ("image", harmless(&sandbox.image)),
@@ -172,6 +178,8 @@ fn show(sandbox: &Sandbox, json: bool) -> Result<(), Failure> {
 async fn exec(server: &Server, args: &cli::Exec, json: bool) -> Result<(), Failure> {
     let process = &args.process;
     let sandbox = find(server, &args.sandbox).await?;
+    let timeout = args.timeout.as_deref();
+    let timeout = timeout.map(|text| quantity::time("--timeout", text));
     let request = ExecRequest {
         args: args.args.clone(),
         env: run::variables(process)?,
@@ -179,6 +187,7 @@ async fn exec(server: &Server, args: &cli::Exec, json: bool) -> Result<(), Failu
         user: process.user.clone(),
         tty: run::terminal_size(process)?,
         stdin: process.interactive,
+        timeout_seconds: timeout.transpose()?.map(|time| time.as_secs_f64()),
     };
     let path = format!("/v1/sandboxes/{}/exec", segment(&sandbox.id));
     let started: SandboxProcess = server.client().post(&path, &request).await?;

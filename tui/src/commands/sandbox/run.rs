@@ -39,6 +39,9 @@ pub(super) async fn run(server: &Server, args: &cli::Run, json: bool) -> Result<
             .entrypoint
             .as_deref()
             .map(|words| words.split_whitespace().map(str::to_owned).collect()),
+        idle: args.idle,
+        name: args.name.clone(),
+        tags: quantity::labels("--tag", &args.tags)?,
         env: variables(&args.process)?,
         workdir: args.process.workdir.clone(),
         user: args.process.user.clone(),

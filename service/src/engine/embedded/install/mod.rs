@@ -1,7 +1,8 @@
 //! Typed installs: `pip_install` by uv where it can do what pip was asked, else by pip;
-//! `uv_pip_install` by uv; `apt_install` by apt-get. Downloads are kept in cache directories that
+//! `uv_pip_install` and `uv_sync` by uv; `apt_install` by apt-get. Downloads are kept in cache directories that
 //! are mounted for the time of the step and never part of a layer.
 
+mod project;
 mod requirements;
 mod tidy;
 pub(super) mod uv;
@@ -9,7 +10,7 @@ pub(super) mod uv;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use chalk_core::lower::{Install, Installer};
+use chalk_core::lower::{Install, Installed, Installer};
 use chalk_sandbox::Mount;
 use serde::Deserialize;
 
@@ -72,9 +73,14 @@ struct Python {
 /// # Errors
 /// When the installer is missing or fails.
 pub(super) async fn install(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepError> {
-    match install.installer {
-        Installer::Apt => apt(runner, install).await?,
-        Installer::Pip | Installer::Uv => python(runner, install).await?,
+    match &install.what {
+        Installed::Packages(Installer::Apt, packages) => apt(runner, install, packages).await?,
+        Installed::Packages(installer, packages) => {
+            python(runner, install, *installer, packages).await?;
+        }
+        Installed::Project { project, dir } => {
+            project::sync(runner, install, project, dir).await?;
+        }
     }
     let (upper, epoch) = (runner.upper.clone(), epoch(&install.env));
     blocking(move || tidy::tidy(&upper, epoch)).await
@@ -104,9 +110,13 @@ fn reproducibly(call: &mut Call) {
     }
 }
 
-async fn apt(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepError> {
+async fn apt(
+    runner: &mut Runner<'_>,
+    install: &Install,
+    packages: &[String],
+) -> Result<(), StepError> {
     let mut call = Call::new(install, ["/bin/sh", "-c", APT, "apt_install"]);
-    call.args.extend(install.packages.iter().cloned());
+    call.args.extend(packages.iter().cloned());
     if !install
         .env
         .iter()
@@ -121,10 +131,15 @@ async fn apt(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepError
     runner.run(call).await
 }
 
-async fn python(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepError> {
-    let request = requirements::parse(&install.packages).map_err(StepError::failed)?;
+async fn python(
+    runner: &mut Runner<'_>,
+    install: &Install,
+    installer: Installer,
+    packages: &[String],
+) -> Result<(), StepError> {
+    let request = requirements::parse(packages).map_err(StepError::failed)?;
     let python = probe(runner, install).await?;
-    let uv = match install.installer {
+    let uv = match installer {
         Installer::Uv => {
             let dir = runner.uv().await;
             let dir = dir.map_err(|why| StepError::failed(format!("uv is needed, but {why}")))?;
@@ -146,7 +161,7 @@ async fn python(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepEr
             if uv.compile {
                 call.args.push("--compile-bytecode".to_owned());
             }
-            if install.installer == Installer::Pip {
+            if installer == Installer::Pip {
                 // pip looks at all indexes and takes the best version there is.
                 call.args
                     .push("--index-strategy=unsafe-best-match".to_owned());
@@ -155,21 +170,10 @@ async fn python(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepEr
             for (name, value) in uv.env {
                 call.set(&name, &value);
             }
-            call.set("UV_CACHE_DIR", CACHE_DIR);
-            // The cache is another mount, to which nothing can be linked.
-            call.set("UV_LINK_MODE", "copy");
-            call.set("UV_PYTHON_DOWNLOADS", "never");
-            call.set("UV_NO_PROGRESS", "1");
-            call.set("PYC_INVALIDATION_MODE", "CHECKED_HASH");
-            if install.installer == Installer::Pip {
+            if installer == Installer::Pip {
                 call.set("UV_NO_CONFIG", "1");
             }
-            call.mounts.push(bind(dir, UV_DIR, true));
-            call.mounts.push(bind(
-                runner.shared_cache("uv", &install.user).await?,
-                CACHE_DIR,
-                false,
-            ));
+            bring_uv(runner, install, dir, &mut call).await?;
             call
         }
         Err(why) => {
@@ -196,17 +200,41 @@ async fn python(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepEr
                 CACHE_DIR,
                 false,
             ));
+            bring_temp_dir(runner, &mut call)?;
             call
         }
     };
-    reproducibly(&mut call);
-    call.set("TMPDIR", TEMP_DIR);
-    call.mounts.push(bind(runner.temp_dir()?, TEMP_DIR, false));
     call.mounts.extend(requirements);
     if has_requirements {
         call.args.extend(["-r".to_owned(), REQUIREMENTS.to_owned()]);
     }
     runner.run(call).await
+}
+
+/// Gives a process the builder's uv, in the directory `uv`, with its cache.
+async fn bring_uv(
+    runner: &Runner<'_>,
+    install: &Install,
+    uv: PathBuf,
+    call: &mut Call,
+) -> Result<(), StepError> {
+    call.set("UV_CACHE_DIR", CACHE_DIR);
+    // The cache is another mount, to which nothing can be linked.
+    call.set("UV_LINK_MODE", "copy");
+    call.set("UV_PYTHON_DOWNLOADS", "never");
+    call.set("UV_NO_PROGRESS", "1");
+    call.set("PYC_INVALIDATION_MODE", "CHECKED_HASH");
+    call.mounts.push(bind(uv, UV_DIR, true));
+    let cache = runner.shared_cache("uv", &install.user).await?;
+    call.mounts.push(bind(cache, CACHE_DIR, false));
+    bring_temp_dir(runner, call)
+}
+
+fn bring_temp_dir(runner: &Runner<'_>, call: &mut Call) -> Result<(), StepError> {
+    reproducibly(call);
+    call.set("TMPDIR", TEMP_DIR);
+    call.mounts.push(bind(runner.temp_dir()?, TEMP_DIR, false));
+    Ok(())
 }
 
 /// uv's directory and call for a `pip_install`, or why pip has to do it.
