@@ -64,7 +64,7 @@ impl App {
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the build or warm failed, images differ (verify), or the sandbox could not go on
+  1    the build or warm failed, images differ (verify), a check failed (doctor), or the sandbox could not go on
   2    bad usage or bad spec
   3    service, registry or node not reachable, or it refused
   4    not found or ambiguous

@@ -1,7 +1,7 @@
 //! `chalk doctor`, as root and as an ordinary user, and what that user is told who builds.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 
 use chalk_tests::{Chalk, Project, World, run, tool, unique};
 use serde_json::Value;

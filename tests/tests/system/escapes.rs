@@ -2,7 +2,7 @@
 //! copy, and by what lies in the state directory afterwards.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use chalk_tests::{Project, World, run, tool, unique};

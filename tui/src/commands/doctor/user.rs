@@ -10,7 +10,7 @@ use super::Check;
 
 /// How an ordinary user gets to build.
 const AS_ROOT: &str = "run the service as root (`sudo chalk serve`), and as this user set `server` to its address \
-     (--server, CHALK_API_SERVER) and CHALK_TOKEN to a token of it (`sudo chalk token create NAME`); \
+     (--server, CHALK_API_SERVER) and CHALK_TOKEN to a token of it (`sudo chalk token create --name NAME`); \
      hash, plan, diff and why need no root";
 /// Ids that an image may use.
 const IDS: u64 = 65_536;
