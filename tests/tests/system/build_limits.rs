@@ -16,9 +16,9 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn limited(world: &World, name: &str) -> Service {
     let settings = [
-        ("CHALK_BUILD_MEMORY", "64MiB"),
-        ("CHALK_BUILD_PIDS", "40"),
-        ("CHALK_BUILD_CPUS", "0.5"),
+        ("build.memory", "64MiB"),
+        ("build.pids", "40"),
+        ("build.cpus", "0.5"),
     ];
     world.start(name, &settings)
 }

@@ -157,6 +157,10 @@ impl EmbeddedEngine {
         for part in ["steps", "tools", "caches", "empty"] {
             std::fs::create_dir_all(dir.join(part)).map_err(|e| failed("make", e.to_string()))?;
         }
+        // Layers hold set-user-id programs and secrets of images, which no user of this host may
+        // reach, however open the directories above are.
+        rustix::fs::chmod(dir, rustix::fs::Mode::RWXU)
+            .map_err(|e| failed("close", e.to_string()))?;
         let scratch = dir.join("scratch");
         scratch::sweep(&scratch)?;
         let snapshots =

@@ -12,6 +12,8 @@ use super::Check;
 const AS_ROOT: &str = "run the service as root (`sudo chalk serve`), and as this user set `server` to its address \
      (--server, CHALK_API_SERVER) and CHALK_TOKEN to a token of it (`sudo chalk token create --name NAME`); \
      hash, plan, diff and why need no root";
+/// What is said of things that only builds without root would use.
+const NOT_YET: &str = "builds do not use them yet";
 /// Ids that an image may use.
 const IDS: u64 = 65_536;
 
@@ -73,7 +75,7 @@ fn namespaces(sys: &Path) -> Check {
     if number("kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
         return forbidden("kernel.apparmor_restrict_unprivileged_userns", 0);
     }
-    Check::ok(name, "ordinary users may make them")
+    Check::ok(name, format!("ordinary users may make them; {NOT_YET}"))
 }
 
 /// Whether a user has ids of its own to map, and the program that maps them.
@@ -96,22 +98,22 @@ fn ids(file: &Path, program: &'static str, name: &str, uid: u32) -> Check {
     match most {
         None => Check::warn(
             program,
-            format!("{shown} gives {name} no ids"),
+            format!("{shown} gives {name} no ids; {NOT_YET}"),
             format!("`sudo usermod --add-sub{kind} 100000-165535 {name}`"),
         ),
         Some(count) if count < IDS => Check::warn(
             program,
-            format!("{shown} gives {name} only {count} ids"),
+            format!("{shown} gives {name} only {count} ids; {NOT_YET}"),
             format!("`sudo usermod --add-sub{kind} 100000-165535 {name}`: images use up to {IDS}"),
         ),
         Some(count) => match find(program) {
             Some(path) => Check::ok(
                 program,
-                format!("{}, {count} ids by {shown}", path.display()),
+                format!("{}, {count} ids by {shown}; {NOT_YET}", path.display()),
             ),
             None => Check::warn(
                 program,
-                "it is not on the PATH",
+                format!("it is not on the PATH; {NOT_YET}"),
                 "`sudo apt-get install uidmap`",
             ),
         },

@@ -110,7 +110,6 @@ fn walk(root: OwnedFd, epoch: i64) -> Result<(), Errno> {
         }
         if name == UV_NOTE && level.name.ends_with(DIST_INFO) {
             rustix::fs::unlinkat(&level.dir, name.as_slice(), AtFlags::empty())?;
-            // Both names differ, so whichever comes first is set back in its own turn.
             forget_note(level, epoch)?;
         } else if is_later(stat.st_mtime, epoch) {
             let flags = AtFlags::SYMLINK_NOFOLLOW;
