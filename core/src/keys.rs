@@ -16,7 +16,7 @@ pub const SCHEMA: &str = "chalk.step/v1";
 
 /// Version of what the builder makes of a step. Raised whenever the same step would give another
 /// layer, so that a new meaning never reuses old layers. Not part of the image hash.
-pub const BUILDER_VERSION: &str = "1";
+pub const BUILDER_VERSION: &str = "2";
 
 /// The facts of the whole image that its steps see.
 #[derive(Debug, Clone, Copy)]

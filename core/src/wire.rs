@@ -17,6 +17,7 @@
 //! | `GET /v1/builds/{id}/logs?step=&follow=` | | output as plain text |
 //! | `GET /v1/images?name=` | | `[`[`Image`]`]`, newest first |
 //! | `GET /v1/images/{id}` | hash prefix or name | [`ImageDetail`] |
+//! | `POST /v1/images/{id}/verify` | [`VerifyRequest`] | [`Build`] that ends with a [`Verification`] |
 //! | `PUT /v1/images/{id}/names/{name}` | name percent-encoded | [`Image`] |
 //! | `DELETE /v1/images/{id}` | hash prefix, or a name (removes the name only) | 204 |
 //! | `GET /v1/blobs/{digest}` | | the bytes |
@@ -67,6 +68,7 @@ pub mod agent;
 mod nodes;
 mod sandboxes;
 mod tokens;
+mod verify;
 mod warm;
 
 use std::collections::BTreeMap;
@@ -83,6 +85,7 @@ pub use sandboxes::{
     SandboxRequest, SandboxState, SignalRequest, StopRequest, TerminalSize,
 };
 pub use tokens::{ClientToken, ClientTokenRequest, InvalidRole, Role};
+pub use verify::{Difference, FileCheck, LayerCheck, Verification, VerifyRequest};
 pub use warm::{
     LayerProgress, Receipt, Warm, WarmEvent, WarmEventKind, WarmRequest, WarmState, WarmStatus,
     WarmTarget,
@@ -425,6 +428,9 @@ pub struct Build {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,
+    /// Of a build that published nothing but was compared with the image there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
 }
 
 impl Eq for Build {}

@@ -78,6 +78,9 @@ pub struct RunSpec {
     pub cgroups: Vec<PathBuf>,
     /// Devices of the host that may be used, besides `/dev/null` and its like.
     pub devices: Vec<Device>,
+    /// Keeps abstract Unix sockets of the host, which go by the network and not by files, out of
+    /// reach where the run shares the host's network. Needs Linux 6.12; older kernels ignore it.
+    pub own_abstract_sockets: bool,
     /// Takes mount points that were made for the run out of the root again. Without, the changes
     /// are good for nothing but to be thrown away, and the end of the run comes sooner.
     pub tidy: bool,
@@ -106,6 +109,7 @@ impl RunSpec {
             max_processes: 32_768,
             cgroups: Vec::new(),
             devices: Vec::new(),
+            own_abstract_sockets: true,
             tidy: true,
         }
     }

@@ -203,6 +203,7 @@ impl Simulated {
             size: made.size,
             layers: made.layers,
             steps: done,
+            verification: None,
         })
     }
 

@@ -5,7 +5,7 @@ Written from the document and not from the Rust code, so that the two find each 
 """
 import hashlib, json, pathlib, re, sys
 
-BUILDER = "1"
+BUILDER = "2"
 ARCHIVE = re.compile(r"\.(whl|zip|tar|tar\.gz|tgz|tar\.bz2|tbz|tar\.xz|txz|tar\.lz|tlz|tar\.lzma)$")
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 VERSION = re.compile(r"(===|[=!~<>]=|<|>)[ \t]*[A-Za-z0-9._*+!-]+")

@@ -3,6 +3,7 @@
 mod node;
 mod sandbox;
 mod token;
+mod verify;
 mod warm;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use node::{Agent, Cache, Node, NodeCommand, Prewarm, Token};
 pub(crate) use sandbox::{Exec, Network, Process, Run, Sandbox};
 pub(crate) use token::ClientToken;
+pub(crate) use verify::Verify;
 pub(crate) use warm::Warm;
 
 /// Build and cache container images for compute workloads.
@@ -62,7 +64,7 @@ impl App {
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the build or warm failed, or the sandbox could not go on
+  1    the build or warm failed, images differ (verify), a check failed (doctor), or the sandbox could not go on
   2    bad usage or bad spec
   3    service, registry or node not reachable, or it refused
   4    not found or ambiguous
@@ -72,6 +74,13 @@ A sandbox passes its own code on.
 
 Settings come from flags, then CHALK_* variables, then --config FILE, then defaults;
 `chalk config show` prints each with where it came from.";
+
+const DOCTOR: &str = "\
+Looks at the kernel, overlay and EROFS, namespaces, control groups, the disk of the state directory,
+the registry, the clock, proxies and certificates, for the user who runs it. Changes nothing: what it
+tries is gone when it ends.
+
+Exit codes: 0 nothing failed (there may be warnings); 1 something fails.";
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
@@ -112,6 +121,9 @@ pub(crate) enum Command {
     /// Tokens of people and programs that use the service
     #[command(subcommand)]
     Token(ClientToken),
+    /// Check whether this host can build and run images, and say what to change
+    #[command(after_help = DOCTOR)]
+    Doctor,
     /// Settings
     #[command(subcommand)]
     Config(Config),
@@ -190,6 +202,8 @@ pub(crate) enum Image {
         /// Hash prefix or name
         image: String,
     },
+    /// Build an image anew and compare it with the published one, file by file
+    Verify(Verify),
     /// Print the log of a build
     Logs {
         /// Build id, or hash prefix or name of its image

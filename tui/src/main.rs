@@ -95,6 +95,10 @@ async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
     match command {
         Command::Serve(serve) => commands::serve::serve(loaded, &serve).await,
         Command::Web => commands::web::web(loaded, json).await,
+        Command::Doctor => {
+            quiet_logs();
+            commands::doctor::doctor(loaded, json).await
+        }
         Command::Config(cli::Config::Show) => commands::config::show(loaded, json),
         Command::Config(cli::Config::Check { file }) => {
             commands::config::check(file.as_deref(), json)
@@ -150,6 +154,7 @@ async fn with_server(command: Image, server: &Server, json: bool) -> Result<(), 
         Image::Lock(lock) => commands::declare::lock(server, &lock, json).await,
         Image::Ls { name } => commands::images::ls(server, name.as_deref(), json).await,
         Image::Show { image } => commands::images::show(server, &image, json).await,
+        Image::Verify(verify) => commands::verify::verify(server, &verify, json).await,
         Image::Logs {
             build,
             step,

@@ -1,51 +1,27 @@
 //! The control group above those of all sandboxes of a node.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use chalk_sandbox::cgroup::{CgroupError, Group, Hierarchies};
-
-/// Group of the groups of all nodes of a host.
-const TOP: &str = "chalk";
+use chalk_sandbox::cgroup::{self, CgroupError, Group, Hierarchies};
 
 /// How long a group that does not get empty is tried to be removed in the background.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Removes the groups of earlier lives of the node `name`, with what still runs in them, and gives
-/// the path of one for this life. A group that does not get empty (processes in a frozen group, or
-/// such that wait for a dead network filesystem, do not end) is left to the background.
+/// the path of one for this life. A group that does not get empty is left to the background.
 pub(super) fn begin(hierarchies: &Hierarchies, name: &str) -> Result<PathBuf, CgroupError> {
-    let top = Group::named(hierarchies, TOP);
-    let mut stuck = BTreeSet::new();
-    for old in top.children()? {
-        if !is_of(&old, name) {
-            continue;
-        }
-        let group = Group::named(hierarchies, Path::new(TOP).join(&old));
-        if let Err(error) = group.remove() {
-            tracing::warn!(
-                group = old,
-                error = %super::problems::chain(&error),
-                "a control group of an earlier life of the node cannot be removed yet"
-            );
-            remove_later(group, old.clone());
-            stuck.insert(old);
-        }
+    let life = cgroup::begin(hierarchies, name)?;
+    for (group, error) in life.stuck {
+        let name = group.name().display().to_string();
+        tracing::warn!(
+            group = name,
+            error = %super::problems::chain(&error),
+            "a control group of an earlier life of the node cannot be removed yet"
+        );
+        remove_later(group, name);
     }
-    let mut own = name.to_owned();
-    let mut number = 0;
-    while stuck.contains(&own) {
-        number += 1;
-        own = format!("{name}.{number}");
-    }
-    Ok(Path::new(TOP).join(own))
-}
-
-/// Whether a group is that of a life of the node `name`.
-fn is_of(group: &str, name: &str) -> bool {
-    let rest = group.strip_prefix(name);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    Ok(life.path)
 }
 
 fn remove_later(group: Group, name: String) {
@@ -66,6 +42,7 @@ fn remove_later(group: Group, name: String) {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
 

@@ -107,6 +107,8 @@ pub(super) async fn make(
         .into_iter()
         .map(|(source, target)| Device { source, target })
         .collect();
+    // Further commands join later, and share them with the first.
+    spec.own_abstract_sockets = false;
     // The writable layer is thrown away as a whole.
     spec.tidy = false;
     spec.validate()

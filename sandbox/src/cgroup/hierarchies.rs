@@ -110,6 +110,16 @@ impl Hierarchies {
         Ok(found)
     }
 
+    /// Which versions of control groups are mounted, as people call it: `version 2`, `version 1` or
+    /// `hybrid`.
+    pub fn form(&self) -> &'static str {
+        match (self.version_1.is_empty(), &self.version_2) {
+            (true, _) => "version 2",
+            (false, None) => "version 1",
+            (false, Some(_)) => "hybrid",
+        }
+    }
+
     /// Whether there is `controller`.
     pub fn has(&self, controller: Controller) -> bool {
         self.root_of(controller).is_some()

@@ -14,8 +14,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 mod hierarchies;
+mod lives;
 
 pub use hierarchies::{Controller, Hierarchies};
+pub use lives::{Life, TOP, begin};
 
 /// Length of a period over which processor time is counted, in microseconds; the kernel's default.
 const PERIOD_US: u64 = 100_000;
@@ -90,6 +92,8 @@ pub struct Limits {
 pub struct Stats {
     /// Processes that were killed because the group had no memory left.
     pub oom_kills: u64,
+    /// How often a process or thread could not be made since there were as many as may be.
+    pub fork_refusals: u64,
     /// Bytes of memory now.
     pub memory: u64,
     /// Processor time.
@@ -132,6 +136,11 @@ impl Group {
             hierarchies: hierarchies.clone(),
             name: name.into(),
         }
+    }
+
+    /// Its path below the top of each hierarchy.
+    pub fn name(&self) -> &Path {
+        &self.name
     }
 
     /// Its directories, to be named in [`RunSpec::cgroups`](crate::RunSpec::cgroups).
@@ -214,6 +223,10 @@ impl Group {
         }
         if let Some((directory, _)) = self.find(Controller::Pids) {
             stats.pids = number(&directory.join("pids.current"))?;
+            let events = directory.join("pids.events");
+            if events.exists() {
+                stats.fork_refusals = keyed(&events, "max")?;
+            }
         }
         if let Some((directory, true)) = self.find(Controller::Cpu) {
             stats.cpu = Duration::from_micros(keyed(&directory.join("cpu.stat"), "usage_usec")?);

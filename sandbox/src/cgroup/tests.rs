@@ -76,9 +76,11 @@ fn use_of_version_2_is_read() {
     );
     write("memory.current", "4096\n");
     write("pids.current", "7\n");
+    write("pids.events", "max 4\n");
     write("cpu.stat", "usage_usec 1500\nuser_usec 1000\n");
     let expect = Stats {
         oom_kills: 2,
+        fork_refusals: 4,
         memory: 4096,
         cpu: Duration::from_micros(1500),
         pids: 7,

@@ -139,6 +139,9 @@ fn set_up(
     drop(records);
     let attached = attached?;
     limit_processes(spec.max_processes, &attached)?;
+    if spec.own_abstract_sockets {
+        system::scope_abstract_sockets();
+    }
     mounts::protect_proc(&attached)?;
     tree.directory(&spec.cwd)?;
     if spec.read_only_root {

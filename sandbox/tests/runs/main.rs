@@ -6,6 +6,7 @@
 
 mod basics;
 mod confinement;
+mod escapes;
 mod files;
 mod interactive;
 mod lifetime;

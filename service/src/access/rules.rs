@@ -8,7 +8,7 @@ use chalk_core::wire::Role;
 
 /// Calls below `/v1` that change something and need less than the administrator; `*` is one part of
 /// the path.
-const RULES: [(&str, &str, Role); 30] = [
+const RULES: [(&str, &str, Role); 31] = [
     // Tell what would be, and change nothing.
     ("POST", "/v1/resolve", Role::Read),
     ("POST", "/v1/plan", Role::Read),
@@ -17,6 +17,7 @@ const RULES: [(&str, &str, Role); 30] = [
     ("POST", "/v1/builds", Role::Build),
     ("DELETE", "/v1/builds/*", Role::Build),
     ("PUT", "/v1/images/*/names/*", Role::Build),
+    ("POST", "/v1/images/*/verify", Role::Build),
     ("POST", "/v1/imports", Role::Build),
     ("POST", "/v1/sandboxes", Role::Build),
     ("POST", "/v1/sandboxes/*/stop", Role::Build),
@@ -128,6 +129,7 @@ mod tests {
         check("DELETE /v1/builds/1", Role::Build);
         check("DELETE /v1/images/x", Role::Admin);
         check("PUT /v1/images/x/names/y", Role::Build);
+        check("POST /v1/images/x/verify", Role::Build);
         check("PUT /v1/images/x/names/", Role::Admin);
         check("GET /v1/tokens", Role::Admin);
         check("POST /v1/tokens", Role::Admin);

@@ -19,6 +19,7 @@ pub(crate) struct Live {
     id: String,
     hash: Digest,
     forced_from: Option<usize>,
+    verifies: bool,
     grace: Duration,
     log: Arc<EventLog>,
     cancel: CancellationToken,
@@ -51,6 +52,7 @@ impl Live {
             id: record.id.clone(),
             hash: wanted.image_hash,
             forced_from: wanted.forced_from(),
+            verifies: wanted.verify,
             grace,
             log: Arc::new(log),
             cancel: CancellationToken::new(),
@@ -86,6 +88,11 @@ impl Live {
     /// As [`Wanted::forced_from`].
     pub(super) fn forced_from(&self) -> Option<usize> {
         self.forced_from
+    }
+
+    /// Whether it compares with the published image in place of publishing one.
+    pub(super) fn verifies(&self) -> bool {
+        self.verifies
     }
 
     /// Whether all steps run even when cached that are to, by [`Wanted::forced_from`].
@@ -157,6 +164,7 @@ impl Live {
             secrets: wanted.secrets,
             force: wanted.force,
             compression: wanted.compression,
+            verify: wanted.verify,
         };
         self.state().job = Some(job);
     }

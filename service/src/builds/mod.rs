@@ -93,6 +93,8 @@ pub(crate) struct Wanted {
     pub(crate) secrets: BTreeMap<String, Secret>,
     pub(crate) cancel_on_disconnect: bool,
     pub(crate) compression: Option<Compression>,
+    /// As [`Job::verify`](crate::engine::Job::verify).
+    pub(crate) verify: bool,
 }
 
 impl Wanted {
@@ -186,6 +188,7 @@ impl Builds {
             seconds: 0.0,
             steps: Vec::new(),
             error: None,
+            verification: None,
         }
     }
 
@@ -212,7 +215,10 @@ impl Builds {
 
     fn joinable(self: &Arc<Self>, queue: &Queue, wanted: &Wanted) -> Option<Build> {
         let shared = queue.live.values().find(|live| {
-            live.hash() == wanted.image_hash && live.runs(wanted.forced_from()) && live.open()
+            live.hash() == wanted.image_hash
+                && live.verifies() == wanted.verify
+                && live.runs(wanted.forced_from())
+                && live.open()
         })?;
         shared.join(wanted);
         if shared.cancels_when_left() {

@@ -108,6 +108,7 @@ pub(crate) mod tests {
             seconds: 0.0,
             steps: Vec::new(),
             error: None,
+            verification: None,
         }
     }
 

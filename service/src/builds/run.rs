@@ -129,6 +129,7 @@ pub(super) fn end(build: &mut Build, result: Result<Outcome, Problem>, image: St
             build.image = Some(image);
             build.digest = Some(outcome.manifest);
             build.steps = outcome.steps;
+            build.verification = outcome.verification;
         }
         Err(error) => {
             build.status = match error.kind.as_str() {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use async_trait::async_trait;
-use chalk_core::wire::{BuildStep, EventKind, PlanStep};
+use chalk_core::wire::{BuildStep, EventKind, PlanStep, Verification};
 use chalk_core::{Digest, Spec};
 use tokio_util::sync::CancellationToken;
 
@@ -74,12 +74,15 @@ pub struct Job {
     pub force: bool,
     /// Compression of new layers; the engine's setting when absent.
     pub compression: Option<Compression>,
+    /// Run every step from empty caches, keep and publish nothing, and compare what comes out with
+    /// the image that the registry has.
+    pub verify: bool,
 }
 
 /// What a build gave.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// Digest of the published manifest.
+    /// Digest of the published manifest; of the one compared with.
     pub manifest: Digest,
     /// Bytes of its layers as stored.
     pub size: u64,
@@ -87,6 +90,8 @@ pub struct Outcome {
     pub layers: usize,
     /// Steps in order, as they ended.
     pub steps: Vec<BuildStep>,
+    /// Of a [`Job`] that was to verify.
+    pub verification: Option<Verification>,
 }
 
 /// Where an engine tells what happens. The service numbers, stamps and keeps the events.

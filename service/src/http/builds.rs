@@ -6,7 +6,9 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use chalk_core::wire::{BlobList, Build, BuildReply, BuildRequest, Event, EventKind};
+use chalk_core::wire::{
+    BlobList, Build, BuildReply, BuildRequest, Event, EventKind, VerifyRequest,
+};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 
@@ -66,6 +68,7 @@ pub(crate) async fn begin(service: &Service, request: BuildRequest) -> ApiResult
         secrets: secrets.into_iter().map(|(k, v)| (k, v.into())).collect(),
         cancel_on_disconnect,
         compression,
+        verify: false,
     };
     if wanted.forced_from().is_none()
         && let Some(known) = service.catalog().find(&image_hash).await?
@@ -87,6 +90,51 @@ pub(crate) async fn begin(service: &Service, request: BuildRequest) -> ApiResult
     }
     let build = service.builds().start(wanted).await?;
     Ok(BuildReply::Accepted(build))
+}
+
+/// Builds an image anew beside the published one, to compare the two.
+pub(super) async fn verify(
+    State(service): Api,
+    Path(id): Path<String>,
+    Json(request): Json<VerifyRequest>,
+) -> ApiResult<axum::Json<Build>> {
+    if service.stopping() {
+        return Err(ApiError::unavailable("the service stops", ""));
+    }
+    let catalog = service.catalog();
+    let image_hash = catalog.resolve(&id).await?.hash();
+    let image = catalog.show(&image_hash).await?;
+    let spec = catalog.spec(&image_hash, &image.digest).await?;
+    let digests = resolve::needed(service.blobs(), &spec).await?;
+    if let Some(first) = digests.first() {
+        return Err(ApiError::bad_request(
+            "the image cannot be built anew",
+            format!(
+                "{} of the files that it was made of are no longer in the store, first {first}",
+                digests.len()
+            ),
+            "build the declaration again, which uploads them: `chalk compute image build FILE`",
+        ));
+    }
+    let wanted = Wanted {
+        recipe_hash: spec.recipe_hash(),
+        spec,
+        image_hash,
+        name: None,
+        force: true,
+        secrets: request
+            .secrets
+            .into_iter()
+            .map(|(name, value)| (name, value.into()))
+            .collect(),
+        cancel_on_disconnect: request.cancel_on_disconnect,
+        compression: None,
+        verify: true,
+    };
+    if let Some(build) = service.builds().join(&wanted) {
+        return Ok(axum::Json(build));
+    }
+    Ok(axum::Json(service.builds().start(wanted).await?))
 }
 
 pub(super) fn parse_name(text: &str) -> ApiResult<Name> {

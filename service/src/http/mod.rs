@@ -242,6 +242,14 @@ fn image_routes() -> Vec<Route> {
             Call::new("Name an image").gives::<wire::Image>(),
         ),
         route(
+            post_.clone(),
+            "/v1/images/{id}/verify",
+            post(builds::verify),
+            Call::new("Build an image anew and compare it with the published one")
+                .takes::<wire::VerifyRequest>()
+                .gives::<wire::Build>(),
+        ),
+        route(
             post_,
             "/v1/imports",
             post(images::import),

@@ -278,10 +278,14 @@ impl Draft {
 fn read(kind: Kind, text: &str) -> Option<Value> {
     let text = text.trim();
     match kind {
-        Kind::Text | Kind::Path if text.is_empty() => Some(Value::Null),
-        Kind::Text | Kind::Path | Kind::Size | Kind::Time | Kind::Address | Kind::Word(_) => {
-            Some(text.into())
-        }
+        Kind::Text | Kind::Path | Kind::Cpus if text.is_empty() => Some(Value::Null),
+        Kind::Text
+        | Kind::Path
+        | Kind::Cpus
+        | Kind::Size
+        | Kind::Time
+        | Kind::Address
+        | Kind::Word(_) => Some(text.into()),
         Kind::Count => text.parse::<u64>().ok().map(Value::from),
         Kind::List | Kind::Origins => {
             let items = text.split(',').map(str::trim).filter(|t| !t.is_empty());
@@ -432,6 +436,14 @@ mod tests {
             Err("--set: `serve.node` must be true or false, not `maybe`"),
         );
         check("build.ca_bundle=", Ok(Value::Null));
+        check("build.cpus=1.5", Ok("1.5".into()));
+        check("build.memory=2GiB", Ok("2GiB".into()));
+        check(
+            "build.cpus=none",
+            Err(
+                "--set: `build.cpus` must be a number of cores such as `1.5`, at least 0.01, not `none`",
+            ),
+        );
         check("build.keep=0", Ok(0.into()));
         check(
             "build.parallel=0",

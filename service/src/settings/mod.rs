@@ -4,6 +4,7 @@
 //! business of whoever starts the service; [`Draft`] layers such sources and remembers which one
 //! gave each value, and [`TABLE`] lists every setting for help texts and documentation.
 
+mod cpus;
 mod draft;
 mod fleet;
 mod node;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+pub use cpus::Cpus;
 pub use draft::{Draft, Origin, Row, SettingsError};
 pub use fleet::{InvalidRegistry, Nodes, Prewarm, Regions, RegistryAt, Sandboxes, Warm};
 pub use node::{CacheForm, Node};
@@ -121,6 +123,12 @@ pub struct Build {
     /// Longest that one step may run.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub step_timeout: Duration,
+    /// Memory that the processes of one step may use; unset, three quarters of the machine's.
+    pub memory: Option<ByteSize>,
+    /// Processes and threads of one step; unset, 16384.
+    pub pids: Option<usize>,
+    /// Processor cores that one step may use; unset, all.
+    pub cpus: Option<Cpus>,
     /// Bytes of output that are kept of one build; the rest is dropped with a notice.
     pub log_limit: ByteSize,
     /// Finished builds whose records and logs are kept.
@@ -267,6 +275,9 @@ impl Default for Build {
             parallel: cores.max(2),
             queue_limit: 256,
             step_timeout: Duration::from_secs(3600),
+            memory: None,
+            pids: None,
+            cpus: None,
             log_limit: ByteSize::mib(64),
             keep: 1000,
             disconnect_grace: Duration::from_secs(10),

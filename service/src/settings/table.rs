@@ -42,6 +42,8 @@ pub enum Kind {
     Pairs,
     /// `true` or `false`.
     Switch,
+    /// Processor cores: `2`, `0.5`.
+    Cpus,
 }
 
 impl Kind {
@@ -64,6 +66,7 @@ impl Kind {
             }
             Self::Pairs => "pairs such as `gpu=a100`, separated by commas".into(),
             Self::Switch => "true or false".into(),
+            Self::Cpus => "a number of cores such as `1.5`, at least 0.01".into(),
         }
     }
 }
@@ -208,6 +211,21 @@ pub const TABLE: &[Setting] = &[
         "build.step_timeout",
         Kind::Time,
         "Longest that one step may run.",
+    ),
+    setting(
+        "build.memory",
+        Kind::Size,
+        "Memory that the processes of one step may use; unset, three quarters of the machine's.",
+    ),
+    setting(
+        "build.pids",
+        Kind::Count,
+        "Processes and threads of one step; unset, 16384.",
+    ),
+    setting(
+        "build.cpus",
+        Kind::Cpus,
+        "Processor cores that one step may use; unset, all.",
     ),
     setting(
         "build.log_limit",

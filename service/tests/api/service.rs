@@ -88,6 +88,7 @@ impl Engine for Fake {
             size: job.id.len() as u64,
             layers: 1,
             steps,
+            verification: None,
         })
     }
 }

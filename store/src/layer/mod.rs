@@ -11,6 +11,7 @@
 //! newlines, and a layer is input from strangers.
 
 mod apply;
+mod compare;
 mod compress;
 mod format;
 mod pack;
@@ -21,6 +22,7 @@ mod root;
 mod stream;
 mod unpack;
 
+pub use compare::{Difference, Facts, differences, facts};
 pub use compress::{Compression, Decompressor, InvalidCompression, decompress};
 pub use pack::{PackOptions, PackedLayer, pack, pack_to};
 pub use recompress::recompress;

@@ -238,7 +238,7 @@ pub fn inspect_blob(store: &BlobStore, digest: &Digest, limits: &Limits) -> Resu
 
 /// Runs `work` on a blob. When it finds the layer bad, the rest of the blob is read, too: perhaps
 /// the layer was fine and our copy of it rotted, which is another error and heals itself.
-fn verified<T>(
+pub(crate) fn verified<T>(
     store: &BlobStore,
     digest: &Digest,
     work: impl FnOnce(&mut VerifiedBlob) -> Result<T>,

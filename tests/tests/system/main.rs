@@ -17,6 +17,7 @@ use libtest_mimic::{Arguments, Trial};
 mod app;
 mod app_terminal;
 mod bases;
+mod build_limits;
 mod caches;
 mod clients;
 mod commands;
@@ -24,7 +25,9 @@ mod concurrency;
 mod copies;
 mod declarations;
 mod dockerfiles;
+mod doctor;
 mod durability;
+mod escapes;
 mod failures;
 mod flow;
 mod formats;
@@ -46,6 +49,7 @@ mod simulator;
 mod specification;
 mod terminals;
 mod tokens;
+mod verify;
 mod warms;
 
 /// Name and body of a test.
@@ -59,9 +63,10 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 32] = [
+    let modules: [(&str, &[Test]); 36] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
+        ("verify", verify::TESTS),
         ("restarts", restarts::TESTS),
         ("pulls", pulls::TESTS),
         ("warms", warms::TESTS),
@@ -80,10 +85,13 @@ fn main() -> ExitCode {
         ("layers", layers::TESTS),
         ("concurrency", concurrency::TESTS),
         ("bases", bases::TESTS),
+        ("build_limits", build_limits::TESTS),
+        ("doctor", doctor::TESTS),
         ("clients", clients::TESTS),
         ("commands", commands::TESTS),
         ("copies", copies::TESTS),
         ("declarations", declarations::TESTS),
+        ("escapes", escapes::TESTS),
         ("failures", failures::TESTS),
         ("formats", formats::TESTS),
         ("hashes", hashes::TESTS),

@@ -226,6 +226,7 @@ pub(super) fn build(id: &str, status: BuildStatus) -> Build {
             detail: "exit code 100".to_owned(),
             hint: "see its log".to_owned(),
         }),
+        verification: None,
     }
 }
 

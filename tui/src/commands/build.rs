@@ -116,7 +116,7 @@ pub(crate) async fn submit(
 }
 
 /// Leaves a build: it ends, unless other clients wait for it too.
-async fn interrupt(client: &Client, id: &str) -> Failure {
+pub(super) async fn interrupt(client: &Client, id: &str) -> Failure {
     let path = format!("/v1/builds/{id}?leave=true");
     let left = client.delete(&path);
     tokio::select! {

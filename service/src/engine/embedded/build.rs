@@ -11,10 +11,12 @@ use chalk_core::spec::{BaseImage, StageBase};
 use chalk_core::tree::{Tree, TreeNode};
 use chalk_core::wire::{BuildStep, EventKind, PlanState, PlanStep, StepState};
 use chalk_core::{Digest, Spec};
+use chalk_store::BlobStore;
 use futures_util::future::{BoxFuture, Shared as SharedFuture};
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
+use super::caches::Caches;
 use super::push::Pusher;
 use super::scratch::Scratch;
 use super::stage::StageDone;
@@ -46,6 +48,10 @@ pub(super) struct Build<'a> {
     pub(super) forced: Vec<Vec<bool>>,
     pub(super) pusher: Pusher<'a>,
     pub(super) scratch: Scratch,
+    /// Where new layers are packed to.
+    pub(super) store: BlobStore,
+    /// Empty cache directories, where those of the builder are not to be used.
+    own_caches: Option<Caches>,
     records: Mutex<Vec<BuildStep>>,
     failure: Mutex<Option<EngineError>>,
 }
@@ -78,11 +84,14 @@ pub(super) async fn build(
             _ => Ok(None),
         })
         .collect::<Result<Vec<_>, _>>()?;
+    check_rights(&lowered)?;
     check_files(shared, &lowered).await?;
     let steps = listed(&job.spec);
     events.emit(EventKind::Started {
         steps: steps.clone(),
     });
+    let scratch = Scratch::new(&shared.scratch, &job.id)?;
+    let (store, own_caches) = places(shared, job, &scratch)?;
     let Lowered {
         stages,
         config,
@@ -97,7 +106,9 @@ pub(super) async fn build(
         stages,
         pusher: Pusher::new(shared, events, images.into_values().collect()),
         bases,
-        scratch: Scratch::new(&shared.scratch, &job.id)?,
+        scratch,
+        store,
+        own_caches,
         records: Mutex::new(steps.into_iter().map(waiting).collect()),
         failure: Mutex::new(None),
     };
@@ -105,13 +116,31 @@ pub(super) async fn build(
     let outcome = match done {
         Ok(done) => {
             build.settle();
-            build.publish(&done, config, author).await
+            match job.verify {
+                true => build.verify(&done, config, author).await,
+                false => build.publish(&done, config, author).await,
+            }
         }
         Err(Stop) => Err(build.failure(cancel)),
     };
     let steps = build.records();
     build.scratch.close().await;
     outcome.map(|outcome| Outcome { steps, ..outcome })
+}
+
+/// Where new layers go and where steps keep their caches: with the builder's, or, where nothing of
+/// a build is to be kept or reused, in its scratch directory (`None`: the builder's).
+fn places(
+    shared: &Shared,
+    job: &Job,
+    scratch: &Scratch,
+) -> Result<(BlobStore, Option<Caches>), EngineError> {
+    if !job.verify {
+        return Ok((shared.blobs.clone(), None));
+    }
+    let store = BlobStore::open(scratch.dir("store")?);
+    let store = store.map_err(|e| storage("make a store for the build", &e))?;
+    Ok((store, Some(Caches::new(scratch.dir("caches")?))))
 }
 
 fn waiting(step: PlanStep) -> BuildStep {
@@ -154,6 +183,31 @@ async fn base_images(
             Ok(found.into_iter().map(|base| (base.digest, base)).collect())
         }
         () = cancel.cancelled() => Err(EngineError::Cancelled),
+    }
+}
+
+/// Checks that this user may carry the stages out: processes need an isolated root, and layers of
+/// bases hold files of many owners.
+fn check_rights(lowered: &Lowered) -> Result<(), EngineError> {
+    let user = rustix::process::geteuid();
+    if user.is_root() {
+        return Ok(());
+    }
+    let mut needs_root = lowered
+        .stages
+        .iter()
+        .any(|stage| matches!(stage.base, StageBase::Image(_)));
+    for op in lowered.stages.iter().flat_map(|stage| &stage.ops) {
+        visit(&op.action, &mut |action| {
+            needs_root |= matches!(action, Action::Run(_) | Action::Install(_));
+        });
+    }
+    match needs_root {
+        false => Ok(()),
+        true => Err(EngineError::Host(format!(
+            "builds need root, and this service runs as user {}: start `chalk serve` as root and set `server` (--server, CHALK_API_SERVER) to its address; `chalk doctor` says what else this user lacks",
+            user.as_raw()
+        ))),
     }
 }
 
@@ -289,6 +343,11 @@ impl<'a> Build<'a> {
             Some(result) => result.await,
             None => Err(self.stop(EngineError::Spec("the spec has no stage".to_owned()))),
         }
+    }
+
+    /// Cache directories of steps.
+    pub(super) fn caches(&self) -> &Caches {
+        self.own_caches.as_ref().unwrap_or(&self.shared.caches)
     }
 
     /// The stage that a stage builds upon in the end: one on an image, or on the empty base.

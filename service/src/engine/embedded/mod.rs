@@ -12,6 +12,7 @@ mod chain;
 mod copy;
 mod download;
 mod files;
+mod groups;
 mod install;
 mod join;
 mod layers;
@@ -25,6 +26,7 @@ mod scratch;
 mod stage;
 mod steps;
 mod surroundings;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +49,8 @@ use crate::settings::Installer;
 use crate::state::sweep_temporary;
 
 use caches::Caches;
+use groups::Groups;
+pub use groups::StepLimits;
 use install::uv::UvTool;
 use layers::LayerDirs;
 use steps::StepCache;
@@ -73,6 +77,8 @@ pub struct EngineSettings {
     pub compression: Compression,
     /// Longest that one step may run.
     pub step_timeout: Duration,
+    /// What the processes of one step may use at most.
+    pub limits: StepLimits,
     /// Steps that run at once, over all builds.
     pub parallel: usize,
     /// Python package index (PEP 503) that uv itself is fetched from.
@@ -91,6 +97,7 @@ impl EngineSettings {
             installer: build.installer,
             compression: build.compression,
             step_timeout: build.step_timeout,
+            limits: StepLimits::new(build),
             parallel: build.parallel,
             python_index: index
                 .into_iter()
@@ -117,6 +124,7 @@ struct Shared {
     dirs: LayerDirs,
     steps: StepCache,
     caches: Caches,
+    groups: Groups,
     uv: UvTool,
     /// Places for running steps.
     slots: Semaphore,
@@ -153,6 +161,10 @@ impl EmbeddedEngine {
         for part in ["steps", "tools"] {
             sweep_temporary(&dir.join(part)).map_err(|e| failed("tidy", e.to_string()))?;
         }
+        // Layers hold set-user-id programs and secrets of images, which no user of this host may
+        // reach, however open the directories above are.
+        rustix::fs::chmod(dir, rustix::fs::Mode::RWXU)
+            .map_err(|e| failed("close", e.to_string()))?;
         let scratch = dir.join("scratch");
         scratch::sweep(&scratch)?;
         let snapshots =
@@ -165,6 +177,7 @@ impl EmbeddedEngine {
             dirs: LayerDirs::new(snapshots),
             steps: StepCache::new(dir.join("steps"), Arc::clone(&regional), blobs.clone()),
             caches: Caches::new(dir.join("caches")),
+            groups: Groups::begin(dir, settings.limits),
             uv: UvTool::new(
                 dir.join("tools"),
                 &settings.python_index,

@@ -36,10 +36,11 @@ impl<'a> Build<'a> {
     ) -> Result<Outcome, EngineError> {
         let doing = "publish the image";
         let base = self.result_base();
+        let (joined, _) = self.joined(done, base.as_deref()).await?;
         let Entry {
             mut layers,
             history,
-        } = self.joined(done, base.as_deref()).await?;
+        } = joined;
         for layer in &mut layers {
             if self.is_unreadable(layer) {
                 *layer = self.recompressed(layer).await?;
@@ -50,22 +51,8 @@ impl<'a> Build<'a> {
             self.pusher.push(IMAGES, &layer.blob()).await?;
         }
         pass(Step::ImageLayers, Side::After);
-        let platform = &self.job.spec.platform;
-        let file = ImageFile {
-            created: Some(CREATED.to_owned()),
-            author,
-            config,
-            history,
-            other: base.as_deref().map(os_facts).unwrap_or_default(),
-            ..ImageFile::empty(platform)
-        };
-        let rootfs = oci::RootFs {
-            diff_ids: layers.iter().map(|layer| layer.diff_id).collect(),
-            ..file.rootfs.clone()
-        };
-        let config = self
-            .document(oci::CONFIG, &ImageFile { rootfs, ..file })
-            .await?;
+        let file = self.config_file(&layers, history, config, author);
+        let config = self.document(oci::CONFIG, &file).await?;
         let count = layers.len();
         let size = layers.iter().map(|layer| layer.descriptor.size).sum();
         let mut manifest =
@@ -96,11 +83,33 @@ impl<'a> Build<'a> {
             size,
             layers: count,
             steps: Vec::new(),
+            verification: None,
         })
     }
 
+    /// The config of the image that these layers make.
+    pub(super) fn config_file(
+        &self,
+        layers: &[Layer],
+        history: Vec<History>,
+        config: ImageConfig,
+        author: Option<String>,
+    ) -> ImageFile {
+        let base = self.result_base();
+        let mut file = ImageFile {
+            created: Some(CREATED.to_owned()),
+            author,
+            config,
+            history,
+            other: base.as_deref().map(os_facts).unwrap_or_default(),
+            ..ImageFile::empty(&self.job.spec.platform)
+        };
+        file.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id).collect();
+        file
+    }
+
     /// The image that the result builds upon, if it builds upon one.
-    fn result_base(&self) -> Option<Arc<Base>> {
+    pub(super) fn result_base(&self) -> Option<Arc<Base>> {
         let last = self.stages.len().checked_sub(1)?;
         self.bases[self.root_stage(last)].clone()
     }
@@ -172,14 +181,18 @@ impl<'a> Build<'a> {
     }
 
     /// Layers and history of the image, with runs of small layers joined where there are too
-    /// many.
-    async fn joined(&self, done: &StageDone, base: Option<&Base>) -> Result<Entry, EngineError> {
+    /// many; and which of the layers of the stage became each.
+    pub(super) async fn joined(
+        &self,
+        done: &StageDone,
+        base: Option<&Base>,
+    ) -> Result<(Entry, Vec<Range<usize>>), EngineError> {
         let Entry { layers, history } = &done.entry;
         let sizes: Vec<u64> = layers.iter().map(|layer| layer.descriptor.size).collect();
         let below = base.map_or(0, |base| base.layers.len()).min(layers.len());
         let runs = runs(&sizes, below, MAX_LAYERS);
         if runs.len() == layers.len() {
-            return Ok(done.entry.clone());
+            return Ok((done.entry.clone(), runs));
         }
         let mut joined = Vec::with_capacity(runs.len());
         for run in &runs {
@@ -191,10 +204,11 @@ impl<'a> Build<'a> {
                 }
             });
         }
-        Ok(Entry {
+        let entry = Entry {
             layers: joined,
             history: joined_history(history, &runs),
-        })
+        };
+        Ok((entry, runs))
     }
 
     /// Whether a client for which `gzip` or `none` was chosen cannot read a layer: one of a base
@@ -256,7 +270,9 @@ impl<'a> Build<'a> {
             return Err(EngineError::Cancelled);
         }
         let key = made_of(parts, self.compression().word());
-        if let Some(known) = self.known_layer(&key).await? {
+        if !self.job.verify
+            && let Some(known) = self.known_layer(&key).await?
+        {
             return Ok(known);
         }
         let dirs = match dirs {
@@ -265,7 +281,9 @@ impl<'a> Build<'a> {
         };
         let merged = merge_dirs(dirs, &self.shared.dirs).await?;
         let layer = self.keep(&merged).await?;
-        self.note_layer(&key, &layer).await?;
+        if !self.job.verify {
+            self.note_layer(&key, &layer).await?;
+        }
         Ok(layer)
     }
 }

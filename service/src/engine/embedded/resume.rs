@@ -33,6 +33,8 @@ pub(super) struct Start {
     pub(super) next: usize,
     /// Layers and history up to it.
     pub(super) entry: Entry,
+    /// By layer: the step that made it in this build.
+    pub(super) made_by: Vec<Option<usize>>,
     /// Directories of the layers, if they are needed.
     pub(super) dirs: Option<Vec<Arc<LayerDir>>>,
 }
@@ -84,7 +86,12 @@ impl<'a> Build<'a> {
             match dirs {
                 Ok(dirs) => {
                     self.tell_cached(index, 0, next + config_only, place);
-                    return Ok(Start { next, entry, dirs });
+                    return Ok(Start {
+                        next,
+                        made_by: vec![None; entry.layers.len()],
+                        entry,
+                        dirs,
+                    });
                 }
                 Err(Unusable::Fatal(error)) => return Err(error),
                 Err(Unusable::Blob(why)) => {
@@ -158,12 +165,14 @@ impl<'a> Build<'a> {
         earlier: &[StageFuture<'_>],
         wants_dirs: bool,
     ) -> Result<Start, EngineError> {
+        let mut made_by = None;
         let (entry, dirs) = match &self.stages[index].base {
             StageBase::Scratch => (Entry::default(), Some(Vec::new())),
             StageBase::Stage(stage) => {
                 let missing = || EngineError::Spec(format!("there is no stage {stage}"));
                 let done = earlier.get(*stage).ok_or_else(missing)?;
                 let done = done.clone().await.map_err(|_| EngineError::Cancelled)?;
+                made_by = Some(done.made_by.clone());
                 (done.entry.clone(), Some(done.dirs.clone()))
             }
             StageBase::Image(_) => {
@@ -179,6 +188,7 @@ impl<'a> Build<'a> {
         };
         Ok(Start {
             next: 0,
+            made_by: made_by.unwrap_or_else(|| vec![None; entry.layers.len()]),
             entry,
             dirs,
         })

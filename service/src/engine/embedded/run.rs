@@ -10,7 +10,7 @@ use chalk_core::wire::Stream;
 use chalk_sandbox::{Contents, Mount, Network, Root, RunSpec, SandboxError, Status, User};
 use tokio_util::sync::CancellationToken;
 
-use super::caches::CacheDir;
+use super::caches::{CacheDir, Caches};
 use super::chain::Chain;
 use super::install::install;
 use super::output::StepLog;
@@ -97,6 +97,8 @@ impl Call {
 /// Runs the processes of one step in one root.
 pub(super) struct Runner<'a> {
     pub(super) shared: &'a Shared,
+    /// Cache directories that outlive the step.
+    pub(super) caches: &'a Caches,
     pub(super) job: &'a Job,
     pub(super) cancel: &'a CancellationToken,
     /// The state below the step.
@@ -155,7 +157,9 @@ impl Runner<'_> {
     /// # Errors
     /// When it cannot be started or ends with another code than 0.
     pub(super) async fn run(&mut self, call: Call) -> Result<(), StepError> {
-        let spec = self.spec(call)?;
+        let mut spec = self.spec(call)?;
+        let group = self.shared.groups.make()?;
+        spec.cgroups = group.directories();
         let log = &mut self.log;
         let mut sink = |stream: chalk_sandbox::Stream, bytes: &[u8]| {
             let stream = match stream {
@@ -164,16 +168,26 @@ impl Runner<'_> {
             };
             log.write(stream, bytes);
         };
-        let exit = chalk_sandbox::run(&spec, &mut sink, self.cancel)
-            .await
-            .map_err(|e| sandbox_failure(&e))?;
+        let exit = chalk_sandbox::run(&spec, &mut sink, self.cancel).await;
+        let cause = self.shared.groups.cause(&group.end().await);
+        let exit = exit.map_err(|e| sandbox_failure(&e))?;
         let code = exit.status.shell_code();
+        let because = cause.as_ref().map(|cause| format!("; {cause}"));
+        let because = because.unwrap_or_default();
         let message = match exit.status {
-            Status::Code(0) => return Ok(()),
+            Status::Code(0) => {
+                // A part of it may have died unnoticed.
+                if let Some(cause) = cause {
+                    self.log.note(&format!("the step went on although {cause}"));
+                }
+                return Ok(());
+            }
             Status::Cancelled => return Err(StepError::Cancelled),
-            Status::Code(code) => format!("exit code {code}"),
-            Status::Signal(9) => "killed (signal 9); did it run out of memory?".to_owned(),
-            Status::Signal(signal) => format!("ended by signal {signal}"),
+            Status::Code(code) => format!("exit code {code}{because}"),
+            Status::Signal(9) if cause.is_none() => {
+                "killed (signal 9); did the machine run out of memory?".to_owned()
+            }
+            Status::Signal(signal) => format!("ended by signal {signal}{because}"),
             Status::TimedOut => format!(
                 "stopped at the time limit of {} s (setting `build.step_timeout`)",
                 self.shared.settings.step_timeout.as_secs()
@@ -191,7 +205,9 @@ impl Runner<'_> {
     /// # Errors
     /// When the sandbox fails, or the build is cancelled.
     pub(super) async fn capture(&mut self, call: Call) -> Result<Option<Vec<u8>>, StepError> {
-        let spec = self.spec(call)?;
+        let mut spec = self.spec(call)?;
+        let group = self.shared.groups.make()?;
+        spec.cgroups = group.directories();
         let (mut out, mut all) = (Vec::new(), Vec::new());
         let mut sink = |stream: chalk_sandbox::Stream, bytes: &[u8]| {
             let take = |buffer: &mut Vec<u8>| {
@@ -203,7 +219,9 @@ impl Runner<'_> {
                 take(&mut out);
             }
         };
-        match chalk_sandbox::run(&spec, &mut sink, self.cancel).await {
+        let exit = chalk_sandbox::run(&spec, &mut sink, self.cancel).await;
+        group.end().await;
+        match exit {
             Ok(exit) if exit.status == Status::Cancelled => Err(StepError::Cancelled),
             Ok(exit) if exit.status.success() => Ok(Some(out)),
             Ok(_) => Ok(Some(all)),
@@ -282,8 +300,8 @@ impl Runner<'_> {
                 gid,
                 from,
             } => {
-                let shared = self.shared;
-                let cache = self.wait_for(shared.caches.mount(id, *sharing)).await??;
+                let all = self.caches;
+                let cache = self.wait_for(all.mount(id, *sharing)).await??;
                 if cache.fresh() {
                     let filled = cache.path().to_owned();
                     if let Some((stage, path)) = from {
@@ -393,8 +411,9 @@ impl Runner<'_> {
     /// When it cannot be made.
     pub(super) async fn shared_cache(&self, tool: &str, user: &str) -> Result<PathBuf, StepError> {
         let owner = self.chain.user(user).map_err(StepError::failed)?;
-        let caches = &self.shared.caches;
-        Ok(caches.tool(tool, &self.chain.base_key(), owner.uid, owner.gid)?)
+        Ok(self
+            .caches
+            .tool(tool, &self.chain.base_key(), owner.uid, owner.gid)?)
     }
 
     /// The same for a tool that needs it for itself; waits until it is free.
@@ -407,8 +426,8 @@ impl Runner<'_> {
         user: &str,
     ) -> Result<CacheDir, StepError> {
         let path = self.shared_cache(tool, user).await?;
-        let shared = self.shared;
-        self.wait_for(shared.caches.lock(path)).await
+        let caches = self.caches;
+        Ok(self.wait_for(caches.lock(path)).await?)
     }
 
     /// Waits for what others hold. The time does not count against the step's limit.

@@ -29,6 +29,8 @@ use crate::places::STEPS;
 pub(super) struct StageDone {
     /// All layers and their history.
     pub(super) entry: Entry,
+    /// By layer: the step that made it in this build.
+    pub(super) made_by: Vec<Option<usize>>,
     /// Directories of all layers, bottom first; none when nobody wanted to read files.
     pub(super) dirs: Vec<Arc<LayerDir>>,
     /// The same as a chain.
@@ -63,7 +65,10 @@ impl<'a> Build<'a> {
             .filter_map(|stage| earlier.get(*stage).cloned())
             .collect();
         let Start {
-            entry, dirs, next, ..
+            next,
+            entry,
+            mut made_by,
+            dirs,
         } = start;
         let dirs = dirs.unwrap_or_default();
         let chain = Chain::new(base_key, dirs.clone());
@@ -79,7 +84,7 @@ impl<'a> Build<'a> {
         };
         let (run, finished, _) = tokio::join!(
             run,
-            self.finish_operations(entry, receiver),
+            self.finish_operations(entry, &mut made_by, receiver),
             join_all(sources),
         );
         // A failure to keep a layer stops the build; the step that was stopped by it is no cause.
@@ -87,7 +92,12 @@ impl<'a> Build<'a> {
         let chain = run?;
         let mut dirs = dirs;
         dirs.extend(new_dirs);
-        Ok(StageDone { entry, dirs, chain })
+        Ok(StageDone {
+            entry,
+            made_by,
+            dirs,
+            chain,
+        })
     }
 
     /// Checks that the secrets of operations that will run were given, before any of them runs.
@@ -201,6 +211,7 @@ impl<'a> Build<'a> {
         let emit = |event| self.events.emit(event);
         let mut runner = Runner {
             shared: self.shared,
+            caches: self.caches(),
             job: self.job,
             cancel: &self.cancel,
             chain,
@@ -254,12 +265,15 @@ impl<'a> Build<'a> {
     async fn finish_operations(
         &self,
         mut entry: Entry,
+        made_by: &mut Vec<Option<usize>>,
         mut finished: mpsc::UnboundedReceiver<Finished<'_>>,
     ) -> Result<(Entry, Vec<Arc<LayerDir>>), EngineError> {
         let mut dirs = Vec::new();
         let result = async {
             while let Some(done) = finished.recv().await {
+                let (layers, step) = (entry.layers.len(), done.step);
                 self.finish(&mut entry, &mut dirs, done).await?;
+                made_by.extend(vec![step; entry.layers.len() - layers]);
             }
             Ok(())
         }
@@ -300,7 +314,7 @@ impl<'a> Build<'a> {
         });
         let blob = layer.as_ref().map(Layer::blob);
         entry.layers.extend(layer);
-        if done.op.action != Action::Config {
+        if done.op.action != Action::Config && !self.job.verify {
             // The base's layers are part of the entry, too.
             for layer in &entry.layers {
                 self.pusher.push(STEPS, &layer.blob()).await?;
@@ -337,7 +351,7 @@ impl<'a> Build<'a> {
         let options = self.pack_options();
         let packed = {
             let _place = self.shared.packing.acquire().await;
-            let (store, path) = (self.shared.blobs.clone(), dir.path().to_owned());
+            let (store, path) = (self.store.clone(), dir.path().to_owned());
             let work = move || pack(&path, &store, &options, &mut |_| false);
             tokio::task::spawn_blocking(work).await
         };
@@ -346,7 +360,9 @@ impl<'a> Build<'a> {
             .map_err(|e| storage(doing, &e))?
             .map_err(|e| storage(doing, &e))?;
         let diff_id: Digest = packed.diff_id;
-        self.shared.dirs.name(dir, &diff_id);
+        if !self.job.verify {
+            self.shared.dirs.name(dir, &diff_id);
+        }
         Ok(Layer::of(&packed))
     }
 

@@ -76,6 +76,7 @@ impl World {
             secrets: std::collections::BTreeMap::new(),
             force,
             compression: None,
+            verify: false,
         };
         let sink = Sink(Mutex::default());
         let done = self

@@ -4,6 +4,7 @@
 
 mod project;
 mod requirements;
+mod tidy;
 pub(super) mod uv;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use chalk_core::lower::{Install, Installed, Installer};
 use chalk_sandbox::Mount;
 use serde::Deserialize;
 
+use super::chain::blocking;
 use super::run::{Call, Runner, StepError};
 use super::surroundings::{PRIVATE_DIR, file};
 use crate::settings;
@@ -25,6 +27,10 @@ const OLDEST_PYTHON: (u32, u32) = (3, 8);
 const REQUIREMENTS: &str = "/run/chalk/requirements.txt";
 const UV_DIR: &str = "/run/chalk/uv";
 const CACHE_DIR: &str = "/run/chalk/cache";
+/// Variable that dates files (<https://reproducible-builds.org/specs/source-date-epoch/>).
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// 1980-01-01, the first day that a zip archive can hold.
+const EPOCH: i64 = 315_532_800;
 /// Installers leave locks and half-built wheels in their temporary directory.
 const TEMP_DIR: &str = "/run/chalk/tmp";
 
@@ -68,11 +74,39 @@ struct Python {
 /// When the installer is missing or fails.
 pub(super) async fn install(runner: &mut Runner<'_>, install: &Install) -> Result<(), StepError> {
     match &install.what {
-        Installed::Packages(Installer::Apt, packages) => apt(runner, install, packages).await,
+        Installed::Packages(Installer::Apt, packages) => apt(runner, install, packages).await?,
         Installed::Packages(installer, packages) => {
-            python(runner, install, *installer, packages).await
+            python(runner, install, *installer, packages).await?;
         }
-        Installed::Project { project, dir } => project::sync(runner, install, project, dir).await,
+        Installed::Project { project, dir } => {
+            project::sync(runner, install, project, dir).await?;
+        }
+    }
+    let (upper, epoch) = (runner.upper.clone(), epoch(&install.env));
+    blocking(move || tidy::tidy(&upper, epoch)).await
+}
+
+/// The latest time that files of an install have: what the spec says, else [`EPOCH`].
+fn epoch(env: &[(String, String)]) -> i64 {
+    let told = env.iter().find(|(name, _)| name == SOURCE_DATE_EPOCH);
+    let told = told.and_then(|(_, value)| value.parse().ok());
+    told.filter(|epoch| *epoch >= 0).unwrap_or(EPOCH)
+}
+
+/// Has installers leave the same files behind whenever they install the same packages.
+fn reproducibly(call: &mut Call) {
+    let fixed = [
+        // Python compiles to checked-hash `.pyc` where this is set (PEP 552), which hold no time.
+        (SOURCE_DATE_EPOCH, EPOCH.to_string()),
+        // Else what installers happen to import is compiled along, by its time.
+        ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),
+        // Before Python 3.11 the order of sets went into bytecode.
+        ("PYTHONHASHSEED", "0".to_owned()),
+    ];
+    for (name, value) in fixed {
+        if !call.env.iter().any(|(other, _)| other == name) {
+            call.set(name, &value);
+        }
     }
 }
 
@@ -90,6 +124,7 @@ async fn apt(
     {
         call.set("DEBIAN_FRONTEND", "noninteractive");
     }
+    reproducibly(&mut call);
     // apt locks its directories and fails when it cannot.
     let cache = runner.exclusive_cache("apt", &install.user).await?;
     call.mounts.push(bind(cache.path(), CACHE_DIR, false));
@@ -188,6 +223,7 @@ async fn bring_uv(
     call.set("UV_LINK_MODE", "copy");
     call.set("UV_PYTHON_DOWNLOADS", "never");
     call.set("UV_NO_PROGRESS", "1");
+    call.set("PYC_INVALIDATION_MODE", "CHECKED_HASH");
     call.mounts.push(bind(uv, UV_DIR, true));
     let cache = runner.shared_cache("uv", &install.user).await?;
     call.mounts.push(bind(cache, CACHE_DIR, false));
@@ -195,6 +231,7 @@ async fn bring_uv(
 }
 
 fn bring_temp_dir(runner: &Runner<'_>, call: &mut Call) -> Result<(), StepError> {
+    reproducibly(call);
     call.set("TMPDIR", TEMP_DIR);
     call.mounts.push(bind(runner.temp_dir()?, TEMP_DIR, false));
     Ok(())
