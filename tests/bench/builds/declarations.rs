@@ -85,14 +85,14 @@ impl Declaration {
             self.base
         );
         if !self.packages.is_empty() {
-            let _ = write!(text, "[[step]]\npip_install = {:?}\n", self.packages);
+            let _ = writeln!(text, "[[step]]\npip_install = {:?}", self.packages);
         }
         for command in &self.commands {
-            let _ = write!(text, "[[step]]\nrun_commands = [{command:?}]\n");
+            let _ = writeln!(text, "[[step]]\nrun_commands = [{command:?}]");
         }
         if self.copies {
             let step = format!("{{ src = \"{DATA}\", dest = \"/data\", strategy = \"copy\" }}");
-            let _ = write!(text, "[[step]]\nadd_local_dir = {step}\n");
+            let _ = writeln!(text, "[[step]]\nadd_local_dir = {step}");
         }
         text
     }

@@ -62,7 +62,7 @@ impl Ours {
             .service
             .chalk()
             .args(words)
-            .args(["--progress", "quiet"]);
+            .args(["--progress", "plain"]);
         let (time, said) = timed(&mut chalk.into_command());
         let last = said.lines().last().unwrap_or_default();
         (time, serde_json::from_str(last).expect("a result"))

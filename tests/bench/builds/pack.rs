@@ -118,7 +118,7 @@ fn rate(size: f64, usual: usize, mut work: impl FnMut()) -> f64 {
 fn unpack(layout: &Path, into: &Path) {
     fs::create_dir_all(into).unwrap();
     let blobs = fs::read_dir(layout.join("blobs/sha256")).unwrap();
-    let blobs = blobs.map(|entry| entry.unwrap());
+    let blobs = blobs.map(Result::unwrap);
     let layer = blobs.max_by_key(|entry| entry.metadata().unwrap().len());
     let mut tar = tool("tar", ["--extract", "--numeric-owner", "--file"]);
     tar.arg(layer.unwrap().path()).arg("--directory").arg(into);
