@@ -1,18 +1,24 @@
-//! Speed of nodes against the container engines of this machine's distribution, and of the terminal
-//! app: `cargo xtask bench --only nodes,app`. Prints the rows of the table as JSON; what it does
-//! meanwhile goes to standard error.
+//! Speed of builds, registry and nodes against the container engines of this machine's distribution,
+//! and of service and terminal app: `cargo xtask bench --only builds,service,registry,nodes,app`.
+//! Prints the rows of the table as JSON; what it does meanwhile goes to standard error.
 
 // Measures nothing that it does not expect to work.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod app;
+mod builds;
 mod fleet;
 mod peers;
+mod process;
 mod ready;
+mod registry;
 mod row;
+mod service;
 mod spread;
 mod start;
+mod wire;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use chalk_tests::World;
@@ -22,6 +28,27 @@ use row::Row;
 
 /// Name and body of a part.
 type Part = (&'static str, fn(&World) -> Vec<Row>);
+
+const BUILDS: [Part; 8] = [
+    ("cold", builds::cold),
+    ("unchanged", builds::unchanged),
+    ("package", builds::package),
+    ("command", builds::command),
+    ("directory", builds::directory),
+    ("files", builds::files),
+    ("pack", builds::pack),
+    ("base", builds::base),
+];
+
+const SERVICE: [Part; 5] = [
+    ("reuse", service::reuse),
+    ("idle", service::idle),
+    ("restart", service::restart),
+    ("spec", service::spec),
+    ("sha256", service::sha256),
+];
+
+const REGISTRY: [Part; 2] = [("pushes", registry::pushes), ("heads", registry::heads)];
 
 const NODES: [Part; 4] = [
     ("start", start::measure),
@@ -39,20 +66,42 @@ const APP: [Part; 3] = [
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let (parts, versions): (&[Part], _) = match words.next().as_deref() {
-        Some("nodes") => (&NODES, peers::versions()),
+        Some("builds") => (
+            &BUILDS,
+            peers::versions(&["docker", "buildah", "docker-registry"]),
+        ),
+        Some("service") => (&SERVICE, peers::versions(&["openssl"])),
+        Some("registry") => (&REGISTRY, peers::versions(&["docker-registry"])),
+        Some("nodes") => (
+            &NODES,
+            peers::versions(&["docker", "containerd", "runc", "skopeo", "umoci"]),
+        ),
         Some("app") => (&APP, json!({})),
         other => {
-            eprintln!("expected `nodes` or `app`, found {other:?}");
+            eprintln!("expected the name of a section, found {other:?}");
             return ExitCode::FAILURE;
         }
     };
     let wanted: Vec<String> = words.collect();
+    let known = |word: &String| parts.iter().any(|(name, _)| name == word);
+    if let Some(unknown) = wanted.iter().find(|word| !known(word)) {
+        let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+        eprintln!("there is no part `{unknown}`: {}", names.join(", "));
+        return ExitCode::FAILURE;
+    }
     let world = World::new();
     let mut rows = Vec::new();
     for (name, measure) in parts {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
             eprintln!("measuring {name}");
-            rows.extend(measure(&world));
+            // What a part that fails has started ends as it unwinds; the files are ours to remove.
+            let Ok(found) = catch_unwind(AssertUnwindSafe(|| measure(&world))) else {
+                if let Err(error) = world.tear_down() {
+                    eprintln!("{error}");
+                }
+                return ExitCode::FAILURE;
+            };
+            rows.extend(found);
         }
     }
     let rows: Vec<_> = rows.iter().map(Row::json).collect();

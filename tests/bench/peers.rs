@@ -28,21 +28,20 @@ const CAPABILITIES: [&str; 14] = [
 /// Docker's default filter as the containers project ships it.
 const PROFILE: &str = "/usr/share/containers/seccomp.json";
 
-/// Versions, for the line below the table.
-pub(crate) fn versions() -> Value {
+/// Versions of programs, for the line below the table.
+pub(crate) fn versions(programs: &[&str]) -> Value {
     let mut versions = Map::new();
-    for (name, program) in [
-        ("docker", "/usr/bin/docker"),
-        ("containerd", "containerd"),
-        ("runc", "runc"),
-        ("skopeo", "skopeo"),
-        ("umoci", "umoci"),
-    ] {
-        let said = run(&mut tool(program, ["--version"])).ok().stdout;
+    for name in programs {
+        let (program, word) = match *name {
+            "docker" => ("/usr/bin/docker", "--version"),
+            "openssl" => ("openssl", "version"),
+            other => (other, "--version"),
+        };
+        let said = run(&mut tool(program, [word])).ok().stdout;
         let digits = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
         let line = said.lines().next().unwrap_or_default();
         let version = line.split([' ', ',']).find(digits).unwrap_or(line);
-        versions.insert(name.to_owned(), version.into());
+        versions.insert((*name).to_owned(), version.into());
     }
     versions.into()
 }

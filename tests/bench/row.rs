@@ -1,5 +1,6 @@
 //! Rows of the table, and the statistics that stand in them.
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -21,6 +22,8 @@ pub(crate) enum Aim {
     None,
     /// Ours by the peer's is at most this.
     Ratio(f64),
+    /// Ours by the peer's is at least this: for rates.
+    Least(f64),
     /// Ours is at most this.
     Most(f64),
 }
@@ -62,6 +65,7 @@ impl Row {
         let (aim, met) = match self.aim {
             Aim::None => (String::new(), None),
             Aim::Ratio(most) => (format!("≤ {most}"), ratio.map(|ratio| ratio <= most)),
+            Aim::Least(least) => (format!("≥ {least}"), ratio.map(|ratio| ratio >= least)),
             Aim::Most(most) => (format!("≤ {most} {}", self.unit), Some(self.ours <= most)),
         };
         json!({
@@ -81,6 +85,30 @@ pub(crate) fn times(count: usize, mut prepare: impl FnMut(), mut run: impl FnMut
         times.push(milliseconds(start.elapsed()));
     }
     Times::of(times)
+}
+
+/// Milliseconds that a command takes from its start to its end, which must be a good one, and its
+/// standard output. Nothing polls, so that what takes a few milliseconds can be told apart.
+#[track_caller]
+pub(crate) fn timed(command: &mut Command) -> (f64, String) {
+    command.stdin(Stdio::null());
+    let start = Instant::now();
+    let output = command.output().unwrap();
+    let time = milliseconds(start.elapsed());
+    let (said, status) = (String::from_utf8_lossy(&output.stderr), output.status);
+    assert!(status.success(), "{command:?}: {status}\n{said}");
+    (time, String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Repetitions of what takes long: `CHALK_BENCH_ROUNDS`, or as many as told here.
+pub(crate) fn rounds(usual: usize) -> usize {
+    number("CHALK_BENCH_ROUNDS", usual)
+}
+
+/// A number from the environment, for smaller or larger runs than usual.
+pub(crate) fn number(variable: &str, usual: usize) -> usize {
+    let text = std::env::var(variable).ok();
+    text.map_or(usual, |text| text.parse().expect("a number"))
 }
 
 /// A duration in milliseconds.

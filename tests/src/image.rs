@@ -26,6 +26,11 @@ impl Layout {
         }
     }
 
+    /// Its directory.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Writes a layout of plain tar layers with an image config (`config` of the OCI image
     /// configuration), for `linux/amd64`.
     pub fn write(folder: &Path, config: &Value, layers: &[Vec<u8>]) -> Self {

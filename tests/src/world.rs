@@ -164,6 +164,11 @@ impl World {
             .get_or_init(|| Docker::start(&self.folder("docker")))
     }
 
+    /// A docker daemon of its own, which has nothing yet.
+    pub fn new_docker(&self) -> Docker {
+        Docker::start(&self.folder("docker"))
+    }
+
     /// Stops everything and removes all files; those of a failed run stay when
     /// `CHALK_TEST_KEEP` is set.
     ///

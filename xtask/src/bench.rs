@@ -21,6 +21,17 @@ Written by `cargo xtask bench`, which builds everything by the release profile, 
 peers in one run, and takes medians. Ratios are ours by the peer's. Run it on an otherwise idle machine.
 ";
 
+/// What builds and the registry are measured against.
+const BUILD_PEERS: [Package; 7] = [
+    package("buildah", "/usr/bin/buildah"),
+    package("busybox-static", "/bin/busybox"),
+    package("curl", "/usr/bin/curl"),
+    package("docker-registry", "/usr/bin/docker-registry"),
+    package("docker.io", "/usr/sbin/dockerd"),
+    package("openssl", "/usr/bin/openssl"),
+    package("skopeo", "/usr/bin/skopeo"),
+];
+
 /// What nodes are measured against.
 const PEERS: [Package; 8] = [
     package("containerd", "/usr/bin/ctr"),
@@ -36,6 +47,17 @@ const PEERS: [Package; 8] = [
 /// The system-call filter that runc is measured with.
 const PROFILE: &str = "/usr/share/containers/seccomp.json";
 
+/// What stands below the table of builds.
+const ABOUT_BUILDS: &str = "\
+Cold means that a service, or a daemon, starts with an empty state directory, and pushes to a registry that has
+nothing: caches of layers and packages are empty on both sides. All pull the base from one `docker-registry` on
+loopback and download packages over the same network. Ours is the whole `chalk compute image build`, which
+pushes to the service's own registry; a peer pushes to a `docker-registry` of its own. The files of both images
+are compared: after installations all but logs, caches, bytecode and records of package managers, after copies all.
+`CHALK_BENCH_ROUNDS`, `CHALK_BENCH_COPY_MIB`, `CHALK_BENCH_COPY_FILES` and `CHALK_BENCH_BASE_MIB` change how
+often and how much.
+";
+
 /// What stands below the table of the app.
 const ABOUT_APP: &str = "\
 The release build in a pseudo-terminal of 160 columns and 50 rows, against `chalk-simulate` in a process of its
@@ -50,7 +72,11 @@ pub(crate) struct Options {
     /// Measure only these sections, separated by commas; what stands of the others is kept.
     #[arg(long, value_delimiter = ',', value_parser = names())]
     only: Vec<String>,
-    /// Parts of the sections `nodes` and `app` to measure; all by default.
+    /// Install the peers that this machine lacks.
+    #[arg(long)]
+    install_peers: bool,
+    /// Parts of a section to measure, whose figures are printed and not written to the page; all by
+    /// default.
     #[arg(last = true)]
     parts: Vec<String>,
 }
@@ -62,7 +88,22 @@ struct Section {
     measure: fn(&Options) -> Result<Value>,
 }
 
-const SECTIONS: [Section; 3] = [
+const SECTIONS: [Section; 6] = [
+    Section {
+        name: "builds",
+        title: "Builds",
+        measure: builds,
+    },
+    Section {
+        name: "service",
+        title: "The service",
+        measure: service,
+    },
+    Section {
+        name: "registry",
+        title: "The registry",
+        measure: registry,
+    },
     Section {
         name: "npm",
         title: "The npm package",
@@ -111,7 +152,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         let _ = writeln!(page, "Machine: {}.", machine(&found)?);
     }
+    if !options.parts.is_empty() {
+        eprintln!("{PAGE} stays as it is: it holds whole sections");
+        return Ok(());
+    }
     fs::write(&file, page).map_err(at(&file))
+}
+
+/// Sees to it that the peers are there.
+///
+/// # Errors
+/// When some are missing and were not asked for, or cannot be installed.
+fn peers(options: &Options, packages: &[Package]) -> Result<()> {
+    if options.install_peers {
+        return host::install(packages);
+    }
+    let missing = host::missing(packages);
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Other(format!(
+            "this machine lacks {}: add `--install-peers`, or install them",
+            missing.join(" ")
+        ))),
+    }
 }
 
 /// Size and speed of the npm package.
@@ -130,9 +193,39 @@ fn npm_package(_: &Options) -> Result<Value> {
     Ok(found)
 }
 
+/// Speed of builds.
+fn builds(options: &Options) -> Result<Value> {
+    let mut found = against_peers("builds", options)?;
+    found["about"] = ABOUT_BUILDS.into();
+    Ok(found)
+}
+
+/// Speed and size of the service, and of hashes.
+fn service(options: &Options) -> Result<Value> {
+    against_peers("service", options)
+}
+
+/// Speed of the registry.
+fn registry(options: &Options) -> Result<Value> {
+    against_peers("registry", options)
+}
+
+/// A section that the program of measurements takes with the base and [`BUILD_PEERS`].
+fn against_peers(section: &str, options: &Options) -> Result<Value> {
+    peers(options, &BUILD_PEERS)?;
+    let base = base::stand_in()?;
+    let chalk = host::build_chalk("release")?;
+    let words = ["--quiet", "--locked", "--release", "--package"];
+    let program = ["chalk-tests", "--bin", "chalk-bench"];
+    run::run(cargo(["build"]).args(words).args(program))?;
+    let mut bench = host::driver("chalk-bench", &chalk)?;
+    bench.arg(section).args(&options.parts);
+    measurements(bench.env("CHALK_TEST_BASE", &base))
+}
+
 /// Speed of nodes.
 fn nodes(options: &Options) -> Result<Value> {
-    host::install(&PEERS)?;
+    peers(options, &PEERS)?;
     let base = base::stand_in()?;
     let chalk = host::build_chalk("release")?;
     for (package, kind, name) in [

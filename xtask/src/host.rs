@@ -99,16 +99,18 @@ pub(crate) fn driver(name: &str, chalk: &Path) -> Result<Command> {
     Ok(driver)
 }
 
+/// Names of the packages that are missing.
+pub(crate) fn missing(packages: &[Package]) -> Vec<&'static str> {
+    let missing = packages.iter().filter(|p| !Path::new(p.file).exists());
+    missing.map(|package| package.name).collect()
+}
+
 /// Installs the packages that are missing. Says what it does on standard error.
 ///
 /// # Errors
 /// When apt is not there or fails; the message names what to install by hand.
 pub(crate) fn install(packages: &[Package]) -> Result<()> {
-    let missing: Vec<&str> = packages
-        .iter()
-        .filter(|package| !Path::new(package.file).exists())
-        .map(|package| package.name)
-        .collect();
+    let missing = missing(packages);
     if missing.is_empty() {
         return Ok(());
     }

@@ -9,8 +9,8 @@ use chalk_core::wire::{Build, Event, EventKind};
 use chalk_tests::{Screen, Simulator, World};
 
 use super::keys::{self, KEYS};
-use super::process::processor_seconds;
 use super::{Attached, Span, now};
+use crate::process::processor_seconds;
 use crate::row::{Aim, Row, Times};
 
 const NODES: [&str; 4] = ["--nodes", "1000", "--images", "10000"];

@@ -5,8 +5,8 @@ use std::time::Instant;
 use chalk_tests::{Screen, Simulator, World};
 
 use super::keys::{self, KEYS};
-use super::process::memory;
 use super::{Attached, Span};
+use crate::process::memory;
 use crate::row::{Aim, Row, Times, milliseconds};
 
 const LINES: usize = 1_000_000;

@@ -4,7 +4,6 @@
 mod keys;
 mod load;
 mod long_log;
-mod process;
 mod start;
 
 use std::fs;
