@@ -217,7 +217,7 @@ impl Bases {
         let origin = Origin::Upstream(reference.clone());
         let kept = self
             .blobs
-            .run(move |blobs| blobs.read_small(&digest, DOCUMENT_LIMIT))
+            .run(move |blobs| blobs.read_small(digest, DOCUMENT_LIMIT))
             .await;
         if let Ok(bytes) = kept {
             let manifest = Manifest {
@@ -265,7 +265,7 @@ impl Bases {
             .await?;
         let config = self
             .blobs
-            .run(move |blobs| blobs.read_small(&blob.digest, DOCUMENT_LIMIT))
+            .run(move |blobs| blobs.read_small(blob.digest, DOCUMENT_LIMIT))
             .await
             .map_err(|e| storage(reference, &e))?;
         let config: ImageFile = serde_json::from_slice(&config)
@@ -308,7 +308,7 @@ impl Bases {
         progress: &Progress,
     ) -> Result<(), BaseError> {
         let (digest, size) = (blob.digest, blob.size);
-        let there = self.blobs.run(move |blobs| blobs.size(&digest)).await;
+        let there = self.blobs.run(move |blobs| blobs.size(digest)).await;
         if there.map_err(|e| storage(reference, &e))? == Some(size) {
             return Ok(());
         }

@@ -176,7 +176,7 @@ pub async fn missing(blobs: &BlobStore, digests: Vec<Digest>) -> Result<Vec<Dige
     let lacking = blobs.run(move |store| -> Result<_, BlobError> {
         let mut lacking = BTreeSet::new();
         for digest in digests {
-            if !store.contains(&digest)? {
+            if !store.contains(digest)? {
                 lacking.insert(digest);
             }
         }
@@ -229,7 +229,7 @@ pub(crate) async fn lacking(
         let mut lacking = BTreeSet::new();
         for digest in trees {
             // A damaged tree is set aside by the store, so it counts as absent.
-            let json = match store.read_small(&digest, TREE_LIMIT) {
+            let json = match store.read_small(digest, TREE_LIMIT) {
                 Ok(json) => json,
                 Err(BlobError::NotFound(_) | BlobError::Mismatch { .. }) => {
                     lacking.insert(digest);
@@ -249,7 +249,7 @@ pub(crate) async fn lacking(
             );
         }
         for digest in files {
-            if !store.contains(&digest)? {
+            if !store.contains(digest)? {
                 lacking.insert(digest);
             }
         }

@@ -188,7 +188,7 @@ impl BlobStore {
         let digest = Digest::of(bytes);
         let size = bytes.len() as u64;
         // Compared, since what is there may have rotted; then it is written anew.
-        if self.size(&digest)? == Some(size)
+        if self.size(digest)? == Some(size)
             && fs::read(self.path(&digest)).is_ok_and(|there| there == bytes)
         {
             around(Step::BlobSyncDir, || sync_dir(&self.blob_dir()))?;
@@ -355,7 +355,7 @@ impl BlobStore {
     pub(crate) fn adopt(&self, file: &File, temp: &mut TempName, blob: Blob) -> Result<Blob> {
         let target = self.path(&blob.digest);
         // Size alone says nothing of bytes that rotted: those are replaced.
-        if self.size(&blob.digest)? == Some(blob.size)
+        if self.size(blob.digest)? == Some(blob.size)
             && let Ok(old) = File::open(&target)
             && same_bytes(file, &old)
         {

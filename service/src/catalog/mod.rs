@@ -410,7 +410,7 @@ impl Catalog {
             .await?;
         let read = self
             .blobs
-            .run(move |store| store.read_small(&digest, MANIFEST_LIMIT));
+            .run(move |store| store.read_small(digest, MANIFEST_LIMIT));
         Ok(read.await?)
     }
 

@@ -65,7 +65,7 @@ pub(super) async fn blob(State(service): Api, Path(digest): Path<String>) -> Api
         .parse()
         .map_err(|e| ApiError::bad_request("the path is wrong", format!("{e}"), ""))?;
     let blobs = service.blobs();
-    let opened = blobs.run(move |store| store.open_verified(&digest)).await;
+    let opened = blobs.run(move |store| store.open_verified(digest)).await;
     let blob = match opened {
         Err(BlobError::NotFound(_)) => {
             let detail = format!("the store has no blob {digest}");

@@ -127,7 +127,7 @@ pub(super) async fn import(
     }
     let manifest = imported.manifest.digest;
     let bytes = blobs
-        .run(move |store| store.read_small(&manifest, MANIFEST_LIMIT))
+        .run(move |store| store.read_small(manifest, MANIFEST_LIMIT))
         .await?;
     regional
         .put_manifest(&repository, &tag, MANIFEST_TYPE, bytes.into())

@@ -143,7 +143,7 @@ impl Regional for Registry {
     async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool> {
         let (repository, digest) = (repository.to_owned(), *digest);
         let size = self
-            .off_runtime(move |registry| registry.blob(&repository, &digest))
+            .off_runtime(move |registry| registry.blob(&repository, digest))
             .await?;
         Ok(size.is_some())
     }
@@ -151,10 +151,10 @@ impl Regional for Registry {
     async fn mount_blob(&self, repository: &str, digest: &Digest, from: &str) -> Result<bool> {
         let (repository, digest, from) = (repository.to_owned(), *digest, from.to_owned());
         self.off_runtime(move |registry| {
-            if registry.blob(&from, &digest)?.is_none() {
+            if registry.blob(&from, digest)?.is_none() {
                 return Ok(false);
             }
-            registry.link_blob(&repository, &digest)?;
+            registry.link_blob(&repository, digest)?;
             Ok(true)
         })
         .await
@@ -170,11 +170,11 @@ impl Regional for Registry {
         let (repository, blob) = (repository.to_owned(), *blob);
         let store = store.clone();
         self.off_runtime(move |registry| {
-            if registry.blob(&repository, &blob.digest)?.is_some() {
+            if registry.blob(&repository, blob.digest)?.is_some() {
                 return Ok(Pushed::Present);
             }
             let copied = copy(&store, registry.blobs(), &blob)?;
-            registry.link_blob(&repository, &blob.digest)?;
+            registry.link_blob(&repository, blob.digest)?;
             Ok(if copied {
                 Pushed::Uploaded
             } else {
@@ -194,7 +194,7 @@ impl Regional for Registry {
         let (repository, blob) = (repository.to_owned(), *blob);
         let store = store.clone();
         self.off_runtime(move |registry| {
-            if registry.blob(&repository, &blob.digest)?.is_none() {
+            if registry.blob(&repository, blob.digest)?.is_none() {
                 return Err(EmbeddedError::BlobUnknown(blob.digest.into()));
             }
             copy(registry.blobs(), &store, &blob)?;
@@ -228,7 +228,7 @@ impl Regional for Registry {
                     AnyDigest::Sha256(digest) => digest,
                     AnyDigest::Sha512(_) => Digest::of(&bytes),
                 },
-                subject: kept.subject.and_then(sha256),
+                subject: kept.subject.as_ref().and_then(sha256),
             })
         })
         .await
@@ -270,9 +270,9 @@ impl Regional for Registry {
 }
 
 /// The digest of what is ours: nothing of ours goes by another algorithm.
-fn sha256(digest: AnyDigest) -> Option<Digest> {
+fn sha256(digest: &AnyDigest) -> Option<Digest> {
     match digest {
-        AnyDigest::Sha256(digest) => Some(digest),
+        AnyDigest::Sha256(digest) => Some(*digest),
         AnyDigest::Sha512(_) => None,
     }
 }
@@ -280,7 +280,7 @@ fn sha256(digest: AnyDigest) -> Option<Digest> {
 fn referrer(of: Descriptor) -> Option<Referrer> {
     Some(Referrer {
         media_type: of.media_type,
-        digest: sha256(of.digest)?,
+        digest: sha256(&of.digest)?,
         size: of.size,
         artifact_type: of.artifact_type,
         annotations: of.annotations,
@@ -301,10 +301,10 @@ impl Registry {
 
 /// Brings a blob from one store to the other, verified; `false` when it was there.
 fn copy(from: &BlobStore, to: &BlobStore, blob: &Blob) -> Result<bool, EmbeddedError> {
-    if to.contains(&blob.digest)? {
+    if to.contains(blob.digest)? {
         return Ok(false);
     }
-    to.put_reader(from.open_verified(&blob.digest)?, Some(blob.digest))?;
+    to.put_reader(from.open_verified(blob.digest)?, Some(blob.digest))?;
     Ok(true)
 }
 

@@ -34,7 +34,7 @@ fn parts(store: &BlobStore, manifest: &Digest) -> Result<Parts> {
             .parse()
             .map_err(|e| ArchiveError::document(&name, format!("names an unusable digest: {e}")))?;
         let size = store
-            .size(&digest)?
+            .size(digest)?
             .ok_or(BlobError::NotFound(digest.into()))?;
         Ok(Blob { digest, size })
     };
@@ -111,7 +111,7 @@ pub fn export_layout(
     };
     for blob in parts.blobs() {
         let path = blobs.join(blob.digest.hex());
-        write(&path, &mut store.open_verified(&blob.digest)?)?;
+        write(&path, &mut store.open_verified(blob.digest)?)?;
     }
     sync_dir(&blobs)?;
     write(&dir.join("oci-layout"), &mut &LAYOUT[..])?;
@@ -133,7 +133,7 @@ pub fn export_oci(
     archive.dir("blobs/sha256")?;
     for blob in parts.blobs() {
         let path = format!("blobs/sha256/{}", blob.digest.hex());
-        archive.file(&path, blob.size, store.open_verified(&blob.digest)?)?;
+        archive.file(&path, blob.size, store.open_verified(blob.digest)?)?;
     }
     let index = parts.index(names);
     archive.file("index.json", index.len() as u64, index.as_slice())?;
@@ -152,7 +152,7 @@ pub fn export_docker(
     let parts = parts(store, manifest)?;
     let mut archive = Archive { out };
     let config = format!("{}.json", parts.config.digest.hex());
-    let bytes = store.read_small(&parts.config.digest, DOCUMENT)?;
+    let bytes = store.read_small(parts.config.digest, DOCUMENT)?;
     archive.file(&config, bytes.len() as u64, bytes.as_slice())?;
     let mut layers: Vec<String> = Vec::new();
     for layer in &parts.layers {
@@ -162,7 +162,7 @@ pub fn export_docker(
         let path = format!("{}.tar", found.diff_id.hex());
         if !layers.contains(&path) {
             let failed = ArchiveError::io("read layer", &origin);
-            let stream = match decompress(store.open_verified(&layer.digest)?) {
+            let stream = match decompress(store.open_verified(layer.digest)?) {
                 Ok(stream) => stream,
                 Err(e) => return Err(failed(e)),
             };

@@ -108,7 +108,7 @@ pub(super) fn from_index(
         let digest = sha256(descriptor.digest().as_ref(), &name)?;
         let blob = contents.blob(store, &digest, &name)?;
         check_size(blob, descriptor.size(), &name)?;
-        let bytes = store.read_small(&digest, DOCUMENT)?;
+        let bytes = store.read_small(digest, DOCUMENT)?;
         let media_type = media_type(&bytes, descriptor.media_type().as_ref());
         name = format!("manifest {digest}");
         match media_type.as_str() {
@@ -266,7 +266,7 @@ fn verify(
     layers: impl Iterator<Item = Blob>,
 ) -> Result<(Platform, Vec<Unpacked>)> {
     let name = format!("config {}", config.digest);
-    let bytes = store.read_small(&config.digest, DOCUMENT)?;
+    let bytes = store.read_small(config.digest, DOCUMENT)?;
     let config: Config = serde_json::from_slice(&bytes)
         .map_err(|e| ArchiveError::document(&name, format!("is no image configuration: {e}")))?;
     let platform = from_words(&config.os, &config.architecture, config.variant.as_deref())

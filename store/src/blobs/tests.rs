@@ -16,12 +16,12 @@ fn writes_verify_and_dedupe() {
     for bytes in [&b""[..], b"hello", &[7; 300_000]] {
         let digest = Digest::of(bytes);
         let size = bytes.len() as u64;
-        assert!(!store.contains(&digest).unwrap());
+        assert!(!store.contains(digest).unwrap());
         for _ in 0..2 {
             let blob = store.put_reader(bytes, Some(digest)).unwrap();
             assert_eq!(blob, Blob { digest, size });
         }
-        assert_eq!(store.read_small(&digest, size).unwrap(), bytes);
+        assert_eq!(store.read_small(digest, size).unwrap(), bytes);
         assert_eq!(store.put(bytes).unwrap(), Blob { digest, size });
     }
     assert_eq!(store.list().unwrap().count(), 3);
@@ -34,8 +34,8 @@ fn wrong_bytes_get_no_name() {
     let expected = Digest::of(b"right");
     let error = store.put_reader(&b"wrong"[..], Some(expected)).unwrap_err();
     assert!(matches!(error, BlobError::Mismatch { size: 5, .. }));
-    assert!(!store.contains(&expected).unwrap());
-    assert!(!store.contains(&Digest::of(b"wrong")).unwrap());
+    assert!(!store.contains(expected).unwrap());
+    assert!(!store.contains(Digest::of(b"wrong")).unwrap());
     drop(store.writer().unwrap());
     assert_eq!(temp_files(&store), 0);
 }
@@ -54,7 +54,7 @@ fn what_rotted_is_mended_by_whoever_brings_it_again() {
         // Rot leaves the length as it was, and nobody has read it yet.
         fs::write(store.path(&digest), b"hellO").unwrap();
         bring(&store);
-        assert_eq!(store.read_small(&digest, 10).unwrap(), b"hello");
+        assert_eq!(store.read_small(digest, 10).unwrap(), b"hello");
         assert_eq!(temp_files(&store), 0);
     }
 }
@@ -65,16 +65,16 @@ fn damage_is_found_and_set_aside() {
     for damage in [&b"hellO"[..], b"hell", b"hello!", b""] {
         let blob = store.put(b"hello").unwrap();
         fs::write(store.path(&blob.digest), damage).unwrap();
-        let error = store.read_small(&blob.digest, 100).unwrap_err();
+        let error = store.read_small(blob.digest, 100).unwrap_err();
         assert!(matches!(error, BlobError::Mismatch { expected, .. } if expected == blob.digest));
-        assert!(!store.contains(&blob.digest).unwrap());
+        assert!(!store.contains(blob.digest).unwrap());
         assert!(matches!(
-            store.read_small(&blob.digest, 100),
+            store.read_small(blob.digest, 100),
             Err(BlobError::NotFound(_))
         ));
     }
     let blob = store.put(b"hello").unwrap();
-    assert_eq!(store.read_small(&blob.digest, 100).unwrap(), b"hello");
+    assert_eq!(store.read_small(blob.digest, 100).unwrap(), b"hello");
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn size_limit_holds_and_removal_says_whether() {
     let (_dir, store) = store();
     let blob = store.put(b"hello").unwrap();
     assert!(matches!(
-        store.read_small(&blob.digest, 4),
+        store.read_small(blob.digest, 4),
         Err(BlobError::TooLarge {
             size: 5,
             limit: 4,
@@ -102,7 +102,7 @@ fn opening_sweeps_only_dead_writers() {
     BlobStore::open(store.root()).unwrap();
     assert_eq!(temp_files(&store), 1);
     let blob = alive.commit(None).unwrap();
-    assert_eq!(store.read_small(&blob.digest, 9).unwrap(), b"alive");
+    assert_eq!(store.read_small(blob.digest, 9).unwrap(), b"alive");
 }
 
 #[tokio::test]

@@ -161,7 +161,7 @@ mod tests {
         check(
             "mode",
             &|root| {
-                fs::set_permissions(root.join("same"), fs::Permissions::from_mode(0o600)).unwrap()
+                fs::set_permissions(root.join("same"), fs::Permissions::from_mode(0o600)).unwrap();
             },
             &[("same", &[Difference::Mode])],
         );

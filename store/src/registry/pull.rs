@@ -63,7 +63,7 @@ impl Client {
         progress: &Progress,
     ) -> Result<(), RegistryError> {
         let Blob { digest, size } = *blob;
-        if store.run(move |store| store.size(&digest)).await? == Some(size) {
+        if store.run(move |store| store.size(digest)).await? == Some(size) {
             progress.present(digest, size);
             return Ok(());
         }

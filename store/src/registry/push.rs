@@ -74,7 +74,7 @@ impl Client {
             progress,
         };
         let digest = blob.digest;
-        let stored = store.run(move |store| store.size(&digest)).await?;
+        let stored = store.run(move |store| store.size(digest)).await?;
         if stored.is_none() {
             return Err(BlobError::NotFound(digest.into()).into());
         }
@@ -166,7 +166,7 @@ impl Client {
                 return Err(wrong("indexes are nested more than 4 deep".to_owned()));
             }
             let bytes = store
-                .run(move |store| store.read_small(&digest, MANIFEST_LIMIT))
+                .run(move |store| store.read_small(digest, MANIFEST_LIMIT))
                 .await?;
             let bytes = Bytes::from(bytes);
             let media_type =

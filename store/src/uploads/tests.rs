@@ -20,7 +20,7 @@ fn pieces_become_a_blob_across_a_restart() {
     session.write_all(b"world").unwrap();
     let blob = session.finish(Digest::of(b"hello world")).unwrap();
     assert_eq!(blob.size, 11);
-    let bytes = later.store().read_small(&blob.digest, 11).unwrap();
+    let bytes = later.store().read_small(blob.digest, 11).unwrap();
     assert_eq!(bytes, b"hello world");
     assert!(matches!(
         later.session(&id, None),

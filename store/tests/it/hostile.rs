@@ -662,7 +662,7 @@ fn damaged_blobs_are_found_and_set_aside() {
                 matches!(error, LayerError::Blob(BlobError::Mismatch { .. })),
                 "{compression} at {at}: {error:?}"
             );
-            assert!(!store.contains(&blob.digest).unwrap());
+            assert!(!store.contains(blob.digest).unwrap());
         }
     }
 }

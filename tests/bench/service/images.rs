@@ -9,7 +9,7 @@ use chalk_core::spec::{Base, BaseImage, Spec, Step, StepKind};
 use chalk_core::{Digest, Platform};
 use chalk_service::index::{Index, Known};
 use chalk_service::places::IMAGES;
-use chalk_service::registry::Registry;
+use chalk_service::registry::{Regional as _, Registry};
 use chalk_store::BlobStore;
 use chalk_tests::{Layout, World, run, tool};
 use serde_json::{Value, json};
@@ -64,6 +64,9 @@ impl Images {
         let registry = Registry::open(dir.join("registry"), blobs.clone()).unwrap();
         let config = blobs.put(base.config().to_string().as_bytes()).unwrap();
         registry.link_blob(IMAGES, &config.digest).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         let mut known = BTreeMap::new();
         for spec in self.specs() {
             let hash = spec.image_hash().unwrap();
@@ -73,10 +76,11 @@ impl Images {
                 "annotations": {"bench": hash},
             });
             let bytes = manifest.to_string().into_bytes();
-            let put = registry.put_manifest(IMAGES, &hash.hex(), MANIFEST, &bytes);
-            put.unwrap();
+            let digest = Digest::of(&bytes);
+            let put = registry.put_manifest(IMAGES, &hash.hex(), MANIFEST, bytes.into());
+            runtime.block_on(put).unwrap();
             let image = Known {
-                digest: Digest::of(&bytes),
+                digest,
                 platform: Platform::default(),
                 size: 0,
                 layers: 0,

@@ -320,7 +320,7 @@ impl Shared {
     pub(super) async fn tree(&self, digest: Digest) -> Result<Tree, EngineError> {
         let bytes = self
             .blobs
-            .run(move |blobs| blobs.read_small(&digest, TREE_LIMIT))
+            .run(move |blobs| blobs.read_small(digest, TREE_LIMIT))
             .await
             .map_err(|e| storage("read a directory's listing", &e))?;
         Tree::parse(&bytes).map_err(|e| EngineError::Spec(format!("{digest} is {e}")))

@@ -203,7 +203,7 @@ fn one_file(name: &str, contents: Contents, mode: u32, mtime: i64) -> Result<Sou
 
 fn read_tree(digest: Digest, store: &BlobStore) -> Result<Virtual, String> {
     let bytes = store
-        .read_small(&digest, TREE_LIMIT)
+        .read_small(digest, TREE_LIMIT)
         .map_err(|e| e.to_string())?;
     let tree = Tree::parse(&bytes).map_err(|e| format!("{digest} is {e}"))?;
     Virtual::of_tree(&tree)

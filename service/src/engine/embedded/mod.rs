@@ -306,7 +306,7 @@ async fn missing_blobs(blobs: &BlobStore, wanted: Vec<Digest>) -> Result<Vec<Dig
     let found = blobs.run(move |blobs| {
         let mut missing = Vec::new();
         for digest in wanted {
-            if !blobs.contains(&digest)? {
+            if !blobs.contains(digest)? {
                 missing.push(digest);
             }
         }

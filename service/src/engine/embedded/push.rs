@@ -86,7 +86,7 @@ impl<'a> Pusher<'a> {
     pub(super) async fn fetch(&self, blob: &Blob) -> Result<(), EngineError> {
         let shared = self.shared;
         let (digest, doing) = (blob.digest, "fetch a layer");
-        let there = shared.blobs.run(move |blobs| blobs.size(&digest)).await;
+        let there = shared.blobs.run(move |blobs| blobs.size(digest)).await;
         if there.map_err(|e| storage(doing, &e))? == Some(blob.size) {
             return Ok(());
         }

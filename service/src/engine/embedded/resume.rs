@@ -115,11 +115,7 @@ impl<'a> Build<'a> {
         for layer in &entry.layers {
             let (digest, size) = (layer.descriptor.digest, layer.descriptor.size);
             let fatal = |e: &dyn std::error::Error| Unusable::Fatal(storage("find a layer", e));
-            let kept = self
-                .shared
-                .blobs
-                .run(move |blobs| blobs.size(&digest))
-                .await;
+            let kept = self.shared.blobs.run(move |blobs| blobs.size(digest)).await;
             if kept.map_err(|e| fatal(&e))? == Some(size) {
                 continue;
             }

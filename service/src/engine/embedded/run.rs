@@ -427,7 +427,7 @@ impl Runner<'_> {
     ) -> Result<CacheDir, StepError> {
         let path = self.shared_cache(tool, user).await?;
         let caches = self.caches;
-        Ok(self.wait_for(caches.lock(path)).await?)
+        self.wait_for(caches.lock(path)).await
     }
 
     /// Waits for what others hold. The time does not count against the step's limit.

@@ -165,7 +165,7 @@ impl StepCache {
             .map_err(|e| e.to_string())?;
         let bytes = self
             .blobs
-            .run(move |blobs| blobs.read_small(&config.digest, CONFIG_LIMIT))
+            .run(move |blobs| blobs.read_small(config.digest, CONFIG_LIMIT))
             .await
             .map_err(|e| e.to_string())?;
         let config: ImageFile = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
@@ -248,7 +248,7 @@ impl StepCache {
                     return Ok(None);
                 };
                 for layer in &entry.layers {
-                    if blobs.size(&layer.descriptor.digest)? != Some(layer.descriptor.size) {
+                    if blobs.size(layer.descriptor.digest)? != Some(layer.descriptor.size) {
                         return Ok(None);
                     }
                 }

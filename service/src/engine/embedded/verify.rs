@@ -97,7 +97,7 @@ impl Build<'_> {
         self.pusher.fetch(&config).await?;
         let bytes = shared
             .blobs
-            .run(move |blobs| blobs.read_small(&config.digest, CONFIG_LIMIT))
+            .run(move |blobs| blobs.read_small(config.digest, CONFIG_LIMIT))
             .await
             .map_err(|e| storage(DOING, &e))?;
         let config: ImageFile = serde_json::from_slice(&bytes).map_err(|e| storage(DOING, &e))?;

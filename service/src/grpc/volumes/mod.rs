@@ -116,7 +116,7 @@ impl Volumes {
 
         let digest = file.digest;
         if file.size <= INLINE {
-            let read = move |store: &chalk_store::BlobStore| store.read_small(&digest, INLINE);
+            let read = move |store: &chalk_store::BlobStore| store.read_small(digest, INLINE);
             let data = self.service.blobs().run(read).await;
             return Ok(Content::Data(data.map_err(VolumeError::from)?.into()));
         }

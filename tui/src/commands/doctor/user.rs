@@ -154,8 +154,9 @@ pub(super) async fn trial() -> Check {
     let tried = chalk_sandbox::run(&spec, &mut drop_output, &CancellationToken::new()).await;
     match tried {
         // All was set up; that the program is missing is what was to come out.
-        Err(SandboxError::Exec { .. }) => Check::ok(name, "one was set up as for a build step"),
-        Ok(_) => Check::ok(name, "one was set up as for a build step"),
+        Err(SandboxError::Exec { .. }) | Ok(_) => {
+            Check::ok(name, "one was set up as for a build step")
+        }
         Err(error @ SandboxError::Setup(_)) => Check::fail(
             name,
             error.to_string(),
