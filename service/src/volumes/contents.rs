@@ -251,7 +251,7 @@ mod tests {
             assert_eq!(kept.digest, Digest::of(expect));
             assert_eq!(kept.hash, ContentHash::of(expect));
             assert_eq!(kept.size, expect.len() as u64);
-            let read = self.blobs.read_small(&kept.digest, u64::MAX).unwrap();
+            let read = self.blobs.read_small(kept.digest, u64::MAX).unwrap();
             assert_eq!(read, expect);
             kept
         }

@@ -320,7 +320,7 @@ async fn names_are_taken_once_and_freed_by_deletion() {
         None
     );
     // What was mounted stays.
-    assert!(place.volumes.blobs.contains(&pinned).unwrap());
+    assert!(place.volumes.blobs.contains(pinned).unwrap());
 }
 
 #[tokio::test]
@@ -358,7 +358,7 @@ async fn a_mount_is_a_tree_whose_blobs_are_all_there() {
     first.changes[0].metadata.mode = Some(0o100_755);
     place.put(&volume, first).await.unwrap();
     let digest = place.volumes.mount("v", &Selector::Default).await.unwrap();
-    let json = place.volumes.blobs.read_small(&digest, 1 << 20).unwrap();
+    let json = place.volumes.blobs.read_small(digest, 1 << 20).unwrap();
     let tree = chalk_core::tree::Tree::parse(&json).unwrap();
     assert_eq!(tree.digest(), digest);
     let mut modes = Vec::new();

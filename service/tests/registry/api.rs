@@ -391,6 +391,6 @@ async fn registry_outlives_a_restart() {
         (found.digest, found.media_type.as_str()),
         (manifest, OCI_MANIFEST)
     );
-    assert!(again.delete_blob("team/app", &digest(b"{}")).unwrap());
-    assert_eq!(again.blob("team/app", &digest(b"{}")).unwrap(), None);
+    assert!(again.delete_blob("team/app", digest(b"{}")).unwrap());
+    assert_eq!(again.blob("team/app", digest(b"{}")).unwrap(), None);
 }

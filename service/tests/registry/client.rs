@@ -51,8 +51,8 @@ async fn image_goes_there_and_back() {
         .unwrap();
     assert_eq!(got.manifest.digest, pushed.digest);
     assert_eq!(got.index, None);
-    assert_eq!(there.read_small(&digest(&big), 16 << 20).unwrap(), big);
-    assert_eq!(there.size(&pushed.digest).unwrap(), Some(pushed.size));
+    assert_eq!(there.read_small(digest(&big), 16 << 20).unwrap(), big);
+    assert_eq!(there.size(pushed.digest).unwrap(), Some(pushed.size));
     let steps = seen.lock().unwrap().clone();
     let ends = |done: &Transfer| done.digest == digest(&big) && done.done == big.len() as u64;
     assert!(steps.iter().any(|step| ends(step) && !step.present));
@@ -263,7 +263,7 @@ async fn check_regional(regional: &dyn Regional) {
     let (_dir, here) = store();
     let none = Progress::none();
     let manifest = image(&here, "amd64", &[b"layer"]);
-    let bytes = here.read_small(&manifest.digest, 1 << 20).unwrap();
+    let bytes = here.read_small(manifest.digest, 1 << 20).unwrap();
     let parts: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
     let repository = "images/x";
     assert_eq!(regional.tags(repository).await.unwrap(), [""; 0]);
@@ -298,7 +298,7 @@ async fn check_regional(regional: &dyn Regional) {
             .pull_blob(repository, &blob, &there, &none)
             .await
             .unwrap();
-        assert_eq!(there.size(&blob.digest).unwrap(), Some(blob.size));
+        assert_eq!(there.size(blob.digest).unwrap(), Some(blob.size));
     }
     let put = regional
         .put_manifest(repository, "v1", OCI_MANIFEST, bytes.clone().into())

@@ -104,7 +104,7 @@ async fn broken_download_goes_on() {
             .pull_blob(&at(&fake), &wanted, &store, &Progress::none())
             .await
             .unwrap();
-        assert_eq!(store.read_small(&wanted.digest, 8 << 20).unwrap(), content);
+        assert_eq!(store.read_small(wanted.digest, 8 << 20).unwrap(), content);
         assert_eq!(fake.count("GET"), 2, "ranges: {ranges}");
     }
 }
@@ -301,7 +301,7 @@ async fn rotten_blob_is_found_when_a_registry_refuses_it() {
         matches!(error, RegistryError::Store(BlobError::Io { .. })),
         "{error:?}"
     );
-    assert_eq!(store.size(&sent.digest).unwrap(), None, "it is set aside");
+    assert_eq!(store.size(sent.digest).unwrap(), None, "it is set aside");
 }
 
 #[tokio::test]

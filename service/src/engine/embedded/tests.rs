@@ -106,7 +106,7 @@ impl World {
         let manifest: Manifest = serde_json::from_slice(&found.bytes).unwrap();
         let config = self
             .blobs
-            .read_small(&manifest.config.digest, 1 << 20)
+            .read_small(manifest.config.digest, 1 << 20)
             .unwrap();
         (manifest, serde_json::from_slice(&config).unwrap())
     }
@@ -117,7 +117,7 @@ impl World {
         let (manifest, _) = self.manifest(outcome).await;
         let mut files = std::collections::BTreeMap::new();
         for layer in &manifest.layers {
-            let blob = self.blobs.open_verified(&layer.digest).unwrap();
+            let blob = self.blobs.open_verified(layer.digest).unwrap();
             let mut tar = tar::Archive::new(chalk_store::layer::decompress(blob).unwrap());
             for entry in tar.entries().unwrap() {
                 let mut entry = entry.unwrap();
