@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::{Request, Uri};
 use axum::{Extension, Router};
 use chalk_core::wire::problem;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -16,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 use crate::http::ApiError;
 use crate::tls::{self, OverTls};
@@ -151,7 +153,7 @@ async fn serve_one(
         .initial_stream_window_size(Some(STREAM_WINDOW))
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
         .max_concurrent_streams(Some(STREAMS));
-    let service = TowerToHyperService::new(router);
+    let service = TowerToHyperService::new(router.map_request(with_one_slash));
     let connection = builder
         .serve_connection(TokioIo::new(socket), service)
         .into_owned();
@@ -159,6 +161,24 @@ async fn serve_one(
     if let Err(error) = watcher.watch(connection).await {
         tracing::trace!(error, "connection ended");
     }
+}
+
+/// Takes `//path` for `/path`: what becomes of an address with a slash at its end, which clients put
+/// their paths behind as it is.
+fn with_one_slash<B>(mut request: Request<B>) -> Request<B> {
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("", |path| path.as_str());
+    if path.starts_with("//") {
+        let path = format!("/{}", path.trim_start_matches('/'));
+        let mut parts = request.uri().clone().into_parts();
+        parts.path_and_query = path.parse().ok();
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    request
 }
 
 /// What a client begins with.

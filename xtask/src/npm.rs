@@ -49,7 +49,10 @@ pub(crate) fn script_as_root(folder: &Path, name: &str) -> Result<Command> {
 }
 
 /// Sees to it that Node.js is there: the machine's own, else one of ours in `target/tools`.
-fn check_node() -> Result<()> {
+///
+/// # Errors
+/// When it is too old or not there, and cannot be brought.
+pub(crate) fn check_node() -> Result<()> {
     if is_new_enough() {
         return Ok(());
     }

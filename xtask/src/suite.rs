@@ -9,6 +9,7 @@ use crate::run::{self, Failure, Result, command};
 use crate::{base, fuzz, torture, wasm, web};
 
 mod javascript;
+mod sdk;
 
 /// What the suites use besides Rust: the peers that they compare with, and plain tools.
 const PACKAGES: [Package; 16] = [
@@ -38,7 +39,7 @@ pub(crate) struct Options {
     /// Print the names of the steps and what they do.
     #[arg(long)]
     list: bool,
-    /// Name, or a part of the names, of whole-system tests; all by default.
+    /// Name, or a part of the names, of whole-system tests and of those of the SDK; all by default.
     #[arg(last = true)]
     filter: Option<String>,
 }
@@ -50,7 +51,7 @@ struct Step {
     run: fn(&Options) -> Result<String>,
 }
 
-const STEPS: [Step; 18] = [
+const STEPS: [Step; 19] = [
     Step {
         name: "packages",
         about: "Debian packages that the suites use, and the base image",
@@ -111,6 +112,11 @@ const STEPS: [Step; 18] = [
         name: "system",
         about: "whole-system tests: real base image, pip, apt, docker, skopeo",
         run: system,
+    },
+    Step {
+        name: "sdk",
+        about: "Chalk's own Python SDK, unmodified, against a real service",
+        run: sdk::check,
     },
     Step {
         name: "torture",

@@ -138,6 +138,12 @@ fn members(service: &str) -> Vec<String> {
     Vec::new()
 }
 
+/// Whether there is such a member.
+pub(crate) fn is_served(path: &str) -> bool {
+    let call = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+    call.is_some_and(|(service, member)| members(service).iter().any(|known| known == member))
+}
+
 /// All services.
 ///
 /// # Errors
@@ -224,5 +230,14 @@ mod tests {
     fn members_are_those_of_the_definitions() {
         assert_eq!(members("chalk.server.v1.AuthService"), ["GetToken"]);
         assert!(members("chalk.none.v1.Service").is_empty());
+        assert!(is_served("/chalk.server.v1.AuthService/GetToken"));
+        for other in [
+            "/chalk.server.v1.AuthService/Other",
+            "/chalk.none.v1.S/Get",
+            "/",
+            "",
+        ] {
+            assert!(!is_served(other), "{other}");
+        }
     }
 }

@@ -262,6 +262,10 @@ pub(crate) async fn token(
         return match manner {
             Manner::Registry if matches!(who, Principal::Removed(_)) => registry_refusal(),
             Manner::Registry => registry_denial(),
+            // No role would help.
+            Manner::Grpc if !grpc::is_served(path) && !matches!(who, Principal::Removed(_)) => {
+                grpc::unimplemented(path)
+            }
             Manner::Grpc => grpc::answer(refusal.into()),
             Manner::Api => refusal.into_response(),
         };
