@@ -23,7 +23,7 @@ pub(crate) use image::Base;
 use image::{Entry, INDEX_TYPES, Index, layer_count_fits};
 
 use crate::engine::oci::{self, ImageFile};
-use crate::places::{IMAGES, import};
+use crate::places::{IMAGES, import, inside};
 use crate::registry::Regional;
 use crate::resolve::PinBases;
 
@@ -40,6 +40,8 @@ type Answer = Arc<AsyncMutex<Option<(Instant, Digest)>>>;
 #[derive(Debug)]
 pub struct Bases {
     regional: Arc<dyn Regional>,
+    /// `host[:port][/prefix]` by which others know `regional`.
+    public: String,
     client: Client,
     blobs: BlobStore,
     /// What tags mean. Whoever holds an entry's lock asks for all.
@@ -65,10 +67,17 @@ impl PinBases for Bases {
 }
 
 impl Bases {
-    /// Looks in `regional` first, then asks with `client`; keeps blobs in `blobs`.
-    pub fn new(regional: Arc<dyn Regional>, client: Client, blobs: BlobStore) -> Self {
+    /// Looks in `regional` first, whose images others know by `public`, `host[:port][/prefix]`, then
+    /// asks with `client`; keeps blobs in `blobs`.
+    pub fn new(
+        regional: Arc<dyn Regional>,
+        public: impl Into<String>,
+        client: Client,
+        blobs: BlobStore,
+    ) -> Self {
         Self {
             regional,
+            public: public.into(),
             client,
             blobs,
             answers: Mutex::default(),
@@ -86,8 +95,21 @@ impl Bases {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<Digest, BaseError> {
-        if let Some(digest) = self.imported(reference, platform).await? {
-            return Ok(digest);
+        let (imports, _) = import(reference);
+        let own = inside(&self.public, reference);
+        for repository in [Some(&imports), own.as_ref()].into_iter().flatten() {
+            let found = self
+                .regional_digest(reference, platform, repository)
+                .await?;
+            if let Some(digest) = found {
+                return Ok(digest);
+            }
+        }
+        if own.is_some() {
+            return Err(BaseError::NotFound {
+                reference: reference.clone(),
+                detail: "this service's own registry has no such image".to_owned(),
+            });
         }
         let answer = {
             let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,21 +138,18 @@ impl Bases {
         Ok(digest)
     }
 
-    /// The same among imports.
-    async fn imported(
+    /// The same in a repository of the regional registry.
+    async fn regional_digest(
         &self,
         reference: &Reference,
         platform: &Platform,
+        repository: &str,
     ) -> Result<Option<Digest>, BaseError> {
-        let (repository, tag) = import(reference);
         let name = match reference.digest() {
             Some(digest) => digest.to_string(),
-            None => tag,
+            None => reference.tag().unwrap_or("latest").to_owned(),
         };
-        let Some(found) = self
-            .regional_manifest(reference, &repository, &name)
-            .await?
-        else {
+        let Some(found) = self.regional_manifest(reference, repository, &name).await? else {
             return Ok(None);
         };
         if INDEX_TYPES.contains(&found.media_type.as_str()) {
@@ -149,7 +168,7 @@ impl Bases {
             };
         }
         let base = self
-            .read(reference, &found, &Origin::Regional(repository))
+            .read(reference, &found, &Origin::Regional(repository.to_owned()))
             .await?;
         let actual = Platform {
             os: base.config.os.clone(),
@@ -209,7 +228,11 @@ impl Bases {
     ) -> Result<(Manifest, Origin), BaseError> {
         let name = digest.to_string();
         let (imports, _) = import(reference);
-        for repository in [imports.as_str(), IMAGES] {
+        let own = inside(&self.public, reference);
+        for repository in [Some(&*imports), own.as_deref(), Some(IMAGES)] {
+            let Some(repository) = repository else {
+                continue;
+            };
             if let Some(found) = self.regional_manifest(reference, repository, &name).await? {
                 return Ok((found, Origin::Regional(repository.to_owned())));
             }

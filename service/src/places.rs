@@ -85,6 +85,23 @@ pub fn import(base: &Reference) -> (String, String) {
     (repository, base.tag().unwrap_or("latest").to_owned())
 }
 
+/// The repository that a reference means in the registry `public`, `host[:port][/prefix]`, if it is of
+/// that registry.
+pub(crate) fn inside(public: &str, reference: &Reference) -> Option<String> {
+    let (host, prefix) = public.split_once('/').unwrap_or((public, ""));
+    let repository = reference.repository();
+    match prefix {
+        _ if host != reference.registry() => None,
+        "" => Some(repository.to_owned()),
+        prefix => Some(
+            repository
+                .strip_prefix(prefix)?
+                .strip_prefix('/')?
+                .to_owned(),
+        ),
+    }
+}
+
 /// What clients pull the image of that hash by; `public` is `host[:port][/prefix]` of the regional
 /// registry.
 pub fn pullable(public: &str, hash: &Digest) -> String {

@@ -119,6 +119,8 @@ pub struct Surroundings<'a> {
     pub blobs: BlobStore,
     /// The regional registry.
     pub regional: Arc<dyn Regional>,
+    /// `host[:port][/prefix]` by which others pull from it.
+    pub public: String,
 }
 
 /// What all requests share.
@@ -212,7 +214,12 @@ impl Service {
         let keys = Arc::new(Keys::default());
         let home = settings.regions.home.clone();
         let nodes = Nodes::load(ledger.clone(), keys.clone(), settings.nodes.clone(), home)?;
-        let catalog = Catalog::new(regional.clone(), public, index.clone(), blobs.clone());
+        let catalog = Catalog::new(
+            regional.clone(),
+            public.clone(),
+            index.clone(),
+            blobs.clone(),
+        );
         let catalog = Arc::new(catalog);
         if found != Found::Whole {
             // An external registry that is down must not keep the service from starting: what the
@@ -226,6 +233,7 @@ impl Service {
             state_dir: state.root().to_owned(),
             blobs: blobs.clone(),
             regional,
+            public,
         })?;
         let builds = Arc::new(Builds::new(
             state.path("builds"),
@@ -466,9 +474,10 @@ fn embedded(around: Surroundings<'_>) -> Result<Parts, StartError> {
         state_dir,
         blobs,
         regional,
+        public,
     } = around;
     let client = Client::new(upstream_options(&settings.registry)).map_err(RegionalError::from)?;
-    let bases = Arc::new(Bases::new(regional.clone(), client, blobs.clone()));
+    let bases = Arc::new(Bases::new(regional.clone(), public, client, blobs.clone()));
     let engine = EngineSettings::new(&settings.build, &state_dir);
     let engine = EmbeddedEngine::new(engine, blobs, regional, bases.clone())?;
     Ok(Parts {

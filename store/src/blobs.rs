@@ -469,8 +469,6 @@ pub(crate) fn same_file(_: &File, path: &Path) -> bool {
     path.exists()
 }
 
-/// Creates `dir` and its parents; `dir` itself is for its owner only, since blobs may hold
-/// private code. An existing directory keeps its mode.
 /// Whether two files of equal length hold the same bytes; one that cannot be read does not.
 fn same_bytes(new: &File, old: &File) -> bool {
     let compare = || -> io::Result<bool> {
@@ -493,6 +491,8 @@ fn same_bytes(new: &File, old: &File) -> bool {
     compare().unwrap_or(false)
 }
 
+/// Creates `dir` and its parents; `dir` itself is for its owner only, since blobs may hold
+/// private code. An existing directory keeps its mode.
 fn create_private_dir(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());

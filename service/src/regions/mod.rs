@@ -14,7 +14,7 @@ use chalk_core::wire::{Problem, Region, problem};
 use chalk_core::{Digest, Reference};
 use chalk_store::BlobStore;
 
-use crate::places::{IMAGES, pullable, upstream_options};
+use crate::places::{IMAGES, inside, pullable, upstream_options};
 use crate::registry::{External, Regional, RegionalError};
 use crate::settings::{self, Settings};
 use copy::Flights;
@@ -152,19 +152,9 @@ impl Regions {
 
     /// The repository that a reference means, without prefix, if it is one of our registries'.
     pub(crate) fn repository(&self, reference: &Reference) -> Option<String> {
-        let home = self.public.split_once('/').unwrap_or((&self.public, ""));
-        let own = self
-            .own
-            .values()
-            .map(|own| (own.at.host(), own.at.prefix()));
-        own.chain([home]).find_map(|(host, prefix)| {
-            let inside = reference.repository();
-            match prefix {
-                _ if host != reference.registry() => None,
-                "" => Some(inside.to_owned()),
-                prefix => Some(inside.strip_prefix(prefix)?.strip_prefix('/')?.to_owned()),
-            }
-        })
+        let own = self.own.values().map(|own| own.at.to_string());
+        own.chain([self.public.clone()])
+            .find_map(|public| inside(&public, reference))
     }
 
     /// All regions that have nodes or a registry, by name.

@@ -202,6 +202,18 @@ fn certificate(world: &World) {
     assert_eq!(found.stdout, "ok 2");
     let old = curl(&["--cacert", &authority, "--http1.1", &health]).ok();
     assert_eq!(old.stdout, "ok");
+    // A unary gRPC call in the form of the Connect protocol; the answer is `status: SERVING`.
+    let grpc = format!("{secure}/grpc.health.v1.Health/Check");
+    let words = [
+        "--cacert",
+        &authority,
+        "--header",
+        "content-type: application/proto",
+        "--data-binary",
+        "",
+        &grpc,
+    ];
+    assert_eq!(curl(&words).ok().stdout, "\u{8}\u{1}");
     // Nobody is asked to trust it blindly.
     assert!(!curl(&[&health]).status.success());
     // Plain on the host itself: that is how the command found the service.

@@ -47,7 +47,12 @@ impl World {
         regional: &Arc<dyn Regional>,
     ) -> EmbeddedEngine {
         let client = Client::new(Options::default()).unwrap();
-        let bases = Arc::new(Bases::new(regional.clone(), client, blobs.clone()));
+        let bases = Arc::new(Bases::new(
+            regional.clone(),
+            "localhost",
+            client,
+            blobs.clone(),
+        ));
         let build = crate::settings::Build::default();
         let settings = EngineSettings::new(&build, temp.path());
         EmbeddedEngine::new(settings, blobs.clone(), regional.clone(), bases).unwrap()
