@@ -15,7 +15,7 @@ const PACKAGES: [Package; 4] = [
 ];
 
 /// Trials of the test command, and the seed that they follow from.
-const SHORT: [&str; 6] = ["--seed", "7", "--trials", "40", "--jobs", "2"];
+const SHORT: [&str; 6] = ["--seed", "7", "--trials", "40", "--jobs", "3"];
 
 #[derive(clap::Args)]
 pub(crate) struct Options {

@@ -310,6 +310,10 @@ impl Catalog {
         let shared = self.index.images().into_iter().any(|(other, known)| {
             other != *hash && head.as_ref().is_some_and(|h| h.digest == known.digest)
         });
+        // Its name goes first: what is found under a hash is whole, wherever this is broken off.
+        if head.is_some() {
+            self.remove_tag(IMAGES, &tag).await?;
+        }
         if let (Some(head), false) = (&head, shared) {
             for referrer in self.regional.referrers(IMAGES, &head.digest, None).await? {
                 let name = referrer.digest.to_string();
@@ -324,10 +328,6 @@ impl Catalog {
             if list.is_some() {
                 self.remove_tag(IMAGES, &listed).await?;
             }
-        }
-        // Some registries drop the tag with its manifest, some do not.
-        if self.regional.head_manifest(IMAGES, &tag).await?.is_some() {
-            self.regional.delete(IMAGES, &tag).await?;
         }
         let hash = *hash;
         self.indexed(move |index| index.remove_image(&hash)).await
