@@ -2,6 +2,7 @@
 //! own SDK and the npm package give.
 //!
 //! `declared_hashes REFERENCE@DIGEST`
+#![allow(clippy::disallowed_macros)]
 
 use std::process::ExitCode;
 
