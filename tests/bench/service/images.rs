@@ -77,7 +77,8 @@ impl Images {
             });
             let bytes = manifest.to_string().into_bytes();
             let digest = Digest::of(&bytes);
-            let put = registry.put_manifest(IMAGES, &hash.hex(), MANIFEST, bytes.into());
+            let name = hash.hex();
+            let put = registry.put_manifest(IMAGES, &name, MANIFEST, bytes.into());
             runtime.block_on(put).unwrap();
             let image = Known {
                 digest,
