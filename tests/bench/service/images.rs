@@ -63,7 +63,7 @@ impl Images {
         let blobs = BlobStore::open(dir.join("store")).unwrap();
         let registry = Registry::open(dir.join("registry"), blobs.clone()).unwrap();
         let config = blobs.put(base.config().to_string().as_bytes()).unwrap();
-        registry.link_blob(IMAGES, &config.digest).unwrap();
+        registry.link_blob(IMAGES, config.digest).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();

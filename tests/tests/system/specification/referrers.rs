@@ -168,7 +168,7 @@ fn filtered(world: &World) {
         let query = format!("?artifactType={encoded}");
         let some = list(&registry, &repository, &subject, &query);
         let some = some.has("oci-filters-applied", "artifactType");
-        assert_eq!(digests(&some), std::slice::from_ref(&digest));
+        assert_eq!(digests(&some), std::slice::from_ref(digest));
     }
     let none = list(&registry, &repository, &subject, "?artifactType=x%2Fy");
     let none = none.has("oci-filters-applied", "artifactType");
