@@ -50,7 +50,7 @@ const SOURCES: [&str; 13] = [
 
 /// Limits of the WebAssembly file: raw, and as `gzip -9` makes it. They keep what was reached; the aim
 /// in `docs/benchmarks.md` is lower.
-const LIMITS: (u64, u64) = (455_000, 180_000);
+const LIMITS: (u64, u64) = (457_000, 181_000);
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
