@@ -120,3 +120,17 @@ def test_the_service_restarts_while_the_sdk_polls(another, by):
     built = build_during(lambda: service.restart(by), commands)
     assert built.as_image_uri_if_possible().startswith(service.url.removeprefix("http://"))
     image(*commands, f"grep {word} /done").build()
+
+
+def test_an_image_is_built_on_another():
+    word = unique()
+    built = image(f"echo {word} > /made").build()
+    # Both are images of this service's registry: by the handle, and by what is printed.
+    again = built.run_commands(f"grep {word} /made")
+    assert again.build().as_image_uri_if_possible() != built.as_image_uri_if_possible()
+    Image.base(built.as_image_uri_if_possible()).run_commands(f"grep {word} /made && true").build()
+    absent = built.as_image_uri_if_possible().rpartition(":")[0] + ":absent"
+    with pytest.raises(RpcError) as told:
+        Image.base(absent).run_commands("true").build()
+    assert told.value.code == Code.NOT_FOUND
+    assert "own registry" in told.value.message

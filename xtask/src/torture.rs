@@ -39,7 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// The short run of the test command.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn check() -> Result<String> {
     host::install(&PACKAGES)?;
     let words = SHORT.map(str::to_owned);
