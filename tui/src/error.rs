@@ -93,9 +93,11 @@ pub(crate) fn code_of(kind: &str) -> u8 {
         | problem::DIGEST_MISMATCH
         | problem::SANDBOX_REFUSED
         | problem::TOO_LARGE => exit::USAGE,
-        problem::NOT_FOUND | problem::AMBIGUOUS | problem::BASE_NOT_FOUND | problem::NO_NODE => {
-            exit::NOT_FOUND
-        }
+        problem::NOT_FOUND
+        | problem::AMBIGUOUS
+        | problem::BASE_NOT_FOUND
+        | problem::NAME_TAKEN
+        | problem::NO_NODE => exit::NOT_FOUND,
         problem::STEP_FAILED
         | problem::CANCELLED
         | problem::INTERRUPTED

@@ -31,7 +31,8 @@ fn project(command: &str) -> Project {
 }
 
 fn attempt(service: &Service, command: &str) -> chalk_tests::Ran {
-    let file = project(command).arg("image.toml");
+    let project = project(command);
+    let file = project.arg("image.toml");
     service.image(&["build", &file, "--progress", "plain"])
 }
 
@@ -68,7 +69,8 @@ fn cores(world: &World) {
         v2.or(v1).unwrap_or_default()
     };
     // While one runs, its group says so on the host.
-    let file = project("sleep 8").arg("image.toml");
+    let project = project("sleep 8");
+    let file = project.arg("image.toml");
     let mut running = service
         .chalk()
         .args(["compute", "image", "build", &file])
@@ -115,7 +117,8 @@ fn groups(service: &Service) -> Vec<String> {
 
 fn no_group_is_left(world: &World) {
     let mut service = limited(world, "groups");
-    let file = project("sleep 1000").arg("image.toml");
+    let project = project("sleep 1000");
+    let file = project.arg("image.toml");
     let words = ["compute", "image", "build", &file, "--detach"];
     service.chalk().args(words).run().ok();
     chalk_tests::wait_until("a group", || !groups(&service).is_empty());
