@@ -21,8 +21,9 @@ pub(crate) const TESTS: &[Test] = &[
 fn forks_without_end(world: &World) {
     let fleet = world.fleet();
     let mark = sleep_mark();
-    // Each of them sleeps when no more can be made, so that they stay.
-    let bomb = format!("b() {{ b | b & sleep {mark}; }}; b; sleep {mark}");
+    // Each of them sleeps when no more can be made, so that they stay. It becomes the sleep: a shell
+    // that cannot make one ends, and with the first of them the sandbox.
+    let bomb = format!("b() {{ b | b & exec sleep {mark}; }}; b");
     let words = ["--pids", "64", "--timeout", "20s", "--", "sh", "-c", &bomb];
     let output = world.folder("bomb").join("out");
     let mut bomb = Talk::start(&mut fleet.sandbox(&words).into_command(), &output);
