@@ -7,7 +7,7 @@ use crate::host::{self, package};
 use crate::run::{self, Failure, Result, at, command};
 
 /// Seconds for each target. A long run is a matter of `cargo fuzz`.
-const SECONDS: u32 = 15;
+const SECONDS: u32 = 10;
 
 /// What cargo-fuzz gives rustc, without sanitizers.
 const RUSTFLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::host::{self, Package, cargo, package};
 use crate::run::{self, Failure, Result, command};
-use crate::{base, fuzz, torture, wasm, web};
+use crate::{base, fuzz, wasm, web};
 
 mod javascript;
 mod sdk;
@@ -51,7 +51,7 @@ struct Step {
     run: fn(&Options) -> Result<String>,
 }
 
-const STEPS: [Step; 19] = [
+const STEPS: [Step; 18] = [
     Step {
         name: "packages",
         about: "Debian packages that the suites use, and the base image",
@@ -117,11 +117,6 @@ const STEPS: [Step; 19] = [
         name: "sdk",
         about: "Chalk's own Python SDK, unmodified, against a real service",
         run: sdk::check,
-    },
-    Step {
-        name: "torture",
-        about: "a short run of the torture: kills, failpoints, power loss, full disk, rot, network",
-        run: |_| torture::check(),
     },
     Step {
         name: "npm",

@@ -14,9 +14,6 @@ const PACKAGES: [Package; 4] = [
     package("mount", "/usr/bin/mount"),
 ];
 
-/// Trials of the test command, and the seed that they follow from.
-const SHORT: [&str; 6] = ["--seed", "7", "--trials", "40", "--jobs", "3"];
-
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// What the harness is told, such as `--seed 1 --trials 1000`; `-- --help` lists it all.
@@ -33,24 +30,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         // Without the peer it goes on; the harness says what it lacks.
         eprintln!("{failure}");
     }
-    torture(&options.words)
-}
-
-/// The short run of the test command.
-///
-/// # Errors
-/// As [`run()`].
-pub(crate) fn check() -> Result<String> {
-    host::install(&PACKAGES)?;
-    let words = SHORT.map(str::to_owned);
-    torture(&words).map(|()| format!("{} trials of seed {}", SHORT[3], SHORT[1]))
-}
-
-fn torture(words: &[String]) -> Result<()> {
     let (chalk, harness) = build()?;
     let mut torture = host::as_root(&harness.display().to_string(), [])?;
     torture
-        .args(words)
+        .args(&options.words)
         .current_dir(host::workspace())
         .env("CHALK_TEST_BIN", chalk)
         .env("CARGO_TARGET_DIR", host::target());
