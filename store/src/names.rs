@@ -13,6 +13,7 @@ use chalk_core::any_digest::Algorithm;
 use chalk_core::{AnyDigest, Digest};
 
 use crate::blobs::{Blob, BlobError, BlobStore, Result, TempName, create_locked, sync_dir};
+use crate::failpoint::{Step, around};
 
 /// A record is one digest; whatever is longer is none.
 const RECORD_LIMIT: usize = 128;
@@ -55,18 +56,20 @@ impl BlobStore {
 
     /// Lets `digest` name a durable blob whose bytes have both digests.
     pub(crate) fn name(&self, digest: &AnyDigest, blob: &Digest) -> Result<()> {
-        if self.resolve(digest)? == Some(*blob) {
-            return Ok(());
-        }
         let (target, dir) = (self.record(digest), self.record_dir(digest.algorithm()));
+        if self.resolve(digest)? == Some(*blob) {
+            // Whoever wrote it may not have come to this yet.
+            return around(Step::BlobSyncDir, || sync_dir(&dir));
+        }
         let (path, mut file) = create_locked(&self.temp_dir(), "name")?;
         let mut temp = TempName(Some(path.clone()));
         writeln!(file, "{blob}")
-            .and_then(|()| file.sync_all())
+            .and_then(|()| around(Step::BlobSync, || file.sync_all()))
             .map_err(|e| BlobError::io("write", &path, e))?;
-        fs::rename(&path, &target).map_err(|e| BlobError::io("publish", &target, e))?;
+        around(Step::BlobRename, || fs::rename(&path, &target))
+            .map_err(|e| BlobError::io("publish", &target, e))?;
         temp.0 = None;
-        sync_dir(&dir)
+        around(Step::BlobSyncDir, || sync_dir(&dir))
     }
 
     /// Forgets a name that led to other bytes.
