@@ -92,8 +92,8 @@ def test_every_kind_of_step(images):
 
 
 def test_a_project_where_the_image_works(images):
-    steps = [uv_sync(), run("python3 -c 'import rich' && ! python3 -c 'import click'", "test -d /work/.venv")]
-    images.build(pb.ImageSpec(base_image=BASE, steps=steps, workdir="/work"))
+    steps = [uv_sync(), run("python3 -c 'import rich' && ! python3 -c 'import click'", "test -d /project/.venv")]
+    images.build(pb.ImageSpec(base_image=BASE, steps=steps, workdir="/project"))
 
 
 def test_a_project_that_is_none(images):

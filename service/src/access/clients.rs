@@ -91,16 +91,6 @@ pub(crate) struct Login {
     pub(crate) expires: Option<Timestamp>,
 }
 
-fn wrong(detail: String) -> Problem {
-    Problem {
-        kind: problem::BAD_REQUEST.to_owned(),
-        title: "the request is wrong".to_owned(),
-        status: 400,
-        detail,
-        hint: String::new(),
-    }
-}
-
 impl Clients {
     /// Clients of an earlier service. Blocks.
     ///
@@ -133,7 +123,7 @@ impl Clients {
     pub(crate) async fn make(&self, request: ClientTokenRequest) -> Result<ClientToken, Problem> {
         let name = request.name.trim();
         if name.is_empty() || name.len() > NAME_LIMIT || name.contains(char::is_control) {
-            return Err(wrong(format!(
+            return Err(Problem::wrong_request(format!(
                 "name: expected 1 to {NAME_LIMIT} bytes without control characters"
             )));
         }
@@ -141,14 +131,14 @@ impl Clients {
         let expires = match request.ttl_seconds {
             None => None,
             Some(ttl) if ttl == 0 || ttl > TTL_LIMIT => {
-                return Err(wrong(format!(
+                return Err(Problem::wrong_request(format!(
                     "ttl_seconds: expected 1 to {TTL_LIMIT}, not {ttl}"
                 )));
             }
             Some(ttl) => {
                 let seconds = i64::try_from(ttl).unwrap_or(i64::MAX);
                 let end = now.checked_add(SignedDuration::from_secs(seconds));
-                Some(end.map_err(|e| wrong(format!("ttl_seconds: {e}")))?)
+                Some(end.map_err(|e| Problem::wrong_request(format!("ttl_seconds: {e}")))?)
             }
         };
         let mut roles = request.roles;
@@ -172,7 +162,7 @@ impl Clients {
         let changes = Changes::new().put(Table::Clients, &id, &record);
         let full = self.read().entries.len() >= LIMIT;
         if full {
-            return Err(wrong(format!(
+            return Err(Problem::wrong_request(format!(
                 "there are {LIMIT} tokens, and there cannot be more"
             )));
         }

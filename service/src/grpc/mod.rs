@@ -29,12 +29,15 @@ pub(crate) mod proto {
         include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 }
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{Method, header};
 use axum::response::Response;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use proto::chalk::sandbox::v1::custom_image_service_server::CustomImageServiceServer;
 use proto::chalk::sandbox::v2::sandbox_filesystem_service_server::SandboxFilesystemServiceServer;
 use proto::chalk::sandbox::v2::sandbox_process_service_server::SandboxProcessServiceServer;
@@ -108,34 +111,32 @@ where
     router
 }
 
-/// The members of a service by its definition, so that others get an answer that says more than that
-/// of the generated code.
-fn members(service: &str) -> Vec<String> {
-    let decoded = <prost_types::FileDescriptorSet as prost::Message>::decode(proto::DESCRIPTORS);
-    let files = decoded.unwrap_or_default().file;
-    let known = [
-        ("grpc.health.v1.Health", &["Check", "Watch"][..]),
-        (
-            "grpc.reflection.v1.ServerReflection",
-            &["ServerReflectionInfo"],
-        ),
-        (
-            "grpc.reflection.v1alpha.ServerReflection",
-            &["ServerReflectionInfo"],
-        ),
+/// The members of all services by their definitions, so that others get an answer that says more than
+/// that of the generated code.
+static MEMBERS: LazyLock<BTreeMap<String, Vec<String>>> = LazyLock::new(|| {
+    let definitions = [
+        proto::DESCRIPTORS,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
     ];
-    if let Some((_, members)) = known.into_iter().find(|(name, _)| *name == service) {
-        return members.iter().map(|name| (*name).to_owned()).collect();
-    }
-    for file in &files {
-        for found in &file.service {
-            if format!("{}.{}", file.package(), found.name()) == service {
-                let members = found.method.iter().map(|member| member.name().to_owned());
-                return members.collect();
+    let mut services = BTreeMap::new();
+    for definition in definitions {
+        // They are a part of the program, and a test reads them.
+        let set = FileDescriptorSet::decode(definition).unwrap_or_default();
+        for file in &set.file {
+            for service in &file.service {
+                let members = service.method.iter().map(|member| member.name().to_owned());
+                let name = format!("{}.{}", file.package(), service.name());
+                services.insert(name, members.collect());
             }
         }
     }
-    Vec::new()
+    services
+});
+
+fn members(service: &str) -> &'static [String] {
+    MEMBERS.get(service).map_or(&[], Vec::as_slice)
 }
 
 /// Whether there is such a member.
@@ -230,6 +231,11 @@ mod tests {
     fn members_are_those_of_the_definitions() {
         assert_eq!(members("chalk.server.v1.AuthService"), ["GetToken"]);
         assert!(members("chalk.none.v1.Service").is_empty());
+        assert_eq!(members("grpc.health.v1.Health"), ["Check", "Watch"]);
+        for version in ["v1", "v1alpha"] {
+            let service = format!("grpc.reflection.{version}.ServerReflection");
+            assert_eq!(members(&service), ["ServerReflectionInfo"]);
+        }
         assert!(is_served("/chalk.server.v1.AuthService/GetToken"));
         for other in [
             "/chalk.server.v1.AuthService/Other",

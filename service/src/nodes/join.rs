@@ -62,16 +62,6 @@ pub(super) fn load(ledger: &Ledger, keys: &Keys) -> Result<BTreeMap<String, Join
     Ok(joins)
 }
 
-fn wrong(detail: String) -> Problem {
-    Problem {
-        kind: problem::BAD_REQUEST.to_owned(),
-        title: "the request is wrong".to_owned(),
-        status: 400,
-        detail,
-        hint: String::new(),
-    }
-}
-
 fn refused(detail: impl Into<String>, hint: &str) -> Problem {
     Problem {
         kind: problem::FORBIDDEN.to_owned(),
@@ -94,7 +84,7 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<(), Problem> {
     if sound {
         return Ok(());
     }
-    Err(wrong(format!(
+    Err(Problem::wrong_request(format!(
         "{what}: `{}` is no name: expected at most {NAME_LIMIT} of a-z, 0-9, `-`, `.` and `_`, beginning and ending with a letter or digit",
         name.chars().take(80).collect::<String>()
     )))
@@ -102,12 +92,16 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<(), Problem> {
 
 pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Problem> {
     if labels.len() > LABELS {
-        return Err(wrong(format!("labels: more than {LABELS}")));
+        return Err(Problem::wrong_request(format!(
+            "labels: more than {LABELS}"
+        )));
     }
     for (key, value) in labels {
         let sound = |text: &str| text.len() <= 4 * NAME_LIMIT && !text.contains(char::is_control);
         if key.is_empty() || key.contains('=') || !sound(key) || !sound(value) {
-            return Err(wrong(format!("labels: `{key}={value}` is no label")));
+            return Err(Problem::wrong_request(format!(
+                "labels: `{key}={value}` is no label"
+            )));
         }
     }
     Ok(())
@@ -128,12 +122,14 @@ impl Nodes {
         }
         let ttl = request.ttl_seconds.unwrap_or(TTL);
         if ttl == 0 || ttl > TTL_LIMIT {
-            return Err(wrong(format!(
+            return Err(Problem::wrong_request(format!(
                 "ttl_seconds: expected 1 to {TTL_LIMIT}, not {ttl}"
             )));
         }
         if request.uses == Some(0) {
-            return Err(wrong("uses: expected at least 1".to_owned()));
+            return Err(Problem::wrong_request(
+                "uses: expected at least 1".to_owned(),
+            ));
         }
         self.sweep_joins();
         let token = Token::new("chj_");
@@ -143,7 +139,7 @@ impl Nodes {
         let join = Join {
             token: token.hash,
             region: request.region,
-            expires: expires.map_err(|e| wrong(format!("ttl_seconds: {e}")))?,
+            expires: expires.map_err(|e| Problem::wrong_request(format!("ttl_seconds: {e}")))?,
             made: Some(made),
             uses_left: request.uses,
         };

@@ -98,13 +98,6 @@ fn unknown(id: &str) -> Problem {
     }
 }
 
-fn wrong(detail: String) -> Problem {
-    Problem {
-        status: 400,
-        ..trouble(problem::BAD_REQUEST, "the request is wrong", detail)
-    }
-}
-
 impl Warms {
     /// Warms of an earlier service; those that ran go on as soon as their nodes connect. Blocks.
     ///
@@ -233,13 +226,15 @@ impl Warms {
         let narrowed =
             !request.nodes.is_empty() || !request.labels.is_empty() || request.region.is_some();
         if request.all && narrowed {
-            return Err(wrong(
+            return Err(Problem::wrong_request(
                 "all: means every node, and does not go together with nodes, labels and region"
                     .to_owned(),
             ));
         }
         if request.timeout_seconds == Some(0) {
-            return Err(wrong("timeout_seconds: expected at least 1".to_owned()));
+            return Err(Problem::wrong_request(
+                "timeout_seconds: expected at least 1".to_owned(),
+            ));
         }
         let mut seen = BTreeSet::new();
         let images = images.into_iter().filter_map(|image| {
@@ -253,7 +248,9 @@ impl Warms {
         });
         let images: Vec<Image> = images.collect();
         if images.is_empty() {
-            return Err(wrong("images: expected at least one".to_owned()));
+            return Err(Problem::wrong_request(
+                "images: expected at least one".to_owned(),
+            ));
         }
         let chosen = self.nodes.select(Selection {
             nodes: &request.nodes,
@@ -261,7 +258,7 @@ impl Warms {
             region: request.region.as_deref(),
         })?;
         if images.len().saturating_mul(chosen.len()) > TARGETS {
-            return Err(wrong(format!(
+            return Err(Problem::wrong_request(format!(
                 "{} images on {} nodes are more than {TARGETS} targets: warm fewer at once",
                 images.len(),
                 chosen.len()

@@ -84,16 +84,24 @@ async fn run(
         }
         return output::line(&build.id);
     }
-    let follow = client.follow(&build.id, |event| progress.event(event));
+    report(&follow(client, &build.id, progress).await?, json)
+}
+
+/// Shows how a build goes on, and gives it as it ended; an interruption leaves it.
+pub(super) async fn follow(
+    client: &Client,
+    id: &str,
+    progress: Progress,
+) -> Result<chalk_core::wire::Build, Failure> {
     let ended = tokio::select! {
-        ended = follow => ended,
+        ended = client.follow(id, |event| progress.event(event)) => ended,
         _ = tokio::signal::ctrl_c() => {
             progress.finish();
-            return Err(interrupt(client, &build.id).await);
+            return Err(interrupt(client, id).await);
         }
     };
     progress.finish();
-    report(&ended?, json)
+    ended
 }
 
 /// Asks for the build, uploading what the service lacks.
@@ -116,7 +124,7 @@ pub(crate) async fn submit(
 }
 
 /// Leaves a build: it ends, unless other clients wait for it too.
-pub(super) async fn interrupt(client: &Client, id: &str) -> Failure {
+async fn interrupt(client: &Client, id: &str) -> Failure {
     let path = format!("/v1/builds/{id}?leave=true");
     let left = client.delete(&path);
     tokio::select! {

@@ -3,7 +3,7 @@
 use chalk_core::wire::{JoinToken, JoinTokenRequest, Node, NodeState};
 use serde_json::json;
 
-use super::{caches, prewarm};
+use super::{caches, prewarm, tokens};
 use crate::cli::{self, Token};
 use crate::client::segment;
 use crate::connect::Server;
@@ -186,19 +186,7 @@ async fn token(verb: Token, server: &Server, json: bool) -> Result<(), Failure> 
                 .collect();
             output::table(&["ID", "REGION", "USES LEFT", "EXPIRES"], &rows)
         }
-        Token::Revoke { ids } => {
-            for id in ids {
-                client
-                    .delete(&format!("/v1/join-tokens/{}", segment(&id)))
-                    .await?;
-                if json {
-                    output::json(&json!({ "revoked": id }))?;
-                } else {
-                    output::line(&format!("revoked {id}"))?;
-                }
-            }
-            Ok(())
-        }
+        Token::Revoke { ids } => tokens::revoke(server, "/v1/join-tokens", &ids, json).await,
     }
 }
 

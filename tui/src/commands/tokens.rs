@@ -109,20 +109,27 @@ async fn run(verb: Verb, server: &Server, json: bool) -> Result<(), Failure> {
                 .collect();
             output::table(&HEAD, &rows)
         }
-        Verb::Revoke(ids) => {
-            for id in ids {
-                client
-                    .delete(&format!("/v1/tokens/{}", segment(&id)))
-                    .await?;
-                if json {
-                    output::json(&json!({ "revoked": id }))?;
-                } else {
-                    output::line(&format!("revoked {id}"))?;
-                }
-            }
-            Ok(())
+        Verb::Revoke(ids) => revoke(server, "/v1/tokens", &ids, json).await,
+    }
+}
+
+/// Revokes the tokens of those identifiers, which are listed at `path`.
+pub(super) async fn revoke(
+    server: &Server,
+    path: &str,
+    ids: &[String],
+    json: bool,
+) -> Result<(), Failure> {
+    for id in ids {
+        let token = format!("{path}/{}", segment(id));
+        server.client().delete(&token).await?;
+        if json {
+            output::json(&json!({ "revoked": id }))?;
+        } else {
+            output::line(&format!("revoked {id}"))?;
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

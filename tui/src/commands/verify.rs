@@ -3,7 +3,7 @@
 use chalk_core::wire::{Build, Difference, LayerCheck, Verification, VerifyRequest, exit};
 use serde_json::json;
 
-use super::build::{interrupt, secrets};
+use super::build::{follow, secrets};
 use crate::cli;
 use crate::client::segment;
 use crate::connect::Server;
@@ -20,16 +20,7 @@ pub(crate) async fn verify(server: &Server, args: &cli::Verify, json: bool) -> R
     let client = server.client();
     let path = format!("/v1/images/{}/verify", segment(&args.image));
     let build: Build = client.post(&path, &request).await?;
-    let follow = client.follow(&build.id, |event| progress.event(event));
-    let ended = tokio::select! {
-        ended = follow => ended,
-        _ = tokio::signal::ctrl_c() => {
-            progress.finish();
-            return Err(interrupt(client, &build.id).await);
-        }
-    };
-    progress.finish();
-    report(&ended?, json)
+    report(&follow(client, &build.id, progress).await?, json)
 }
 
 /// Prints what came of it; a difference is a failure.

@@ -526,7 +526,7 @@ impl CustomImageService for Images {
                 .iter()
                 .map(|sandbox| proto::CustomImageSandboxUsage {
                     id: sandbox.id.clone(),
-                    name: sandbox.id.clone(),
+                    name: sandbox.name.clone().unwrap_or_else(|| sandbox.id.clone()),
                     status: serde_json::to_value(sandbox.state)
                         .ok()
                         .and_then(|word| word.as_str().map(str::to_owned))
