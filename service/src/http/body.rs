@@ -46,6 +46,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Service>> for Json<T> {
 
 /// Reads JSON; errors name field, line and column.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // Following the path costs time, so only what is wrong is read once more.
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let wrong = |detail: String| ApiError::bad_request("the request is wrong", detail, "");
     let value: T = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
