@@ -8,7 +8,7 @@
 //! into a pile of such directories without mounting it. [`archive`] brings whole images in and
 //! out as files, [`registry`] over the network, and [`tree`] lists a local directory.
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "images"))]
 pub mod archive;
 pub mod blobs;
 #[cfg(unix)]
@@ -17,6 +17,7 @@ pub mod failpoint;
 #[cfg(unix)]
 pub mod layer;
 mod names;
+#[cfg(feature = "images")]
 pub mod registry;
 pub mod sink;
 #[cfg(unix)]

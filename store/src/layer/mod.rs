@@ -31,7 +31,10 @@ pub use unpack::{
     unpack_watched,
 };
 
-pub(crate) use format::{EntryHeader, Kind, write_end, write_header, write_padding};
+pub(crate) use format::{EntryHeader, Kind};
+// What archives of whole images are written by.
+#[cfg(feature = "images")]
+pub(crate) use format::{write_end, write_header, write_padding};
 pub(crate) use pack::names;
 pub(crate) use reader::LayerReader;
 pub(crate) use root::{file_attr, file_attrs, is_dir, is_whiteout, remove_tree};
