@@ -16,7 +16,7 @@ pub(crate) const TESTS: &[Test] = &[(
 const PRINTED: u64 = 1_000_000_000;
 
 fn a_gigabyte_of_output_and_a_client_that_reads_none(world: &World) {
-    let mut service = world.start("long-log", &[("CHALK_BUILD_LOG_LIMIT", "2g")]);
+    let mut service = world.start("long-log", &[("build.log_limit", "2g")]);
     // A line of 100 bytes, as `yes` prints it.
     let mark = unique();
     let line = format!("{mark} {}", "x".repeat(98 - mark.len()));
