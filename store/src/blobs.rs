@@ -340,7 +340,11 @@ impl BlobStore {
                 continue;
             };
             if file.try_lock().is_ok() {
-                match fs::remove_file(&path) {
+                let removed = match file.metadata() {
+                    Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
+                    _ => fs::remove_file(&path),
+                };
+                match removed {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => {
                         return Err(BlobError::io("remove", path, e));
                     }
@@ -537,5 +541,8 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
         .map_err(|e| BlobError::io("sync", dir, e))
 }
 
+mod batch;
 #[cfg(test)]
 mod tests;
+
+pub use batch::BlobBatch;

@@ -28,5 +28,5 @@ pub mod tree;
 pub mod uploads;
 mod verify;
 
-pub use blobs::{Blob, BlobError, BlobStore, BlobWriter};
+pub use blobs::{Blob, BlobBatch, BlobError, BlobStore, BlobWriter};
 pub use verify::{VerifiedBlob, VerifyingReader};
