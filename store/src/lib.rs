@@ -14,6 +14,7 @@ pub mod blobs;
 #[cfg(unix)]
 pub mod erofs;
 pub mod failpoint;
+mod follow;
 #[cfg(unix)]
 pub mod layer;
 mod names;
@@ -28,4 +29,5 @@ pub mod uploads;
 mod verify;
 
 pub use blobs::{Blob, BlobError, BlobStore, BlobWriter};
+pub use follow::Follower;
 pub use verify::{VerifiedBlob, VerifyingReader};
