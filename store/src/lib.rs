@@ -14,6 +14,7 @@ pub mod blobs;
 #[cfg(unix)]
 pub mod erofs;
 pub mod failpoint;
+mod follow;
 #[cfg(unix)]
 pub mod layer;
 mod names;
@@ -29,4 +30,5 @@ pub mod uploads;
 mod verify;
 
 pub use blobs::{Blob, BlobBatch, BlobError, BlobStore, BlobWriter};
+pub use follow::Follower;
 pub use verify::{VerifiedBlob, VerifyingReader};

@@ -27,8 +27,8 @@ pub use compress::{Compression, Decompressor, InvalidCompression, decompress};
 pub use pack::{PackOptions, PackedLayer, pack, pack_to};
 pub use recompress::recompress;
 pub use unpack::{
-    Devices, Limits, Target, UnpackOptions, Unpacked, inspect, inspect_blob, unpack, unpack_blob,
-    unpack_watched,
+    Devices, Limits, Target, UnpackOptions, Unpacked, inspect, inspect_blob, unpack, unpack_as,
+    unpack_blob, unpack_watched,
 };
 
 pub(crate) use format::{EntryHeader, Kind};
