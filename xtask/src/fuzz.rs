@@ -4,6 +4,7 @@
 use std::fs;
 use std::num::NonZero;
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 
 use crate::host::{self, package};
 use crate::run::{self, Failure, Result, at, command};
@@ -66,7 +67,7 @@ pub(crate) fn check() -> Result<String> {
                     scope.spawn(move || run_target(target, programs, &corpus, folder, found))
                 })
                 .collect();
-            let joined = running.into_iter().map(|thread| thread.join());
+            let joined = running.into_iter().map(ScopedJoinHandle::join);
             joined
                 .map(|ended| {
                     let panicked = |_| Err(Failure::Other("a run panicked".to_owned()));

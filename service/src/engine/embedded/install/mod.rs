@@ -2,6 +2,7 @@
 //! `uv_pip_install` and `uv_sync` by uv; `apt_install` by apt-get. Downloads are kept in cache directories that
 //! are mounted for the time of the step and never part of a layer.
 
+mod bytecode;
 mod project;
 mod requirements;
 mod tidy;
@@ -154,11 +155,13 @@ async fn python(
     };
     let requirements = request.file().map(|text| file(REQUIREMENTS, text));
     let has_requirements = requirements.is_some();
+    let mut ours = false;
     let mut call = match uv {
         Ok((dir, uv)) => {
             let mut call = Call::new(install, [format!("{UV_DIR}/uv").as_str(), "pip", "install"]);
             call.args.push(format!("--python={}", python.executable));
-            if uv.compile {
+            ours = uv.compile && bytecode::is_ours(&python, &uv.args);
+            if uv.compile && !ours {
                 call.args.push("--compile-bytecode".to_owned());
             }
             if installer == Installer::Pip {
@@ -208,7 +211,11 @@ async fn python(
     if has_requirements {
         call.args.extend(["-r".to_owned(), REQUIREMENTS.to_owned()]);
     }
-    runner.run(call).await
+    runner.run(call).await?;
+    match ours {
+        true => bytecode::compile(runner, install, &python.executable).await,
+        false => Ok(()),
+    }
 }
 
 /// Gives a process the builder's uv, in the directory `uv`, with its cache.

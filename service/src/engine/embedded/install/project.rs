@@ -5,7 +5,7 @@ use chalk_core::Digest;
 use chalk_core::lower::{Action, Copy, CopySource, Install};
 use chalk_core::spec::UvProject;
 
-use super::{UV_DIR, bring_uv, probe};
+use super::{UV_DIR, bring_uv, bytecode, probe};
 use crate::engine::embedded::run::{Call, Runner, StepError};
 
 /// Carries a `uv_sync` out in the root of `runner`, for the project in the directory `dir` of it.
@@ -31,9 +31,12 @@ pub(super) async fn sync(
             "sync",
             "--frozen",
             "--no-install-workspace",
-            "--compile-bytecode",
         ],
     );
+    let ours = bytecode::is_ours(&python, &[]);
+    if !ours {
+        call.args.push("--compile-bytecode".to_owned());
+    }
     call.args.push(format!("--python={}", python.executable));
     let extras = project
         .extras
@@ -48,7 +51,14 @@ pub(super) async fn sync(
     let uv = runner.uv().await;
     let uv = uv.map_err(|why| StepError::failed(format!("uv is needed, but {why}")))?;
     bring_uv(runner, install, uv, &mut call).await?;
-    runner.run(call).await
+    runner.run(call).await?;
+    match ours {
+        true => {
+            let python = format!("{environment}/bin/python");
+            bytecode::compile(runner, install, &python).await
+        }
+        false => Ok(()),
+    }
 }
 
 /// The directory and the files in it.
