@@ -5,6 +5,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::userns::Barrier;
+
 /// A failure to run a command at all. That the command itself failed is no error but an
 /// [`Exit`](crate::Exit).
 #[derive(Debug, thiserror::Error)]
@@ -24,14 +26,15 @@ pub enum SandboxError {
          its main function"
     )]
     NotInitialised,
-    /// The process is not root.
+    /// The process is not root, and cannot be it in a user namespace.
     #[error(
-        "sandboxes need root, and this process runs as uid {uid}: start the service as root \
-         (sudo), or point the command at a service that runs as root with --server"
+        "sandboxes need root or a user namespace, and {barrier} ({}): change that, or point the \
+         command at a service that runs as root with --server",
+        .barrier.remedy()
     )]
     NotRoot {
-        /// The effective user id.
-        uid: u32,
+        /// What keeps it from a user namespace.
+        barrier: Barrier,
     },
     /// The process is root, but in a container that may not mount.
     #[error(

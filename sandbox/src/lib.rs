@@ -20,8 +20,8 @@
 //! # }
 //! ```
 //!
-//! Linux only, 5.12 or newer, and only as root: everything else gets a [`SandboxError`] that says
-//! what to do.
+//! Linux only, 5.12 or newer, and only as root, be it of a user namespace ([`userns`]): everything
+//! else gets a [`SandboxError`] that says what to do.
 //!
 //! # How
 //!
@@ -38,6 +38,10 @@
 //! system-call filter, its masked and read-only paths; set-user-id programs work. Where Docker
 //! asks a cgroup which devices may be opened, here no mount but those of `/dev/null` and its like
 //! lets devices be opened at all: nodes can be made (and packed), not used.
+//!
+//! In a user namespace of an ordinary user all this is as for root but for what only root of the
+//! machine may do: overlays keep their marks in `user.*` attributes, `/sys` is the host's with
+//! what is mounted below it covered, and no device can be made.
 //!
 //! # Why not an OCI runtime
 //!
@@ -74,6 +78,7 @@ mod seccomp;
 mod spare;
 mod spec;
 mod terminal;
+pub mod userns;
 pub mod users;
 mod wire;
 

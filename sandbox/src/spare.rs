@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::OnceLock;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -19,7 +20,11 @@ use crate::mount_attributes::{self, Attributes};
 use crate::run::Running;
 use crate::seccomp;
 use crate::spec::RunSpec;
+use crate::userns::{self, Standing};
 use crate::wire::{Order, Prepare};
+
+/// The program of this process.
+const EXECUTABLE: &str = "/proc/self/exe";
 
 /// A sandbox with nothing in it yet: its helper runs, its pid 1 has joined control groups and made
 /// namespaces and filesystems. To keep one at hand takes about two thirds of the time out of a
@@ -43,6 +48,7 @@ impl Spare {
         let (child, control) = spawn()?;
         let order = Order::Prepare(Prepare {
             cgroups: cgroups.to_vec(),
+            user_namespace: userns::inside(),
             filters: seccomp::default_filters()?.to_vec(),
         });
         control
@@ -92,9 +98,8 @@ pub(crate) fn spawn() -> Result<(Child, Control), SandboxError> {
     if !crate::init::can_be_requested() {
         return Err(SandboxError::NotInitialised);
     }
-    let uid = rustix::process::geteuid().as_raw();
-    if uid != 0 {
-        return Err(SandboxError::NotRoot { uid });
+    if let Standing::Ordinary(barrier) = userns::standing() {
+        return Err(SandboxError::NotRoot { barrier });
     }
     let executable = own_executable()?;
     let (ours, theirs) = StdUnixStream::pair().map_err(helper("connect to"))?;
@@ -123,7 +128,11 @@ fn own_executable() -> Result<BorrowedFd<'static>, SandboxError> {
     }
     let open = || -> io::Result<OwnedFd> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree = rustix::mount::open_tree(CWD, "/proc/self/exe", flags)?;
+        let tree = match rustix::mount::open_tree(CWD, EXECUTABLE, flags) {
+            // It is on a mount of the namespace that this process was started in.
+            Err(Errno::INVAL) => executable_by_name(flags)?,
+            tree => tree?,
+        };
         let attributes = Attributes {
             read_only: true,
             ..Attributes::default()
@@ -139,6 +148,20 @@ fn own_executable() -> Result<BorrowedFd<'static>, SandboxError> {
             _ => helper("find the program of")(error),
         }),
     }
+}
+
+/// This program's own file, found by its path in a mount namespace that this process has entered.
+fn executable_by_name(flags: OpenTreeFlags) -> io::Result<OwnedFd> {
+    let path = rustix::fs::readlink(EXECUTABLE, Vec::new())?;
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let (found, own) = (rustix::fs::fstat(&file)?, rustix::fs::stat(EXECUTABLE)?);
+    if (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino) {
+        return Err(io::Error::other(
+            "its file was replaced since it was started: start it anew",
+        ));
+    }
+    let flags = flags | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(rustix::mount::open_tree(&file, "", flags)?)
 }
 
 pub(crate) fn helper(action: &'static str) -> impl Fn(io::Error) -> SandboxError {

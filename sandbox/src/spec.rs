@@ -196,9 +196,10 @@ pub enum Root {
     Overlay {
         /// Read-only directories, **topmost first**, 1 to [`MAX_LOWER_DIRECTORIES`]. An
         /// uppermost layer's whiteouts and opaque markers are those of overlayfs (character
-        /// device 0:0, `trusted.overlay.opaque`).
+        /// device 0:0, `trusted.overlay.opaque`; in a user namespace `user.overlay.opaque`).
         lower: Vec<PathBuf>,
-        /// Where changes go; must exist, on a filesystem that takes `trusted.*` attributes.
+        /// Where changes go; must exist, on a filesystem that takes `trusted.*` attributes
+        /// (in a user namespace: `user.*`).
         upper: PathBuf,
         /// Directory on the filesystem of `upper`, empty at first, for the kernel's own use.
         work: PathBuf,

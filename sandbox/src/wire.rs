@@ -30,6 +30,9 @@ pub(crate) enum Order {
 pub(crate) struct Prepare {
     /// Control groups to join: their directories.
     pub(crate) cgroups: Vec<PathBuf>,
+    /// Whether this is no root of the machine but of a user namespace
+    /// ([`userns::inside`](crate::userns::inside)).
+    pub(crate) user_namespace: bool,
     /// System-call filters of commands that have one, to be loaded in this order; each an array
     /// of `struct sock_filter` in native byte order. Compiled by the parent, once, since that
     /// takes longer than a run.

@@ -72,6 +72,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         _ => Vec::new(),
     };
     let loaded = Loaded::load(&cli.global, &flags)?;
+    if may_build_here(&cli, &loaded) {
+        chalk_sandbox::userns::enter();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -80,6 +83,18 @@ fn run(cli: Cli) -> Result<(), Failure> {
     // A blocking read of standard input must not hold up the end.
     runtime.shutdown_background();
     result
+}
+
+/// Whether a service or a node may start in this process, or it is asked what they could do: an ordinary
+/// user's becomes root of a user namespace for that.
+fn may_build_here(cli: &Cli, loaded: &Loaded) -> bool {
+    match &cli.command {
+        Some(
+            Command::Doctor | Command::Serve(_) | Command::Node(NodeCommand { verb: None, .. }),
+        ) => true,
+        Some(Command::Web | Command::Config(_) | Command::Completions { .. }) => false,
+        _ => loaded.server.is_none(),
+    }
 }
 
 async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {

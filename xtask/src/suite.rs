@@ -12,7 +12,7 @@ mod javascript;
 mod sdk;
 
 /// What the suites use besides Rust: the peers that they compare with, and plain tools.
-const PACKAGES: [Package; 16] = [
+const PACKAGES: [Package; 17] = [
     package("buildah", "/usr/bin/buildah"),
     package("busybox-static", "/bin/busybox"),
     package("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
@@ -28,6 +28,7 @@ const PACKAGES: [Package; 16] = [
     package("procps", "/usr/bin/pgrep"),
     package("python3", "/usr/bin/python3"),
     package("skopeo", "/usr/bin/skopeo"),
+    package("uidmap", "/usr/bin/newuidmap"),
     package("zstd", "/usr/bin/zstd"),
 ];
 

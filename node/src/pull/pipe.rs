@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
 use chalk_core::Digest;
-use chalk_store::layer::{LayerError, Limits, UnpackOptions};
+use chalk_sandbox::userns;
+use chalk_store::layer::{LayerError, Limits, OverlayAttrs, Target, UnpackOptions};
 use chalk_store::{BlobError, VerifyingReader, erofs, layer};
 use tokio::sync::mpsc;
 
@@ -104,7 +105,12 @@ fn prepare(cache: &Cache, order: Order, parts: mpsc::Receiver<Part>) -> Result<P
         }
         None => {
             let tree = new.tree().map_err(Outcome::Failed)?;
+            let attrs = match userns::inside() {
+                true => OverlayAttrs::User,
+                false => OverlayAttrs::Trusted,
+            };
             let options = UnpackOptions {
+                target: Target::Snapshot(attrs),
                 limits: order.limits,
                 ..UnpackOptions::default()
             };

@@ -1,12 +1,23 @@
 //! The control group above those of all sandboxes of a node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chalk_sandbox::cgroup::{self, CgroupError, Group, Hierarchies};
+use chalk_sandbox::userns;
 
 /// How long a group that does not get empty is tried to be removed in the background.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Hands `hierarchies` on if groups can be made in them. What keeps root from it is told by the first
+/// sandbox; root of a user namespace, whom it is mostly not for to make any, goes without.
+pub(super) fn usable(hierarchies: Hierarchies) -> Result<Hierarchies, CgroupError> {
+    if userns::inside() {
+        let name = Path::new(cgroup::TOP).join(format!("trial-{}", std::process::id()));
+        Group::create(&hierarchies, name)?.remove()?;
+    }
+    Ok(hierarchies)
+}
 
 /// Removes the groups of earlier lives of the node `name`, with what still runs in them, and gives
 /// the path of one for this life. A group that does not get empty is left to the background.
@@ -42,7 +53,6 @@ fn remove_later(group: Group, name: String) {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
 
     use super::*;
 

@@ -110,7 +110,7 @@ pub(super) fn of_cgroup(error: &CgroupError) -> Problem {
     let title = "a limit cannot be set";
     match error {
         CgroupError::BadLimit { .. } => bad_request(title, &chain(error), ""),
-        CgroupError::NoController { .. } | CgroupError::NotMounted => {
+        CgroupError::NoController { .. } | CgroupError::NotMounted | CgroupError::NotDelegated => {
             make(problem::SANDBOX_REFUSED, 400, title, &chain(error), "")
         }
         _ => node_failed("the node's control groups cannot be used", error),

@@ -13,7 +13,8 @@ use std::time::Duration;
 use chalk_core::Digest;
 use chalk_core::wire::Problem;
 use chalk_sandbox::Spare;
-use chalk_sandbox::cgroup::{Group, Hierarchies, Limits};
+use chalk_sandbox::cgroup::{CgroupError, Group, Hierarchies, Limits};
+use chalk_sandbox::userns;
 use tokio::sync::watch;
 
 use super::disk::{Disk, Model};
@@ -81,6 +82,7 @@ impl Slots {
         std::fs::create_dir_all(dir).map_err(|error| failed(&error))?;
         let dir = std::fs::canonicalize(dir).map_err(|error| failed(&error))?;
         let hierarchies = Hierarchies::detect()
+            .and_then(groups::usable)
             .inspect_err(|error| tracing::warn!(%error, "sandboxes can have no limits"))
             .ok();
         // Two nodes on one host have different state directories.
@@ -250,7 +252,10 @@ impl Home {
         match &self.group {
             Some(group) => group.limit(limits).map_err(|error| of_cgroup(&error)),
             None if *limits == Limits::default() => Ok(()),
-            None => Err(of_cgroup(&chalk_sandbox::cgroup::CgroupError::NotMounted)),
+            None => Err(of_cgroup(&match userns::inside() {
+                true => CgroupError::NotDelegated,
+                false => CgroupError::NotMounted,
+            })),
         }
     }
 

@@ -49,7 +49,9 @@ pub struct Hierarchies {
 
 impl Hierarchies {
     /// Those of this process, from its mounts. A controller belongs to a hierarchy of version 1
-    /// that is mounted with it, else to version 2 if its top has it.
+    /// that is mounted with it, else to version 2 if its top has it. Where the top is not for this
+    /// user to change but the group of this process is (delegated, as systemd calls it), that
+    /// group is taken for the top.
     ///
     /// # Errors
     /// [`CgroupError::Detect`], [`CgroupError::NotMounted`].
@@ -59,7 +61,19 @@ impl Hierarchies {
             path: path.to_owned(),
             source,
         })?;
-        Hierarchies::from_mounts(&mounts)
+        let mut found = Hierarchies::from_mounts(&mounts)?;
+        if let Some((top, controllers)) = &mut found.version_2 {
+            let path = Path::new("/proc/self/cgroup");
+            let groups = fs::read_to_string(path).map_err(|source| CgroupError::Detect {
+                path: path.to_owned(),
+                source,
+            })?;
+            if let Some(own) = delegated(top, &groups, writable) {
+                *controllers = controllers_of(&own)?;
+                *top = own;
+            }
+        }
+        Ok(found)
     }
 
     /// Those in a text of the form of `/proc/self/mountinfo`.
@@ -93,12 +107,7 @@ impl Hierarchies {
                     }
                 }
                 (Some("cgroup2"), _) if found.version_2.is_none() => {
-                    let path = point.join("cgroup.controllers");
-                    let text = fs::read_to_string(&path)
-                        .map_err(|source| CgroupError::Detect { path, source })?;
-                    let mut controllers = pick(text.split_whitespace());
-                    // Version 2 counts use of processors with the processors.
-                    controllers.retain(|c| *c != Controller::CpuAccounting);
+                    let controllers = controllers_of(&point)?;
                     found.version_2 = Some((point, controllers));
                 }
                 _ => {}
@@ -175,6 +184,36 @@ impl Hierarchies {
     }
 }
 
+/// The controllers that a group of version 2 has.
+fn controllers_of(group: &Path) -> Result<Vec<Controller>, CgroupError> {
+    let path = group.join("cgroup.controllers");
+    let text = fs::read_to_string(&path).map_err(|source| CgroupError::Detect { path, source })?;
+    let mut controllers = pick(text.split_whitespace());
+    // Version 2 counts use of processors with the processors.
+    controllers.retain(|c| *c != Controller::CpuAccounting);
+    Ok(controllers)
+}
+
+/// The group of this process, if it is this user's to change and the one at `top` is not; `groups`
+/// is of the form of `/proc/self/cgroup`.
+fn delegated(top: &Path, groups: &str, writable: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    let mine = |group: &Path| {
+        ["", "cgroup.procs", "cgroup.subtree_control"]
+            .iter()
+            .all(|file| writable(&group.join(file)))
+    };
+    if mine(top) {
+        return None;
+    }
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let own = top.join(path);
+    mine(&own).then_some(own)
+}
+
+fn writable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
 /// Hands controllers down. A group that is not the true top, as in a container, cannot do so
 /// while it has processes of its own: these go into a group below it first.
 fn enable(directory: &Path, path: &Path, controllers: &str) -> Result<(), CgroupError> {
@@ -226,4 +265,29 @@ fn unescape(text: &str) -> PathBuf {
     }
     use std::os::unix::ffi::OsStringExt as _;
     std::ffi::OsString::from_vec(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delegated_group_is_found() {
+        let check = |groups: &str, writable_below: &[&str], expect: Option<&str>| {
+            let writable = |path: &Path| {
+                let mut all = writable_below.iter();
+                all.any(|below| path.starts_with(below))
+            };
+            let found = delegated(Path::new("/cg"), groups, writable);
+            assert_eq!(found.as_deref(), expect.map(Path::new), "{groups}");
+        };
+        let unit = "0::/user.slice/u.service/app.scope\n";
+        let own = "/cg/user.slice/u.service/app.scope";
+        // Root needs none, and most users have none.
+        check(unit, &["/cg"], None);
+        check(unit, &[], None);
+        check(unit, &[own], Some(own));
+        check(unit, &["/cg/user.slice/u.service"], Some(own));
+        check("4:memory:/x\n1:name=systemd:/y\n", &["/cg/x"], None);
+    }
 }

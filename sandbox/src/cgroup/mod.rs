@@ -44,6 +44,13 @@ pub enum CgroupError {
     /// No hierarchy is mounted at all.
     #[error("no control groups are mounted on this host: mount cgroup2 at /sys/fs/cgroup")]
     NotMounted,
+    /// Groups are not for this user to make.
+    #[error(
+        "the control groups of this host are not for this user to change: run the service in a \
+         unit of its own (`systemd-run --user --scope -p Delegate=yes chalk serve`, on a host with \
+         version 2), or as root"
+    )]
+    NotDelegated,
     /// A limit was asked for whose controller this host lacks.
     #[error(
         "the limit of {limit} cannot be kept: this host offers no {controller} controller for \
@@ -114,7 +121,7 @@ impl Group {
     /// exists is taken as it is.
     ///
     /// # Errors
-    /// [`CgroupError::File`].
+    /// [`CgroupError::NotDelegated`], [`CgroupError::File`].
     pub fn create(
         hierarchies: &Hierarchies,
         name: impl Into<PathBuf>,
@@ -123,11 +130,22 @@ impl Group {
             hierarchies: hierarchies.clone(),
             name: name.into(),
         };
-        hierarchies.delegate(&group.name)?;
-        for directory in group.directories() {
+        match group.make() {
+            Err(CgroupError::File { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Err(CgroupError::NotDelegated)
+            }
+            made => made.map(|()| group),
+        }
+    }
+
+    fn make(&self) -> Result<(), CgroupError> {
+        self.hierarchies.delegate(&self.name)?;
+        for directory in self.directories() {
             fs::create_dir_all(&directory).map_err(file("make", &directory))?;
         }
-        Ok(group)
+        Ok(())
     }
 
     /// The group `name`, which may not exist.

@@ -29,6 +29,9 @@ const DEV_LINKS: [(&str, &str); 6] = [
 /// `statfs` type of a cgroup version 2 filesystem.
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
+/// Where control groups are, below `/sys`.
+pub(super) const CGROUPS: &str = "fs/cgroup";
+
 /// The usual flags of a filesystem that holds no programs and no devices.
 pub(super) const NO_SUID_DEV_EXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
@@ -39,6 +42,8 @@ pub(super) struct Filesystems {
     pub(super) proc: OwnedFd,
     pub(super) sys: OwnedFd,
     pub(super) cgroup: Option<OwnedFd>,
+    /// Paths in `sys` where mounts of the host show, which are no business of the sandbox.
+    pub(super) foreign: Vec<String>,
     pub(super) dev: OwnedFd,
     pub(super) pts: OwnedFd,
     shm: OwnedFd,
@@ -48,7 +53,7 @@ pub(super) struct Filesystems {
 
 impl Filesystems {
     /// Makes them, in the namespaces of this process.
-    pub(super) fn make() -> Result<Filesystems, SetupError> {
+    pub(super) fn make(user_namespace: bool) -> Result<Filesystems, SetupError> {
         let tmpfs = |options: &[(&str, &str)], attributes, subject: &str| {
             filesystem("tmpfs", options, attributes, subject)
         };
@@ -81,10 +86,17 @@ impl Filesystems {
             .into_iter()
             .map(|name| Ok((name, device(Path::new("/dev").join(name).as_path())?)))
             .collect::<Result<_, SetupError>>()?;
+        let cgroup = cgroup(user_namespace)?;
+        let (sys, mut foreign) = match user_namespace {
+            false => (sys()?, Vec::new()),
+            true => (sys_of_host()?, mounts_below("/sys/")?),
+        };
+        foreign.retain(|path| cgroup.is_none() || path != CGROUPS);
         Ok(Filesystems {
-            proc: filesystem("proc", &[], NO_SUID_DEV_EXEC, "/proc")?,
-            sys: sys()?,
-            cgroup: cgroup()?,
+            proc: proc(user_namespace)?,
+            sys,
+            cgroup,
+            foreign,
             dev,
             pts: filesystem("devpts", &pts_options, pts_flags, "/dev/pts")?,
             shm: tmpfs(
@@ -100,6 +112,7 @@ impl Filesystems {
     /// Makes `/sys` again: it shows the network namespace in which it was made.
     pub(super) fn renew_sys(&mut self) -> Result<(), SetupError> {
         self.sys = sys()?;
+        self.foreign.clear();
         Ok(())
     }
 
@@ -131,6 +144,44 @@ pub(super) fn make_file(dev: &OwnedFd, name: &str) -> Result<OwnedFd, SetupError
 fn sys() -> Result<OwnedFd, SetupError> {
     let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
     filesystem("sysfs", &[], NO_SUID_DEV_EXEC | read_only, "/sys")
+}
+
+/// The `/sys` of the host, read-only, with all that is mounted below: it shows the network of the
+/// host, so only root of the machine may make another.
+fn sys_of_host() -> Result<OwnedFd, SetupError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let tree = rustix::mount::open_tree(CWD, "/sys", flags).at(Stage::PrepareMount, "/sys")?;
+    let attributes = Attributes {
+        read_only: true,
+        no_suid: true,
+        no_dev: true,
+    };
+    mount_attributes::set_tree(&tree, attributes).at(Stage::PrepareMount, "/sys")?;
+    Ok(tree)
+}
+
+/// What is mounted below a directory, relative to it.
+fn mounts_below(directory: &str) -> Result<Vec<String>, SetupError> {
+    let file = "/proc/self/mountinfo";
+    let mounts = std::fs::read_to_string(file).at(Stage::PrepareMount, file)?;
+    // The fifth field is the mount point (proc(5)). Names in `/sys` need no escapes.
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let below = points.filter_map(|point| point.strip_prefix(directory));
+    Ok(below.map(str::to_owned).collect())
+}
+
+fn proc(user_namespace: bool) -> Result<OwnedFd, SetupError> {
+    filesystem("proc", &[], NO_SUID_DEV_EXEC, "/proc").map_err(|mut error| {
+        if user_namespace && error.errno == libc::EPERM {
+            error.detail = "something is mounted over parts of this /proc, as in a container, so no other can \
+                            be made in a user namespace (start the container with `--security-opt \
+                            systempaths=unconfined`)"
+                .to_owned();
+        }
+        error
+    })
 }
 
 /// Makes a filesystem that is mounted nowhere.
@@ -179,18 +230,15 @@ pub(super) fn device(path: &Path) -> Result<OwnedFd, SetupError> {
 
 /// The cgroup filesystem, read-only, on hosts that have version 2 alone. On others (version 1,
 /// both side by side) the directory stays empty: nothing of theirs is of use to a step.
-fn cgroup() -> Result<Option<OwnedFd>, SetupError> {
+fn cgroup(user_namespace: bool) -> Result<Option<OwnedFd>, SetupError> {
     match rustix::fs::statfs("/sys/fs/cgroup") {
-        Ok(stat) if stat.f_type == CGROUP2_SUPER_MAGIC => {
-            let read_only = MountAttrFlags::MOUNT_ATTR_RDONLY;
-            filesystem(
-                "cgroup2",
-                &[],
-                NO_SUID_DEV_EXEC | read_only,
-                "/sys/fs/cgroup",
-            )
-            .map(Some)
-        }
-        _ => Ok(None),
+        Ok(stat) if stat.f_type == CGROUP2_SUPER_MAGIC => {}
+        _ => return Ok(None),
+    }
+    let attributes = NO_SUID_DEV_EXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    match filesystem("cgroup2", &[], attributes, "/sys/fs/cgroup") {
+        // Some kernels keep it to root of the machine.
+        Err(error) if user_namespace && error.errno == libc::EPERM => Ok(None),
+        made => made.map(Some),
     }
 }

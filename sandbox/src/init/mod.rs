@@ -28,7 +28,7 @@ mod pid1;
 mod report;
 mod root;
 mod streams;
-mod system;
+pub(crate) mod system;
 mod terminal;
 mod tidy;
 

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
-use super::filesystems::{Filesystems, NO_SUID_DEV_EXEC, device, filesystem, make_file};
+use super::filesystems::{CGROUPS, Filesystems, NO_SUID_DEV_EXEC, device, filesystem, make_file};
 use super::mountpoint::{Kind, Tree};
 use super::report::{At as _, refusal};
 use super::root::make_directory;
@@ -59,6 +59,7 @@ pub(super) fn prepare(
     filesystems: Filesystems,
     spec: &RunSpec,
     scratch: &OwnedFd,
+    user_namespace: bool,
 ) -> Result<Prepared, SetupError> {
     let mut files = None;
     let devices = spec.devices.iter().map(|wanted| {
@@ -66,7 +67,7 @@ pub(super) fn prepare(
         Ok((wanted.target.clone(), Kind::File, tree))
     });
     let mounts = spec.mounts.iter().enumerate().map(|(number, mount)| {
-        let (kind, fd) = prepare_one(mount, number, scratch, &mut files)?;
+        let (kind, fd) = prepare_one(mount, number, scratch, &mut files, user_namespace)?;
         Ok((mount.target().to_owned(), kind, fd))
     });
     Ok(Prepared {
@@ -85,7 +86,7 @@ impl Prepared {
             attach(fd, &point).at(Stage::AttachMount, path)?;
         }
         if let Some(cgroup) = &own.cgroup
-            && let Some(point) = open_in(&own.sys, "fs/cgroup").at(Stage::AttachMount, "/sys")?
+            && let Some(point) = open_in(&own.sys, CGROUPS).at(Stage::AttachMount, "/sys")?
         {
             attach(cgroup, &point).at(Stage::AttachMount, "/sys/fs/cgroup")?;
         }
@@ -103,6 +104,9 @@ impl Prepared {
             for path in paths {
                 mask(fd, path, &null).at(Stage::MaskPath, format!("{base}/{path}"))?;
             }
+        }
+        for path in &own.foreign {
+            mask(&own.sys, path, &null).at(Stage::MaskPath, format!("/sys/{path}"))?;
         }
         Ok(Attached {
             proc: own.proc,
@@ -162,6 +166,7 @@ fn prepare_one(
     number: usize,
     scratch: &OwnedFd,
     files: &mut Option<OwnedFd>,
+    user_namespace: bool,
 ) -> Result<(Kind, OwnedFd), SetupError> {
     match mount {
         Mount::Bind {
@@ -191,7 +196,10 @@ fn prepare_one(
             upper,
             work,
             target,
-        } => Ok((Kind::Directory, overlay(lower, upper, work, target)?)),
+        } => Ok((
+            Kind::Directory,
+            overlay(lower, upper, work, target, user_namespace)?,
+        )),
         Mount::Tmpfs { target, size, mode } => {
             let mode = format!("{mode:o}");
             let size = size.map(|size| size.to_string());
@@ -236,7 +244,13 @@ fn prepare_one(
 }
 
 /// An overlay whose changes are thrown away with its upper directory.
-fn overlay(lower: &Path, upper: &Path, work: &Path, target: &Path) -> Result<OwnedFd, SetupError> {
+fn overlay(
+    lower: &Path,
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+    user_namespace: bool,
+) -> Result<OwnedFd, SetupError> {
     let shown = target.display().to_string();
     let open = |path: &Path| {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -245,14 +259,19 @@ fn overlay(lower: &Path, upper: &Path, work: &Path, target: &Path) -> Result<Own
     // Paths could hold characters that separate options.
     let (lower, upper, work) = (open(lower)?, open(upper)?, open(work)?);
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let (lower, upper, work) = (name(&lower), name(&upper), name(&work));
+    let mut options = vec![
+        ("lowerdir", lower.as_str()),
+        ("upperdir", &upper),
+        ("workdir", &work),
+        ("volatile", ""),
+    ];
+    if user_namespace {
+        options.push(("userxattr", ""));
+    }
     filesystem(
         "overlay",
-        &[
-            ("lowerdir", &name(&lower)),
-            ("upperdir", &name(&upper)),
-            ("workdir", &name(&work)),
-            ("volatile", ""),
-        ],
+        &options,
         MountAttrFlags::MOUNT_ATTR_NODEV,
         &shown,
     )

@@ -61,7 +61,7 @@ fn run(
     let mut records = File::from(records);
     let undo = spec.tidy.then(|| spec.root.clone());
     record(&mut records, &undo).map_err(Report::Setup)?;
-    let (tree, attached) = set_up(&spec, filesystems, records).map_err(Report::Setup)?;
+    let (tree, attached) = set_up(prepare, &spec, filesystems, records).map_err(Report::Setup)?;
     let mut user = resolve_user(&spec.user, tree.root())?;
     user.groups.extend(&spec.groups);
     let command = prepare_command(prepare, &spec, user, &attached, control, &mut descriptors)
@@ -109,11 +109,12 @@ fn get_ready(prepare: &Prepare) -> Result<Filesystems, SetupError> {
     // Keys of the service's session are none of the command's.
     system::new_session_keyring();
     rustix::process::umask(Mode::empty());
-    Filesystems::make()
+    Filesystems::make(prepare.user_namespace)
 }
 
 /// Root, mounts, names. Tells the helper through `records` what it has to undo.
 fn set_up(
+    prepare: &Prepare,
     spec: &RunSpec,
     mut filesystems: Filesystems,
     mut records: File,
@@ -128,8 +129,8 @@ fn set_up(
         filesystems.renew_sys()?;
     }
 
-    let mounted = root::mount(&spec.root)?;
-    let prepared = mounts::prepare(filesystems, spec, &mounted.scratch)?;
+    let mounted = root::mount(&spec.root, prepare.user_namespace)?;
+    let prepared = mounts::prepare(filesystems, spec, &mounted.scratch, prepare.user_namespace)?;
     root::change_to(mounted.root.as_fd())?;
     drop(mounted.scratch);
     let mut tree = Tree::new(mounted.root, mounted.upper).at(Stage::PivotRoot, "/")?;

@@ -32,8 +32,8 @@ pub(super) struct MountedRoot {
     pub(super) upper: Option<OwnedFd>,
 }
 
-/// Mounts the root of `spec`.
-pub(super) fn mount(spec: &Root) -> Result<MountedRoot, SetupError> {
+/// Mounts the root of `spec`, in a user namespace or as root of the machine.
+pub(super) fn mount(spec: &Root, user_namespace: bool) -> Result<MountedRoot, SetupError> {
     // Whatever is mounted from here on stays in this namespace; what the host unmounts goes.
     rustix::mount::mount_change(
         "/",
@@ -98,6 +98,9 @@ pub(super) fn mount(spec: &Root) -> Result<MountedRoot, SetupError> {
             options.push_str(
                 ",upperdir=upper,workdir=work,index=off,redirect_dir=nofollow,metacopy=off",
             );
+            if user_namespace {
+                options.push_str(",userxattr");
+            }
             if *volatile {
                 options.push_str(",volatile");
             }

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal};
 use crate::wire::Report;
 
 /// Which side of a fork this is.
-pub(super) enum Forked {
+pub(crate) enum Forked {
     Parent(Pid),
     Child,
 }
@@ -51,7 +51,7 @@ pub(super) struct Received {
 }
 
 /// `fork(2)`.
-pub(super) fn fork() -> io::Result<Forked> {
+pub(crate) fn fork() -> io::Result<Forked> {
     // SAFETY: this process has a single thread, so the child's memory is consistent.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
@@ -63,7 +63,7 @@ pub(super) fn fork() -> io::Result<Forked> {
 }
 
 /// Ends the process without running anything else of the program it was made from.
-pub(super) fn exit(code: i32) -> ! {
+pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions.
     unsafe { libc::_exit(code) }
 }

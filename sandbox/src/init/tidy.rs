@@ -16,11 +16,16 @@ use super::mountpoint::{Kind, Made, Record};
 use crate::spec::Root;
 
 /// Attributes of overlayfs itself that come and go without a change of the directory.
-const OVERLAY_BOOKKEEPING: [&str; 4] = [
+const OVERLAY_BOOKKEEPING: [&str; 8] = [
     "trusted.overlay.origin",
     "trusted.overlay.impure",
     "trusted.overlay.nlink",
     "trusted.overlay.uuid",
+    // Where it is mounted in a user namespace.
+    "user.overlay.origin",
+    "user.overlay.impure",
+    "user.overlay.nlink",
+    "user.overlay.uuid",
 ];
 
 /// What a layer would say of a directory.

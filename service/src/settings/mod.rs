@@ -14,6 +14,7 @@ mod web_origin;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -346,7 +347,14 @@ fn non_empty_env(name: &str) -> Option<String> {
 
 /// `/var/lib/chalk` for root, else `$XDG_STATE_HOME/chalk` or `~/.local/state/chalk` (XDG base
 /// directory specification); `.chalk-state` when there is no home.
+///
+/// Found out once: the process of an ordinary user may become root of a user namespace later on.
 pub fn default_state_dir() -> PathBuf {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(find_state_dir).clone()
+}
+
+fn find_state_dir() -> PathBuf {
     if rustix::process::geteuid().is_root() {
         return PathBuf::from("/var/lib/chalk");
     }

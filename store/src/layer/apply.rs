@@ -57,6 +57,16 @@ fn io<E: Into<std::io::Error>>(action: &'static str) -> impl FnOnce(E) -> Failur
     move |e| Failure::Io(action, e.into())
 }
 
+/// What it means that an owner cannot be set.
+fn unowned(header: &EntryHeader) -> impl FnOnce(Errno) -> Failure {
+    let owner = EntryProblem::Owner(header.uid, header.gid);
+    move |error| match error {
+        // The one cause that the kernel tells so.
+        Errno::INVAL => owner.into(),
+        error => io("set owner of")(error),
+    }
+}
+
 impl Applier {
     pub(crate) fn new(dir: &Path, options: &UnpackOptions) -> Result<Self> {
         let root = Root::open(dir)
@@ -461,7 +471,7 @@ impl Applier {
         if !self.options.keep_owner {
             return Ok(());
         }
-        rustix::fs::fchown(fd, uid(header), gid(header)).map_err(io("set owner of"))
+        rustix::fs::fchown(fd, uid(header), gid(header)).map_err(unowned(header))
     }
 
     /// Owner and time of what is not opened: links and special files.
@@ -475,7 +485,7 @@ impl Applier {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         if self.options.keep_owner {
             rustix::fs::chownat(parent, name, uid(header), gid(header), flags)
-                .map_err(io("set owner of"))?;
+                .map_err(unowned(header))?;
         }
         rustix::fs::utimensat(parent, name, &times(header.mtime), flags).map_err(io("set time of"))
     }

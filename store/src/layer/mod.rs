@@ -65,7 +65,8 @@ pub enum OverlayAttrs {
 }
 
 impl OverlayAttrs {
-    pub(crate) fn opaque(self) -> &'static str {
+    /// The mark of a directory that hides all of its name in lower layers; its value is `y`.
+    pub fn opaque(self) -> &'static str {
         match self {
             Self::Trusted => "trusted.overlay.opaque",
             Self::User => "user.overlay.opaque",
@@ -198,6 +199,12 @@ pub enum EntryProblem {
     /// `.wh.` with nothing, `.` or `..` behind it.
     #[error("is a whiteout of nothing")]
     Whiteout,
+    /// An owner that this process cannot give files to.
+    #[error(
+        "belongs to user {0}, group {1}, which the user namespace of this process does not have: \
+         give its user more ids in /etc/subuid and /etc/subgid"
+    )]
+    Owner(u32, u32),
     /// A parent that is a file.
     #[error("lies below something that is no directory")]
     NotInDirectory,

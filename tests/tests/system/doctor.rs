@@ -67,7 +67,12 @@ fn ordinary_user(world: &World) {
     assert_eq!(report["ok"], false);
     let user = check(&report, "user");
     assert_eq!(user["status"], "fail", "{report:#}");
-    for words in ["sudo chalk serve", "`server`", "CHALK_API_SERVER"] {
+    for words in [
+        "usermod --add-subuids",
+        "sudo chalk serve",
+        "`server`",
+        "CHALK_API_SERVER",
+    ] {
         assert!(user["todo"].as_str().unwrap().contains(words), "{user:#}");
     }
     assert!(
@@ -75,7 +80,7 @@ fn ordinary_user(world: &World) {
         "{user:#}"
     );
     assert_eq!(check(&report, "kernel")["status"], "ok", "{report:#}");
-    assert_eq!(check(&report, "newuidmap")["status"], "warn", "{report:#}");
+    assert_eq!(check(&report, "newuidmap")["status"], "fail", "{report:#}");
     assert_eq!(check(&report, "fsync")["status"], "ok", "{report:#}");
     // The build says the same, before it begins.
     let project = home.path().join("image.toml");
@@ -83,7 +88,7 @@ fn ordinary_user(world: &World) {
     fs::write(&project, text).unwrap();
     let built = chalk(&["image", "build", "image.toml", "--progress", "quiet"]);
     assert!(!built.status.success(), "{built}");
-    built.says(&["need root", "`server`", "chalk doctor"]);
+    built.says(&["need root", "/etc/subuid gives", "usermod --add-subuids"]);
     // What needs no root works.
     chalk(&["image", "hash", "image.toml"]).ok();
     drop(folder);

@@ -43,6 +43,7 @@ mod quickstart;
 mod regions;
 mod registry;
 mod restarts;
+mod rootless;
 mod sandbox_files;
 mod sandboxes;
 mod secrets;
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 37] = [
+    let modules: [(&str, &[Test]); 38] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("verify", verify::TESTS),
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         ("isolation", isolation::TESTS),
         ("limits", limits::TESTS),
         ("long_logs", long_logs::TESTS),
+        ("rootless", rootless::TESTS),
         ("terminals", terminals::TESTS),
         ("app", app::TESTS),
         ("app_terminal", app_terminal::TESTS),

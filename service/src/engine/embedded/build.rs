@@ -11,6 +11,7 @@ use chalk_core::spec::{BaseImage, StageBase};
 use chalk_core::tree::{Tree, TreeNode};
 use chalk_core::wire::{BuildStep, EventKind, PlanState, PlanStep, StepState};
 use chalk_core::{Digest, Spec};
+use chalk_sandbox::userns::{self, Standing};
 use chalk_store::BlobStore;
 use futures_util::future::{BoxFuture, Shared as SharedFuture};
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
@@ -189,10 +190,9 @@ async fn base_images(
 /// Checks that this user may carry the stages out: processes need an isolated root, and layers of
 /// bases hold files of many owners.
 fn check_rights(lowered: &Lowered) -> Result<(), EngineError> {
-    let user = rustix::process::geteuid();
-    if user.is_root() {
+    let Standing::Ordinary(barrier) = userns::standing() else {
         return Ok(());
-    }
+    };
     let mut needs_root = lowered
         .stages
         .iter()
@@ -205,8 +205,8 @@ fn check_rights(lowered: &Lowered) -> Result<(), EngineError> {
     match needs_root {
         false => Ok(()),
         true => Err(EngineError::Host(format!(
-            "builds need root, and this service runs as user {}: start `chalk serve` as root and set `server` (--server, CHALK_API_SERVER) to its address; `chalk doctor` says what else this user lacks",
-            user.as_raw()
+            "builds need root or a user namespace, and {barrier}: {}; or start `chalk serve` as root and set `server` (--server, CHALK_API_SERVER) to its address; `chalk doctor` says what else this user lacks",
+            barrier.remedy()
         ))),
     }
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use chalk_core::Digest;
 use chalk_sandbox::users::{ResolvedUser, resolve};
 use chalk_store::BlobStore;
-use chalk_store::layer::OverlayAttrs;
 use chalk_store::stack::Stack;
 
 use super::copy::{Source, export};
 use super::layers::{LayerDir, LayerDirs};
 use super::merge::merge;
+use super::owners::overlay_attrs;
 use super::run::StepError;
 use crate::engine::EngineError;
 
@@ -101,7 +101,7 @@ impl Chain {
         let lower = self.lower_dirs(into);
         let (path, into, store) = (path.to_owned(), into.to_owned(), store.clone());
         blocking(move || {
-            let stack = Stack::open(&lower, OverlayAttrs::Trusted).map_err(|e| e.to_string())?;
+            let stack = Stack::open(&lower, overlay_attrs()).map_err(|e| e.to_string())?;
             export(Source::Layers(stack), &path, &into, &store)
         })
         .await
@@ -114,7 +114,7 @@ impl Chain {
 /// When there is no such user or group; in words.
 pub(super) fn user_in(lower: &[PathBuf], spec: &str) -> Result<ResolvedUser, String> {
     let real = lower.iter().filter(|dir| !dir.as_os_str().is_empty());
-    let stack = Stack::open(real, OverlayAttrs::Trusted).map_err(|e| e.to_string())?;
+    let stack = Stack::open(real, overlay_attrs()).map_err(|e| e.to_string())?;
     let read = |path: &str| -> Result<Vec<u8>, String> {
         let found = stack.read(path, USERS_LIMIT).map_err(|e| e.to_string())?;
         Ok(found.unwrap_or_default())

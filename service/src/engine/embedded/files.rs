@@ -6,7 +6,6 @@ use chalk_core::Digest;
 use chalk_core::lower::{Action, Chmod, Copy, CopySource, Download};
 use chalk_core::tree::Tree;
 use chalk_store::BlobStore;
-use chalk_store::layer::OverlayAttrs;
 use chalk_store::stack::Stack;
 
 use super::Shared;
@@ -14,6 +13,7 @@ use super::build::TREE_LIMIT;
 use super::chain::{blocking, user_in};
 use super::copy::{Contents, Job, MTIME, Source, Virtual, Write, export, write};
 use super::download::{Fetched, fetch};
+use super::owners::overlay_attrs;
 use super::run::{Runner, StepError};
 use crate::engine::EngineError;
 
@@ -134,7 +134,7 @@ impl Planned {
                 let source = match from {
                     From::Tree(digest) => Source::Virtual(read_tree(digest, store)?),
                     From::Layers(dirs) => Source::Layers(
-                        Stack::open(&dirs, OverlayAttrs::Trusted).map_err(|e| e.to_string())?,
+                        Stack::open(&dirs, overlay_attrs()).map_err(|e| e.to_string())?,
                     ),
                     From::Blob { digest, mode } => {
                         let name = copy.sources.first().map_or("file", String::as_str);

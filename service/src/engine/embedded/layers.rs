@@ -9,10 +9,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use chalk_core::Digest;
-use chalk_store::layer::{LayerError, UnpackOptions, Unpacked, unpack_as, unpack_blob};
+use chalk_store::layer::{LayerError, Target, UnpackOptions, Unpacked, unpack_as, unpack_blob};
 use chalk_store::snapshots::{NewSnapshot, SnapshotError, Snapshots};
 use chalk_store::{BlobStore, Follower};
 use tokio::sync::Mutex as AsyncMutex;
+
+use super::owners::overlay_attrs;
+
+/// How a layer becomes a directory that this process can stack.
+fn for_overlays() -> UnpackOptions {
+    UnpackOptions {
+        target: Target::Snapshot(overlay_attrs()),
+        ..UnpackOptions::default()
+    }
+}
 
 /// Ends the name of a layer that hides everything below it.
 const OPAQUE: &str = "-opaque";
@@ -181,8 +191,7 @@ impl LayerDirs {
     ) -> Result<Arc<LayerDir>, DirError> {
         let (diff_id, blob, store) = (*diff_id, *blob, store.clone());
         self.unpacked(diff_id, move |dir| {
-            let options = UnpackOptions::default();
-            unpack_blob(&store, &blob, Some(&diff_id), dir, &options)
+            unpack_blob(&store, &blob, Some(&diff_id), dir, &for_overlays())
         })
         .await
     }
@@ -199,8 +208,7 @@ impl LayerDirs {
     ) -> Result<Arc<LayerDir>, DirError> {
         let (diff_id, layer) = (*diff_id, blob.to_string());
         self.unpacked(diff_id, move |dir| {
-            let options = UnpackOptions::default();
-            unpack_as(arriving, &layer, Some(&diff_id), dir, &options)
+            unpack_as(arriving, &layer, Some(&diff_id), dir, &for_overlays())
         })
         .await
     }

@@ -15,7 +15,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-const OPAQUE: &str = "trusted.overlay.opaque";
+use super::owners::overlay_attrs;
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -82,7 +82,7 @@ fn lay_over(from: &OwnedFd, into: &OwnedFd) -> Result<()> {
         lay_over(&part, &target)?;
         dress(&part, &stat, &target)?;
         if hides {
-            rustix::fs::fsetxattr(&target, OPAQUE, b"y", XattrFlags::empty())?;
+            rustix::fs::fsetxattr(&target, overlay_attrs().opaque(), b"y", XattrFlags::empty())?;
         }
     }
     Ok(())
@@ -102,7 +102,7 @@ fn is_dir(stat: &Stat) -> bool {
 
 fn is_opaque(dir: impl AsFd) -> Result<bool> {
     let mut value = [0_u8; 8];
-    match rustix::fs::fgetxattr(dir, OPAQUE, &mut value[..]) {
+    match rustix::fs::fgetxattr(dir, overlay_attrs().opaque(), &mut value[..]) {
         Ok(length) => Ok(value.get(..length) == Some(b"y")),
         Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
         Err(error) => Err(error),
@@ -139,7 +139,10 @@ fn dress(from: &OwnedFd, stat: &Stat, target: &OwnedFd) -> Result<()> {
         other => other?,
     };
     for name in names[..length].split(|b| *b == 0) {
-        if name.is_empty() || name.starts_with(b"trusted.overlay.") {
+        let is_mark = [&b"trusted.overlay."[..], b"user.overlay."]
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
+        if name.is_empty() || is_mark {
             continue;
         }
         let name = OsStr::from_bytes(name);
@@ -176,7 +179,7 @@ mod tests {
         for entry in entries {
             if let Some(path) = entry.strip_suffix("/!") {
                 fs::create_dir_all(dir.join(path)).unwrap();
-                xattr::set(dir.join(path), OPAQUE, b"y").unwrap();
+                xattr::set(dir.join(path), overlay_attrs().opaque(), b"y").unwrap();
             } else if let Some(path) = entry.strip_suffix('!') {
                 fs::create_dir_all(dir.join(path).parent().unwrap()).unwrap();
                 let kind = FileType::CharacterDevice;

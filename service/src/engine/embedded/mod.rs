@@ -18,6 +18,7 @@ mod join;
 mod layers;
 mod merge;
 mod output;
+mod owners;
 mod publish;
 mod push;
 mod resume;
@@ -158,6 +159,7 @@ impl EmbeddedEngine {
         for part in ["steps", "tools", "caches", "empty"] {
             std::fs::create_dir_all(dir.join(part)).map_err(|e| failed("make", e.to_string()))?;
         }
+        sweep_temporary(dir).map_err(|e| failed("tidy", e.to_string()))?;
         for part in ["steps", "tools"] {
             sweep_temporary(&dir.join(part)).map_err(|e| failed("tidy", e.to_string()))?;
         }
@@ -165,6 +167,7 @@ impl EmbeddedEngine {
         // reach, however open the directories above are.
         rustix::fs::chmod(dir, rustix::fs::Mode::RWXU)
             .map_err(|e| failed("close", e.to_string()))?;
+        owners::claim(dir)?;
         let scratch = dir.join("scratch");
         scratch::sweep(&scratch)?;
         let snapshots =

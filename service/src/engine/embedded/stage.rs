@@ -16,6 +16,7 @@ use super::build::{Build, StageFuture, stages_read};
 use super::chain::Chain;
 use super::layers::LayerDir;
 use super::output::StepLog;
+use super::owners::overlay_attrs;
 use super::resume::Start;
 use super::run::{Runner, StepError};
 use super::steps::{Entry, Layer};
@@ -370,6 +371,7 @@ impl<'a> Build<'a> {
     pub(super) fn pack_options(&self) -> PackOptions {
         PackOptions {
             compression: layer_compression(self.compression()),
+            overlay: overlay_attrs(),
             ..PackOptions::default()
         }
     }

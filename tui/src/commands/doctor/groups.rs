@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use chalk_sandbox::cgroup::{CgroupError, Controller, Group, Hierarchies, Limits, TOP};
+use chalk_sandbox::userns::{self, Standing};
 
 use super::Check;
 
@@ -74,12 +75,17 @@ fn trial(hierarchies: &Hierarchies) -> Check {
         }
         Err(error) => {
             let cause = error.source().map(|e| format!(": {e}")).unwrap_or_default();
-            let todo = match rustix::process::geteuid().is_root() {
-                true => {
+            let todo = match userns::standing() {
+                Standing::Root => {
                     "give the container its control groups writable (`docker run --privileged`, \
                      or `Delegate=yes` in the unit of systemd)"
                 }
-                false => "only root, or a unit of systemd with `Delegate=yes`, may make them",
+                _ => {
+                    "build steps run without limits, and `build.memory`, `build.pids` and \
+                     `build.cpus` must stay unset: an ordinary user has control groups only in a unit of \
+                     its own on a host with version 2 (`systemd-run --user --scope -p Delegate=yes chalk \
+                     serve`)"
+                }
             };
             Check::warn(name, format!("{error}{cause}"), todo)
         }

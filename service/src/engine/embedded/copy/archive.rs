@@ -3,10 +3,11 @@
 use std::io::{self, BufReader, Cursor, Read};
 use std::path::Path;
 
-use chalk_store::layer::{OverlayAttrs, Target, UnpackOptions, decompress, unpack as unpack_layer};
+use chalk_store::layer::{Target, UnpackOptions, decompress, unpack as unpack_layer};
 use chalk_store::stack::Stack;
 
 use super::source::{Source, words};
+use crate::engine::embedded::owners::overlay_attrs;
 
 const BZIP2: &[u8] = b"BZh";
 const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
@@ -76,7 +77,7 @@ pub(super) fn unpack(stream: Stream, dir: &Path) -> Result<(), String> {
 
 /// What was unpacked, as a source.
 pub(super) fn source(dir: &Path) -> Result<Source, String> {
-    let stack = Stack::open([dir], OverlayAttrs::Trusted).map_err(|e| words(&e))?;
+    let stack = Stack::open([dir], overlay_attrs()).map_err(|e| words(&e))?;
     Ok(Source::Layers(stack))
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use chalk_store::layer::OverlayAttrs;
+use chalk_store::layer::EntryProblem;
 use chalk_store::stack::{EntryKind, Stack, StackEntry};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
@@ -17,6 +17,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::source::{MTIME, Result, join, words};
+use crate::engine::embedded::owners::overlay_attrs;
 
 /// Most symbolic links followed for one path, as Linux has it.
 const MAX_LINKS: usize = 40;
@@ -65,6 +66,18 @@ fn failed<'a>(doing: &'a str, path: &'a [u8]) -> impl FnOnce(Errno) -> String + 
     move |error| format!("cannot {doing} `{}`: {error}", shown(path))
 }
 
+/// What it means that an owner cannot be set.
+fn unowned(owner: (u32, u32), path: &[u8]) -> impl FnOnce(Errno) -> String {
+    move |error| match error {
+        // The one cause that the kernel tells so.
+        Errno::INVAL => {
+            let owner = EntryProblem::Owner(owner.0, owner.1);
+            format!("`{}` {owner}", shown(path))
+        }
+        error => failed("set the owner of", path)(error),
+    }
+}
+
 fn os(name: &[u8]) -> &OsStr {
     OsStr::from_bytes(name)
 }
@@ -81,7 +94,7 @@ impl Dest {
             .map_err(|e| format!("cannot open {}: {e}", upper.display()))?;
         let below = match lower {
             [] => None,
-            some => Some(Stack::open(some, OverlayAttrs::Trusted).map_err(|e| words(&e))?),
+            some => Some(Stack::open(some, overlay_attrs()).map_err(|e| words(&e))?),
         };
         Ok(Self {
             upper: upper.to_owned(),
@@ -461,7 +474,7 @@ fn set(
     let (uid, gid) = facts.owner;
     // In this order: a change of owner takes set-ID bits and capabilities away.
     rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-        .map_err(failed("set the owner of", path))?;
+        .map_err(unowned(facts.owner, path))?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(facts.mode & 0o7777))
         .map_err(failed("set the mode of", path))?;
     for (name, value) in attributes {
@@ -475,7 +488,7 @@ fn set_named(dir: &DestDir, name: &[u8], facts: Facts, path: &[u8]) -> Result<()
     let (uid, gid) = facts.owner;
     let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     rustix::fs::chownat(&dir.fd, os(name), uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(failed("set the owner of", path))?;
+        .map_err(unowned(facts.owner, path))?;
     rustix::fs::utimensat(
         &dir.fd,
         os(name),
