@@ -138,17 +138,18 @@ fn project() -> Project {
 [image]
 debian_slim = "3.12"
 [[step]]
-run_commands = [
-  "mkdir /data /data/sub && echo one > /data/file && echo two > /data/sub/two && ln /data/file /data/link",
-  "chown 100:200 /data /data/sub && chown 65534:65534 /data/file && chmod 4755 /data/file && mkfifo /data/fifo",
-  "cp /bin/true /data/tool && python3 -c 'import os; os.setxattr(\"/data/tool\", \"security.capability\", bytes.fromhex(\"{capability}\")); os.setxattr(\"/data/sub\", \"user.note\", b\"kept\")'",
-  "rm /etc/issue && find /data /etc -xdev -exec touch --no-dereference --date @86400 {{}} +",
-]
+run_commands = ["""
+mkdir /data /data/sub && echo one > /data/file && echo two > /data/sub/two && ln /data/file /data/link &&
+chown 100:200 /data /data/sub && chown 65534:65534 /data/file && chmod 4755 /data/file && mkfifo /data/fifo &&
+cp /bin/true /data/tool && rm /etc/issue &&
+python3 -B -c 'import os; os.setxattr("/data/tool", "security.capability", bytes.fromhex("{capability}")); os.setxattr("/data/sub", "user.note", b"kept")' &&
+find /data -exec touch --no-dereference --date @86400 {{}} + && touch --date @86400 /etc
+"""]
 [[step]]
-run_commands = [
-  "rm -r /data/sub && mkdir /data/sub && echo new > /data/sub/new && chmod 700 /data/tool",
-  "find /data /etc -xdev -exec touch --no-dereference --date @86400 {{}} +",
-]
+run_commands = ["""
+rm -r /data/sub && mkdir /data/sub && echo new > /data/sub/new && chmod 700 /data/tool &&
+find /data -exec touch --no-dereference --date @86400 {{}} +
+"""]
 [[step]]
 add_local_file = {{ src = "app.py", dest = "/app/app.py", strategy = "copy" }}
 "#
