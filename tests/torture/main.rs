@@ -20,6 +20,7 @@ mod clients;
 mod disk;
 mod facts;
 mod leaks;
+mod nodes;
 mod payload;
 mod peer;
 mod plan;
@@ -27,7 +28,10 @@ mod process;
 mod proxy;
 mod recipe;
 mod report;
+mod setting;
 mod trial;
+mod volumes;
+mod work;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -40,7 +44,7 @@ use clap::Parser;
 
 use plan::{Kind, Plan};
 use report::Report;
-use trial::Setting;
+use setting::Setting;
 
 /// How often a held run looks whether it may go on.
 const HELD: Duration = Duration::from_millis(200);
@@ -109,7 +113,7 @@ fn main() -> ExitCode {
         Some(trial) => vec![trial],
         None => (options.from..options.from + options.trials).collect(),
     };
-    let report = Mutex::new(Report::new(setting.points.iter().cloned().collect()));
+    let report = Mutex::new(Report::new(setting.points.all()));
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
