@@ -300,7 +300,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    async fn files(&self, hash: &str) -> Fallible<BTreeMap<String, String>> {
+    /// Pulls an image; gives the files of its steps.
+    pub(crate) async fn files(&self, hash: &str) -> Fallible<BTreeMap<String, String>> {
         let tag = hash.trim_start_matches("sha256:");
         let found = self.client.manifest("chalk/images", tag).await?;
         let (_, bytes) = found.ok_or("it has no manifest")?;

@@ -290,7 +290,19 @@ impl Trial<'_> {
                     }
                 }
                 Err(error) => self.wrong(Wrong::Resume, format!("image {hash}: {error}")),
-                Ok(build) if build["status"] == "reused" || rotten => {}
+                Ok(_) if rotten => {
+                    // A build takes cached layers as they are: one that rotted and that nobody has
+                    // read yet is noticed by a pull, and made anew by the next build.
+                    let none = BTreeSet::new();
+                    let check = Check::new(client, &worker.shared, &none);
+                    if check.files(&hash).await.is_err()
+                        && let Err(error) = worker.build(&begun.recipe, None).await
+                    {
+                        let what = format!("image {hash} cannot be made anew: {error}");
+                        self.wrong(Wrong::Resume, what);
+                    }
+                }
+                Ok(build) if build["status"] == "reused" => {}
                 Ok(build) => {
                     let steps = build["steps"].as_array().cloned().unwrap_or_default();
                     let again = steps
