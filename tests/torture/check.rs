@@ -300,8 +300,13 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Pulls an image; gives the files of its steps.
-    pub(crate) async fn files(&self, hash: &str) -> Fallible<BTreeMap<String, String>> {
+    /// Reads all that belongs to an image.
+    pub(crate) async fn all_of(&self, hash: &str) -> Fallible<()> {
+        self.client.get(&format!("/v1/images/{hash}")).await?;
+        self.files(hash).await.map(drop)
+    }
+
+    async fn files(&self, hash: &str) -> Fallible<BTreeMap<String, String>> {
         let tag = hash.trim_start_matches("sha256:");
         let found = self.client.manifest("chalk/images", tag).await?;
         let (_, bytes) = found.ok_or("it has no manifest")?;

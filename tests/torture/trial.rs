@@ -295,7 +295,7 @@ impl Trial<'_> {
                     // read yet is noticed by a pull, and made anew by the next build.
                     let none = BTreeSet::new();
                     let check = Check::new(client, &worker.shared, &none);
-                    if check.files(&hash).await.is_err()
+                    if check.all_of(&hash).await.is_err()
                         && let Err(error) = worker.build(&begun.recipe, None).await
                     {
                         let what = format!("image {hash} cannot be made anew: {error}");

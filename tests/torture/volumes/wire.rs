@@ -250,10 +250,14 @@ struct GetFile {
     path: String,
 }
 
+/// `SignedPackEntryRef` and `SignedChunkRef`, which look the same as far as we read.
 #[derive(Clone, PartialEq, Eq, Message)]
 struct Signed {
     #[prost(string, tag = "1")]
     signed_download_uri: String,
+    /// Called `pack_id` in a pack.
+    #[prost(string, tag = "4")]
+    hash: String,
 }
 
 /// `PackedFileContent` and `ChunkedFileContent`, which look the same as far as we read.
@@ -474,7 +478,12 @@ impl Client {
         let parts = [reply.packed, reply.chunked].into_iter().flatten();
         for part in parts.flat_map(|parts| parts.parts) {
             let got = self.send(Method::GET, &part.signed_download_uri, &[], Vec::new());
-            bytes.extend(got.await?.ok()?.body);
+            let got = got.await?.ok()?.body;
+            // What comes in parts is for the client to check.
+            if hash(&got) != part.hash {
+                return Err(format!("{path} has other bytes than {}", part.hash));
+            }
+            bytes.extend(got);
         }
         Ok(Some(bytes))
     }
