@@ -8,6 +8,7 @@
 //! | `POST /v1/resolve` | [`ResolveRequest`] | [`Resolved`] |
 //! | `POST /v1/plan` | [`ResolveRequest`] | [`Plan`] |
 //! | `POST /v1/blobs/missing` | [`BlobList`] | [`BlobList`] |
+//! | `POST /v1/blobs` | many small blobs, framed as [`blob_batch`] says | 201 when all are there |
 //! | `PUT /v1/blobs/{digest}` | the bytes | 201 |
 //! | `POST /v1/builds` | [`BuildRequest`] | [`BuildReply`] |
 //! | `GET /v1/builds?limit=&name=&hash=` | | `[`[`Build`]`]`, newest first |
@@ -65,6 +66,7 @@
 //! Every call but health carries `Authorization: Bearer <token>`. Errors are [`Problem`]s.
 
 pub mod agent;
+pub mod blob_batch;
 mod nodes;
 pub mod problem;
 mod sandboxes;

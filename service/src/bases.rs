@@ -15,8 +15,8 @@ use bytes::Bytes;
 use chalk_core::spec::BaseImage;
 use chalk_core::{Digest, Platform, Reference};
 use chalk_store::registry::{Client, Manifest, Progress};
-use chalk_store::{Blob, BlobStore};
-use tokio::sync::Mutex as AsyncMutex;
+use chalk_store::{Blob, BlobStore, Follower};
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
 pub use error::BaseError;
 pub(crate) use image::Base;
@@ -284,7 +284,7 @@ impl Bases {
         if blob.size > DOCUMENT_LIMIT {
             return Err(invalid(format!("its config has {} bytes", blob.size)));
         }
-        self.pull(reference, origin, &blob, &Progress::none())
+        self.pull(reference, origin, &blob, &Progress::none(), None)
             .await?;
         let config = self
             .blobs
@@ -309,7 +309,8 @@ impl Bases {
         Ok(base)
     }
 
-    /// Brings a layer of a base into the store.
+    /// Brings a layer of a base into the store. If it has to be downloaded, `follower` can read it
+    /// meanwhile (see [`Client::pull_followed`]).
     ///
     /// # Errors
     /// See [`BaseError`].
@@ -318,8 +319,9 @@ impl Bases {
         base: &Base,
         blob: &Blob,
         progress: &Progress,
+        follower: Option<oneshot::Sender<Follower>>,
     ) -> Result<(), BaseError> {
-        self.pull(&base.reference, &base.origin, blob, progress)
+        self.pull(&base.reference, &base.origin, blob, progress, follower)
             .await
     }
 
@@ -329,6 +331,7 @@ impl Bases {
         origin: &Origin,
         blob: &Blob,
         progress: &Progress,
+        follower: Option<oneshot::Sender<Follower>>,
     ) -> Result<(), BaseError> {
         let (digest, size) = (blob.digest, blob.size);
         let there = self.blobs.run(move |blobs| blobs.size(digest)).await;
@@ -343,7 +346,7 @@ impl Bases {
                 .map_err(|e| storage(reference, &e)),
             Origin::Upstream(reference) => self
                 .client
-                .pull_blob(reference, blob, &self.blobs, progress)
+                .pull_followed(reference, blob, &self.blobs, progress, follower)
                 .await
                 .map_err(|e| BaseError::of(reference, &Platform::default(), &e)),
         }

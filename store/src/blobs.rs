@@ -21,7 +21,11 @@ use chalk_core::{AnyDigest, Digest};
 use sha2::{Digest as _, Sha256};
 
 use crate::failpoint::{Step, around};
+use crate::follow::{Followed, Follower};
 use crate::verify::{VerifiedBlob, mismatch_or};
+
+/// Bytes of a blob after which the disk is asked to take them in.
+const WRITEBACK: u64 = 8 << 20;
 
 /// What a blob store can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -180,6 +184,8 @@ impl BlobStore {
             file,
             hasher: Sha256::new(),
             size: 0,
+            sent: 0,
+            followed: None,
         })
     }
 
@@ -340,7 +346,11 @@ impl BlobStore {
                 continue;
             };
             if file.try_lock().is_ok() {
-                match fs::remove_file(&path) {
+                let removed = match file.metadata() {
+                    Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
+                    _ => fs::remove_file(&path),
+                };
+                match removed {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => {
                         return Err(BlobError::io("remove", path, e));
                     }
@@ -386,6 +396,9 @@ pub struct BlobWriter {
     file: File,
     hasher: Sha256,
     size: u64,
+    /// How many of its bytes the disk was asked to take in.
+    sent: u64,
+    followed: Option<Followed>,
 }
 
 impl BlobWriter {
@@ -396,6 +409,17 @@ impl BlobWriter {
 
     fn path(&self) -> PathBuf {
         self.temp.0.clone().unwrap_or_default()
+    }
+
+    /// One who reads the blob from its start while it is written. He ends well once
+    /// [`commit`](Self::commit) has found the expected digest, before the blob is durable and has
+    /// its name.
+    pub fn follow(&mut self) -> Result<Follower> {
+        let path = self.path();
+        let followed = self.followed.get_or_insert_default();
+        followed.wrote(self.size);
+        let follower = followed.follower(&path);
+        follower.map_err(|e| BlobError::io("open", path, e))
     }
 
     fn push(&mut self, bytes: &[u8]) -> Result<()> {
@@ -418,6 +442,9 @@ impl BlobWriter {
                     digest: actual,
                     size: self.size,
                 };
+                if let Some(followed) = &self.followed {
+                    followed.whole();
+                }
                 self.store.adopt(&self.file, &mut self.temp, blob)
             }
         }
@@ -427,8 +454,15 @@ impl BlobWriter {
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.file.write(bytes)?;
+        if let Some(followed) = &self.followed {
+            followed.wrote(self.size + n as u64);
+        }
         self.hasher.update(&bytes[..n]);
         self.size += n as u64;
+        if self.size - self.sent >= WRITEBACK {
+            start_writeback(&self.file, self.sent, self.size - self.sent);
+            self.sent = self.size;
+        }
         Ok(n)
     }
 
@@ -436,6 +470,26 @@ impl Write for BlobWriter {
         Ok(())
     }
 }
+
+/// Asks the disk to take in a part of a file, without waiting for it: the sync at the end finds less
+/// left to do. Its failure is no matter, since that sync would tell of it.
+#[cfg(target_os = "linux")]
+fn start_writeback(file: &File, offset: u64, length: u64) {
+    use std::os::fd::AsRawFd;
+    let (offset, length) = (offset.cast_signed(), length.cast_signed());
+    // SAFETY: the descriptor is open, and the call reads and writes no memory of ours.
+    unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            offset,
+            length,
+            libc::SYNC_FILE_RANGE_WRITE,
+        );
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn start_writeback(_: &File, _: u64, _: u64) {}
 
 /// A temporary file that goes when this is dropped, unless it was renamed.
 #[derive(Debug)]
@@ -537,5 +591,8 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
         .map_err(|e| BlobError::io("sync", dir, e))
 }
 
+mod batch;
 #[cfg(test)]
 mod tests;
+
+pub use batch::BlobBatch;

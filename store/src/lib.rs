@@ -8,15 +8,17 @@
 //! into a pile of such directories without mounting it. [`archive`] brings whole images in and
 //! out as files, [`registry`] over the network, and [`tree`] lists a local directory.
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "images"))]
 pub mod archive;
 pub mod blobs;
 #[cfg(unix)]
 pub mod erofs;
 pub mod failpoint;
+mod follow;
 #[cfg(unix)]
 pub mod layer;
 mod names;
+#[cfg(feature = "images")]
 pub mod registry;
 pub mod sink;
 #[cfg(unix)]
@@ -28,5 +30,6 @@ pub mod tree;
 pub mod uploads;
 mod verify;
 
-pub use blobs::{Blob, BlobError, BlobStore, BlobWriter};
+pub use blobs::{Blob, BlobBatch, BlobError, BlobStore, BlobWriter};
+pub use follow::Follower;
 pub use verify::{VerifiedBlob, VerifyingReader};

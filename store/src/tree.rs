@@ -1,14 +1,14 @@
 //! Local files, as a declaration sees them: the disk behind [`chalk_core::source::Source`].
 
+mod hash;
+
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use chalk_core::Digest;
 use chalk_core::source::{FileFacts, Listed, ListedKind, Source, SourceError};
-use sha2::{Digest as _, Sha256};
 
 /// Most bytes of a file that is read as text.
 const TEXT: u64 = 16 << 20;
@@ -103,7 +103,7 @@ impl Source for LocalFiles {
         std::thread::scope(|scope| {
             for _ in 0..self.threads.min(paths.len()) {
                 scope.spawn(|| {
-                    let mut buffer = vec![0; 256 * 1024];
+                    let mut buffer = vec![0; hash::PIECE];
                     let mut mine = Vec::new();
                     loop {
                         let i = next.fetch_add(1, Ordering::Relaxed);
@@ -197,23 +197,11 @@ fn join(dir: &str, name: &str) -> String {
 }
 
 fn facts(path: &Path, buffer: &mut [u8]) -> Result<FileFacts, String> {
-    let mut file = open_file(path)?;
+    let file = open_file(path)?;
     let meta = file.metadata().map_err(|e| e.to_string())?;
-    let mut hasher = Sha256::new();
-    let mut size = 0;
-    loop {
-        match file.read(buffer) {
-            Ok(0) => break,
-            Ok(n) => {
-                hasher.update(&buffer[..n]);
-                size += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e.to_string()),
-        }
-    }
+    let (digest, size) = hash::hash(&file, meta.len(), buffer).map_err(|e| e.to_string())?;
     Ok(FileFacts {
-        digest: Digest::from_bytes(hasher.finalize().into()),
+        digest,
         executable: is_executable(&meta),
         size,
     })
@@ -237,6 +225,8 @@ mod tests {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use chalk_core::Digest;
 
     use super::*;
 

@@ -20,8 +20,11 @@ mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use chalk_tests::World;
+use chalk_tests::{World, interrupt, is_interrupted};
 use serde_json::json;
 
 use row::Row;
@@ -29,7 +32,9 @@ use row::Row;
 /// Name and body of a part.
 type Part = (&'static str, fn(&World) -> Vec<Row>);
 
+/// The biggest first, as long as the disk is empty.
 const BUILDS: [Part; 8] = [
+    ("base", builds::base),
     ("cold", builds::cold),
     ("unchanged", builds::unchanged),
     ("package", builds::package),
@@ -37,7 +42,6 @@ const BUILDS: [Part; 8] = [
     ("directory", builds::directory),
     ("files", builds::files),
     ("pack", builds::pack),
-    ("base", builds::base),
 ];
 
 const SERVICE: [Part; 5] = [
@@ -62,6 +66,9 @@ const APP: [Part; 3] = [
     ("load", app::load),
     ("log", app::long_log),
 ];
+
+/// Exit code after an interrupt.
+const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -89,18 +96,25 @@ fn main() -> ExitCode {
         eprintln!("there is no part `{unknown}`: {}", names.join(", "));
         return ExitCode::FAILURE;
     }
+    watch();
     let world = World::new();
     let mut rows = Vec::new();
     for (name, measure) in parts {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
+            let began = Instant::now();
             eprintln!("measuring {name}");
             // What a part that fails has started ends as it unwinds; the files are ours to remove.
-            let Ok(found) = catch_unwind(AssertUnwindSafe(|| measure(&world))) else {
+            let found = catch_unwind(AssertUnwindSafe(|| measure(&world)));
+            let Some(found) = found.ok().filter(|_| !is_interrupted()) else {
                 if let Err(error) = world.tear_down() {
                     eprintln!("{error}");
                 }
-                return ExitCode::FAILURE;
+                return match is_interrupted() {
+                    true => ExitCode::from(INTERRUPTED),
+                    false => ExitCode::FAILURE,
+                };
             };
+            eprintln!("measured {name} in {:.0} s", began.elapsed().as_secs_f64());
             rows.extend(found);
         }
     }
@@ -113,4 +127,31 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// After a signal that asks for it, what is measured ends, so that the part fails, and removes what it
+/// made as it unwinds; nobody wants to hear then what failed.
+fn watch() {
+    let flag = Arc::new(AtomicBool::new(false));
+    let (int, term, hup) = (
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGHUP,
+    );
+    for signal in [int, term, hup] {
+        signal_hook::flag::register(signal, Arc::clone(&flag)).expect("a handler");
+    }
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !is_interrupted() {
+            usual(panic);
+        }
+    }));
+    std::thread::spawn(move || {
+        while !flag.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        eprintln!("interrupted: stopping what runs, and removing what was made");
+        interrupt();
+    });
 }

@@ -1,8 +1,10 @@
 //! Rows of the table, and the statistics that stand in them.
 
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use chalk_tests::output;
 use serde_json::{Value, json};
 
 /// A case with what was measured.
@@ -91,9 +93,8 @@ pub(crate) fn times(count: usize, mut prepare: impl FnMut(), mut run: impl FnMut
 /// standard output. Nothing polls, so that what takes a few milliseconds can be told apart.
 #[track_caller]
 pub(crate) fn timed(command: &mut Command) -> (f64, String) {
-    command.stdin(Stdio::null());
     let start = Instant::now();
-    let output = command.output().unwrap();
+    let output = output(command).unwrap();
     let time = milliseconds(start.elapsed());
     let (said, status) = (String::from_utf8_lossy(&output.stderr), output.status);
     assert!(status.success(), "{command:?}: {status}\n{said}");
@@ -109,6 +110,16 @@ pub(crate) fn rounds(usual: usize) -> usize {
 pub(crate) fn number(variable: &str, usual: usize) -> usize {
     let text = std::env::var(variable).ok();
     text.map_or(usual, |text| text.parse().expect("a number"))
+}
+
+/// So many MiB, or as many as the disk of a folder has room for `times` over; whole GiB, at least one.
+pub(crate) fn fitting(folder: &Path, mebibytes: usize, times: usize) -> usize {
+    /// Left to everybody else.
+    const SPARE: u64 = 8 << 30;
+    let disk = rustix::fs::statvfs(folder).unwrap();
+    let free = (disk.f_bavail * disk.f_frsize).saturating_sub(SPARE);
+    let most = usize::try_from(free >> 30).unwrap() / times;
+    mebibytes.min(most.max(1) << 10)
 }
 
 /// A duration in milliseconds.

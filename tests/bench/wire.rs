@@ -21,6 +21,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// Value of `Location`, if there is one.
     pub(crate) location: Option<String>,
+    /// What the server says that it took, in milliseconds (`Server-Timing`).
+    pub(crate) server: Option<f64>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -60,7 +62,7 @@ impl Connection {
         let mut lines = text.lines();
         let status = lines.next().and_then(|line| line.split(' ').nth(1));
         let status = status.and_then(|word| word.parse().ok());
-        let (mut length, mut location) = (0, None);
+        let (mut length, mut location, mut server) = (0, None, None);
         for line in lines {
             let Some((name, value)) = line.split_once(':') else {
                 continue;
@@ -69,6 +71,9 @@ impl Connection {
                 length = value.trim().parse().unwrap();
             } else if name.eq_ignore_ascii_case("location") {
                 location = Some(value.trim().to_owned());
+            } else if name.eq_ignore_ascii_case("server-timing") {
+                let milliseconds = value.split_once("dur=").map(|(_, dur)| dur.trim());
+                server = milliseconds.and_then(|dur| dur.parse().ok());
             }
             assert!(!name.eq_ignore_ascii_case("transfer-encoding"), "{text}");
         }
@@ -79,6 +84,7 @@ impl Connection {
         Answer {
             status: status.unwrap_or_else(|| panic!("no answer: {text}")),
             location,
+            server,
             body: self.buffer[end..whole].to_vec(),
         }
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -97,6 +97,21 @@ pub fn tool<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = 
     let mut command = Command::new(program);
     command.args(arguments);
     command
+}
+
+/// Runs a command to its end, however long it takes, and gives all that it said. Nothing polls, so that
+/// what takes a few milliseconds can be told apart.
+///
+/// # Errors
+/// When it cannot be started, also after [`interrupt`](crate::interrupt).
+pub fn output(command: &mut Command) -> std::io::Result<Output> {
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = spawn(command)?;
+    let pid = child.id();
+    let output = child.wait_with_output();
+    forget(pid);
+    output
 }
 
 /// Runs a command to its end. One that takes longer than any should is killed, and fails the test.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crate::command::tool;
 use crate::network::Host;
 use crate::patience::wait_until;
-use crate::world::{forget, spawn};
+use crate::world::{forget, is_interrupted, spawn};
 
 /// A running `docker-registry` without logins. Dropping it kills it.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ impl Distribution {
 
 impl Drop for Distribution {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() && !is_interrupted() {
             eprintln!("--- log of {}\n{}---", self.address, self.log());
         }
         self.kill();

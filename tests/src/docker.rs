@@ -25,7 +25,8 @@ pub struct Docker {
 
 impl Docker {
     /// Starts a daemon whose data lie in `folder`.
-    pub(crate) fn start(folder: &Path) -> Self {
+    #[track_caller]
+    pub fn start(folder: &Path) -> Self {
         let dockerd = tool("dockerd", ["--iptables=false", "--bridge=none"]);
         Self::with(dockerd, folder)
     }

@@ -27,7 +27,7 @@ mod simulator;
 mod talk;
 mod world;
 
-pub use command::{Chalk, Ran, Running, run, tool};
+pub use command::{Chalk, Ran, Running, output, run, tool};
 pub use distribution::Distribution;
 pub use docker::Docker;
 pub use fleet::{Fleet, QUICK, STEADY, targets};
@@ -44,4 +44,4 @@ pub use screen::Screen;
 pub use service::Service;
 pub use simulator::Simulator;
 pub use talk::Talk;
-pub use world::{World, unique};
+pub use world::{World, interrupt, is_interrupted, unique};

@@ -11,7 +11,7 @@ use crate::command::{Chalk, Ran, tool};
 use crate::http::request_at;
 use crate::network::Host;
 use crate::patience::PATIENCE;
-use crate::world::{forget, spawn};
+use crate::world::{forget, is_interrupted, spawn};
 
 /// A service on a state directory of its own. Dropping it stops the service; the directory is the
 /// world's to remove.
@@ -286,7 +286,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         if self.child.is_some() {
-            if std::thread::panicking() {
+            if std::thread::panicking() && !is_interrupted() {
                 eprintln!(
                     "--- log of the service on {}\n{}---",
                     self.state.display(),

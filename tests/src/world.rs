@@ -48,6 +48,22 @@ pub(crate) fn forget(pid: u32) {
     }
 }
 
+/// Starts nothing from now on and asks all that runs to end, the newest first: a client that is gone
+/// leaves its daemon nothing to finish. Whoever waits for it fails then, and what
+/// he made goes as he unwinds: for programs that, unlike tests, go one way only.
+pub fn interrupt() {
+    let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    for pid in children.take().unwrap_or_default().into_iter().rev() {
+        let _ = tool("kill", ["-TERM", &pid.to_string()]).output();
+    }
+}
+
+/// Whether [`interrupt`] was called.
+pub fn is_interrupted() -> bool {
+    let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    children.is_none()
+}
+
 /// A number that no other call of this run gets, to make steps that are in no cache.
 pub fn unique() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -162,11 +178,6 @@ impl World {
     pub fn docker(&self) -> &Docker {
         self.docker
             .get_or_init(|| Docker::start(&self.folder("docker")))
-    }
-
-    /// A docker daemon of its own, which has nothing yet.
-    pub fn new_docker(&self) -> Docker {
-        Docker::start(&self.folder("docker"))
     }
 
     /// Stops everything and removes all files; those of a failed run stay when

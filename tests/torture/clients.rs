@@ -269,8 +269,8 @@ impl Worker {
         if let Some(name) = name {
             body["name"] = name.into();
         }
-        for (digest, text) in recipe.contents() {
-            self.client.put_file(&digest, &text).await?;
+        for text in recipe.contents() {
+            self.client.put_file(text).await?;
         }
         let reply = self.client.call(Method::POST, "/v1/builds", &body).await?;
         let word = reply["reply"].as_str().unwrap_or_default();

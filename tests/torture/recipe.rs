@@ -1,7 +1,7 @@
 //! Declarations of images whose every file is known beforehand: what a step leaves depends on what
 //! the steps before it left, so that a layer taken from the wrong cache shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chalk_core::Digest;
 use serde_json::{Value, json};
@@ -61,10 +61,10 @@ impl Recipe {
         })
     }
 
-    /// Files that the steps copy, by digest.
-    pub(crate) fn contents(&self) -> BTreeMap<String, String> {
+    /// Files that the steps copy, each once.
+    pub(crate) fn contents(&self) -> BTreeSet<&str> {
         let texts = self.steps.iter().filter_map(|step| match step {
-            Step::Copy { text } => Some((Digest::of(text.as_bytes()).to_string(), text.clone())),
+            Step::Copy { text } => Some(text.as_str()),
             Step::Run { .. } => None,
         });
         texts.collect()

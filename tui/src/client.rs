@@ -186,6 +186,23 @@ impl Client {
         self.send(request).await.map(drop)
     }
 
+    /// Uploads a batch of blobs, framed as [`wire::blob_batch`] says.
+    pub(crate) async fn post_blobs(&self, body: Vec<u8>) -> Result<(), Failure> {
+        let request = self.request(Method::POST, "/v1/blobs").body(body);
+        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let failure = Failure::from(problem_of(response).await);
+        Err(match status {
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+                failure.hint("the service is older than this command: use the same version of both")
+            }
+            _ => failure,
+        })
+    }
+
     /// Text of a log.
     pub(crate) async fn text(&self, path: &str) -> Result<Response, Failure> {
         self.send(self.request(Method::GET, path)).await

@@ -56,6 +56,23 @@ pushes to the service's own registry; a peer pushes to a `docker-registry` of it
 are compared: after installations all but logs, caches, bytecode and records of package managers, after copies all.
 `CHALK_BENCH_ROUNDS`, `CHALK_BENCH_COPY_MIB`, `CHALK_BENCH_COPY_FILES` and `CHALK_BENCH_BASE_MIB` change how
 often and how much.
+
+Where the time goes, and what the limit is:
+
+- Cold: pip's and apt's steps are three quarters of ours: downloads, copying files into place, compiling bytecode,
+  dpkg. The base is unpacked while it comes; each layer is packed while the next step runs, so that only the last
+  one's packing shows. The peers install the same, compress by gzip on one core, and push when all is built.
+- Nothing changed: a third is the start of the command; the rest is reading the declaration and asking the service.
+- A package added: uv has every wheel, so what is left of pip's step is copying all files (a new layer must hold
+  them) and compiling their bytecode, which takes longer than all else of uv; and the raw command after it runs anew
+  in full, as at the peers.
+- The last command changed: nine tenths are apt itself. A third is the download of its lists and packages, the most
+  that a caching proxy can save; the other two thirds, parsing lists and dpkg, are the same for all, and put
+  the limit at about half of `docker build` + `docker push`.
+- A big base: the pull writes, hashes and unpacks each byte once as it arrives (SHA-256 of both forms, inflate, two
+  copies by the kernel); with as many layers at once as there are cores it is bound by them, and on slow disks by
+  writing compressed blobs and files. The blobs are durable before the image is; the files, which can be made again,
+  are synced later.
 ";
 
 /// What stands below the table of the app.

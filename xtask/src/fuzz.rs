@@ -1,7 +1,9 @@
 //! A short run of every fuzz target, on the stable compiler: libFuzzer needs LLVM's coverage
-//! instrumentation, which stable has, and no sanitizer, since `core` has no unsafe code.
+//! instrumentation, which stable has, and no sanitizer, since our code there has nothing unsafe.
 
 use std::fs;
+use std::num::NonZero;
+use std::path::Path;
 
 use crate::host::{self, package};
 use crate::run::{self, Failure, Result, at, command};
@@ -49,24 +51,59 @@ pub(crate) fn check() -> Result<String> {
     targets.sort();
     let found = folder.join("found");
     fs::create_dir_all(&found).map_err(at(&found))?;
-    for target in &targets {
-        let grown = folder.join("corpus").join(target);
-        fs::create_dir_all(&grown).map_err(at(&grown))?;
-        let program = folder.join(&triple).join("release").join(target);
-        let mut fuzzer = command(&program.display().to_string(), [&grown]);
-        fuzzer.arg(fuzz.join("corpus").join(target));
-        fuzzer.args([
-            format!("-max_total_time={SECONDS}"),
-            "-timeout=10".to_owned(),
-        ]);
-        fuzzer.arg(format!("-artifact_prefix={}/{target}-", found.display()));
-        fuzzer.args(["-print_final_stats=1", "-verbosity=0"]);
-        run::capture(&mut fuzzer).map_err(|failure| match failure {
-            Failure::Ended { .. } => {
-                Failure::Other(format!("{failure}\ninput: in {}", found.display()))
-            }
-            other => other,
-        })?;
+    // libFuzzer ends its process without a chance to clean up.
+    let temporary = folder.join("tmp");
+    fs::create_dir_all(&temporary).map_err(at(&temporary))?;
+    let programs = folder.join(&triple).join("release");
+    let at_once = std::thread::available_parallelism().map_or(1, NonZero::get);
+    for several in targets.chunks(at_once) {
+        let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
+            let running: Vec<_> = several
+                .iter()
+                .map(|target| {
+                    let (programs, folder, found) = (&programs, &folder, &found);
+                    let corpus = fuzz.join("corpus").join(target);
+                    scope.spawn(move || run_target(target, programs, &corpus, folder, found))
+                })
+                .collect();
+            let joined = running.into_iter().map(|thread| thread.join());
+            joined
+                .map(|ended| {
+                    let panicked = |_| Err(Failure::Other("a run panicked".to_owned()));
+                    ended.unwrap_or_else(panicked)
+                })
+                .collect()
+        });
+        outcomes.into_iter().collect::<Result<()>>()?;
     }
+    run::remove(&temporary)?;
     Ok(format!("{} targets, {SECONDS} s each", targets.len()))
+}
+
+fn run_target(
+    target: &str,
+    programs: &Path,
+    corpus: &Path,
+    folder: &Path,
+    found: &Path,
+) -> Result<()> {
+    let grown = folder.join("corpus").join(target);
+    fs::create_dir_all(&grown).map_err(at(&grown))?;
+    let program = programs.join(target).display().to_string();
+    let mut fuzzer = command(&program, [&grown]);
+    fuzzer.arg(corpus).env("TMPDIR", folder.join("tmp"));
+    fuzzer.args([
+        format!("-max_total_time={SECONDS}"),
+        "-timeout=10".to_owned(),
+        format!("-artifact_prefix={}/{target}-", found.display()),
+        "-print_final_stats=1".to_owned(),
+        "-verbosity=0".to_owned(),
+    ]);
+    let outcome = run::capture(&mut fuzzer);
+    outcome.map(|_| ()).map_err(|failure| match failure {
+        Failure::Ended { .. } => {
+            Failure::Other(format!("{failure}\ninput: in {}", found.display()))
+        }
+        other => other,
+    })
 }

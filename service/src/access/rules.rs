@@ -8,11 +8,12 @@ use chalk_core::wire::Role;
 
 /// Calls below `/v1` that change something and need less than the administrator; `*` is one part of
 /// the path.
-const RULES: [(&str, &str, Role); 31] = [
+const RULES: [(&str, &str, Role); 32] = [
     // Tell what would be, and change nothing.
     ("POST", "/v1/resolve", Role::Read),
     ("POST", "/v1/plan", Role::Read),
     ("POST", "/v1/blobs/missing", Role::Build),
+    ("POST", "/v1/blobs", Role::Build),
     ("PUT", "/v1/blobs/*", Role::Build),
     ("POST", "/v1/builds", Role::Build),
     ("DELETE", "/v1/builds/*", Role::Build),

@@ -154,6 +154,7 @@ mod tests {
             "PUT /v2/a/manifests/x",
             "DELETE /v2/a/manifests/x",
             "PUT /v1/blobs/x",
+            "POST /v1/blobs",
             "GET /v1/blobs/",
             "POST /v1/blobs/missing",
             "GET /v1/nodes",

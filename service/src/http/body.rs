@@ -46,6 +46,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Service>> for Json<T> {
 
 /// Reads JSON; errors name field, line and column.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // Following the path costs time, so only what is wrong is read once more.
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let wrong = |detail: String| ApiError::bad_request("the request is wrong", detail, "");
     let value: T = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
@@ -103,21 +107,26 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
 pub(super) struct Stream {
     left: u64,
     limit: u64,
-    setting: &'static str,
+    hint: String,
 }
 
 impl Stream {
     /// A body of at most `limit` bytes, the value of `setting`; refused at once if it says that it
     /// is longer.
-    pub(super) fn new(
+    pub(super) fn new(headers: &HeaderMap, limit: u64, setting: &str) -> Result<Self, ApiError> {
+        Self::with_hint(headers, limit, limited_by(setting))
+    }
+
+    /// A body of at most `limit` bytes; the hint says what to do with a longer one.
+    pub(super) fn with_hint(
         headers: &HeaderMap,
         limit: u64,
-        setting: &'static str,
+        hint: impl Into<String>,
     ) -> Result<Self, ApiError> {
         let stream = Self {
             left: limit,
             limit,
-            setting,
+            hint: hint.into(),
         };
         let says = headers.get(header::CONTENT_LENGTH);
         let says = says.and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
@@ -152,8 +161,13 @@ impl Stream {
     }
 
     fn too_large(&self) -> ApiError {
-        ApiError::too_large("the body", self.limit, self.setting)
+        ApiError::too_large("the body", self.limit, self.hint.as_str())
     }
+}
+
+/// The hint for what is over the limit of a setting.
+pub(super) fn limited_by(setting: &str) -> String {
+    format!("the service's setting `{setting}` sets the limit")
 }
 
 fn too_slow() -> ApiError {

@@ -1,5 +1,6 @@
 //! How the errors of the service's parts are shown to clients.
 
+use chalk_core::wire::blob_batch::InvalidBatch;
 use chalk_core::wire::problem;
 use chalk_store::BlobError;
 use chalk_store::archive::ArchiveError;
@@ -39,6 +40,12 @@ impl From<BlobError> for ApiError {
             ),
             _ => Self::internal("the store failed", &error),
         }
+    }
+}
+
+impl From<InvalidBatch> for ApiError {
+    fn from(error: InvalidBatch) -> Self {
+        Self::bad_request("the batch of blobs is wrong", error.to_string(), "")
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -27,6 +27,8 @@ use crate::grpc;
 use crate::settings::{AllowedOrigin, WebOrigin};
 use crate::tls::OverTls;
 use crate::volumes::addresses;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Paths that need no token.
 pub(crate) const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
@@ -160,8 +162,13 @@ pub(crate) async fn guard(
     let status = response.status().as_u16();
     let ms = start.elapsed().as_secs_f64() * 1000.0;
     span.in_scope(|| tracing::debug!(status, ms, "answered"));
+    let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert("x-request-id", id);
+        headers.insert("x-request-id", id);
+    }
+    // W3C Server Timing: what the service itself took, without the way and the queues before it.
+    if let Ok(timing) = HeaderValue::from_str(&format!("service;dur={ms:.3}")) {
+        headers.insert(SERVER_TIMING, timing);
     }
     response
 }

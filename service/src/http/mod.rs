@@ -142,6 +142,14 @@ fn image_routes() -> Vec<Route> {
                 .gives::<wire::BlobList>(),
         ),
         route(
+            post_.clone(),
+            "/v1/blobs",
+            post(specs::upload_batch),
+            Call::new("Upload many small blobs: of each its SHA-256 (32 bytes), its length (4 bytes, big-endian) and its bytes")
+                .takes_bytes()
+                .answers(201),
+        ),
+        route(
             put_.clone(),
             "/v1/blobs/{digest}",
             put(specs::upload),

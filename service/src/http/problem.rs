@@ -55,13 +55,13 @@ impl ApiError {
     }
 
     /// A body over its limit.
-    pub(crate) fn too_large(what: &str, limit: u64, setting: &str) -> Self {
+    pub(crate) fn too_large(what: &str, limit: u64, hint: impl Into<String>) -> Self {
         Self::new(
             problem::TOO_LARGE,
             413,
             format!("{what} is too large"),
             format!("at most {limit} bytes are taken"),
-            format!("the service's setting `{setting}` sets the limit"),
+            hint,
         )
     }
 

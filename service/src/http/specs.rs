@@ -3,12 +3,13 @@
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use chalk_core::Digest;
+use chalk_core::wire::blob_batch::{self, MAX_BODY};
 use chalk_core::wire::{BlobList, Plan, ResolveRequest, Resolved, Storage};
 use chalk_store::sink::ChunkSink;
 use chalk_store::{BlobError, BlobStore};
 
 use super::Api;
-use super::body::{Json, Path, Stream, data};
+use super::body::{Json, Path, Stream, data, limited_by};
 use super::problem::{ApiError, ApiResult};
 use crate::resolve;
 
@@ -101,5 +102,31 @@ pub(super) async fn upload(
     let (writer, written) = sink.finish().await.map_err(fault)?;
     written.map_err(fault)?;
     blobs.run(move |_| writer.commit(Some(digest))).await?;
+    Ok(StatusCode::CREATED)
+}
+
+/// Many small blobs at once, which share what makes them durable.
+pub(super) async fn upload_batch(State(service): Api, request: Request) -> ApiResult<StatusCode> {
+    let hint = "send it in several batches, and files that do not fit into one alone";
+    let mut stream = Stream::with_hint(request.headers(), MAX_BODY as u64, hint)?;
+    let mut body = data(request.into_body());
+    let mut bytes = Vec::new();
+    while let Some(chunk) = stream.next(&mut body).await? {
+        bytes.extend_from_slice(&chunk);
+    }
+    let limit = service.settings().limits.blob.as_u64();
+    let put = move |store: &BlobStore| -> ApiResult<()> {
+        let blobs = blob_batch::decode(&bytes)?;
+        if let Some((digest, _)) = blobs.iter().find(|(_, blob)| blob.len() as u64 > limit) {
+            let what = format!("blob {digest}");
+            return Err(ApiError::too_large(&what, limit, limited_by("limits.blob")));
+        }
+        let mut batch = store.batch()?;
+        for (digest, blob) in blobs {
+            batch.add(digest, blob)?;
+        }
+        Ok(batch.commit()?)
+    };
+    service.blobs().run(put).await?;
     Ok(StatusCode::CREATED)
 }

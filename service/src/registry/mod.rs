@@ -9,6 +9,7 @@
 mod condition;
 mod content;
 mod error;
+mod heads;
 mod http;
 mod layout;
 mod referrers;

@@ -106,6 +106,15 @@ pub trait Regional: Send + Sync + fmt::Debug {
 #[async_trait]
 impl Regional for Registry {
     async fn head_manifest(&self, repository: &str, name: &str) -> Result<Option<ManifestHead>> {
+        if let Some(found) = self.remembered(repository, name)
+            && let AnyDigest::Sha256(digest) = found.digest
+        {
+            return Ok(Some(ManifestHead {
+                digest,
+                media_type: found.media_type.as_ref().to_owned(),
+                size: Some(found.size),
+            }));
+        }
         let (repository, name) = (repository.to_owned(), name.to_owned());
         self.off_runtime(move |registry| {
             let Some(found) = registry.look(&repository, &name)? else {
@@ -117,7 +126,7 @@ impl Regional for Registry {
             };
             Ok(Some(ManifestHead {
                 digest,
-                media_type: found.media_type,
+                media_type: found.media_type.as_ref().to_owned(),
                 size: Some(found.size),
             }))
         })
@@ -133,7 +142,7 @@ impl Regional for Registry {
                     AnyDigest::Sha256(digest) => digest,
                     AnyDigest::Sha512(_) => Digest::of(&found.bytes),
                 },
-                media_type: found.media_type,
+                media_type: found.media_type.as_ref().to_owned(),
                 bytes: found.bytes,
             }))
         })

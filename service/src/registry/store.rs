@@ -14,6 +14,7 @@ use chalk_store::{BlobError, BlobStore};
 use super::condition::Condition;
 use super::content::{self, Content};
 use super::error::EmbeddedError;
+use super::heads::Heads;
 use super::layout::{self, Layout};
 use super::referrers::{self, Descriptor, Wanted};
 
@@ -38,6 +39,7 @@ struct Inner {
     /// no tag points to a manifest that goes at the same time. Reads need no lock: files are
     /// replaced whole.
     changes: Mutex<()>,
+    heads: Heads,
 }
 
 /// A tag or a digest.
@@ -50,15 +52,15 @@ enum Name {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) digest: AnyDigest,
-    pub(super) media_type: String,
+    pub(super) media_type: Arc<str>,
     pub(super) bytes: Bytes,
 }
 
 /// A manifest that is there, its bytes not read.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FoundHead {
     pub(super) digest: AnyDigest,
-    pub(super) media_type: String,
+    pub(super) media_type: Arc<str>,
     pub(super) size: u64,
 }
 
@@ -107,6 +109,7 @@ impl Registry {
                 layout: Layout::open(dir.as_ref())?,
                 blobs,
                 changes: Mutex::new(()),
+                heads: Heads::default(),
             }),
         })
     }
@@ -130,6 +133,21 @@ impl Registry {
     /// `NameInvalid`, `TagInvalid`, `DigestInvalid`, `DigestMismatch`, `TooLarge`,
     /// `ManifestInvalid`, `ManifestBlobUnknown`, `ConditionFailed`, `Blob`, `Io`.
     pub(super) fn push(&self, repository: &str, push: &Push<'_>) -> Result<Kept> {
+        let kept = self.write(repository, push);
+        let heads = &self.inner.heads;
+        match &kept {
+            Ok(Kept { digest, .. }) => {
+                let digest = digest.to_string();
+                let tags = push.tags.iter().map(String::as_str);
+                heads.forget(repository, tags.chain([push.name, &digest]));
+            }
+            // Some of its names may be there.
+            Err(_) => heads.forget_all(repository),
+        }
+        kept
+    }
+
+    fn write(&self, repository: &str, push: &Push<'_>) -> Result<Kept> {
         let layout = &self.inner.layout;
         let name = Name::parse(push.name)?;
         layout.repository(repository)?;
@@ -244,18 +262,32 @@ impl Registry {
     /// # Errors
     /// As [`read`](Self::read).
     pub(super) fn look(&self, repository: &str, name: &str) -> Result<Option<FoundHead>> {
+        let moment = self.inner.heads.moment();
         let Some((digest, media_type)) = self.find(repository, name)? else {
             return Ok(None);
         };
-        let size = self.inner.blobs.size(&digest)?;
-        Ok(size.map(|size| FoundHead {
+        let Some(size) = self.inner.blobs.size(&digest)? else {
+            return Ok(None);
+        };
+        let head = FoundHead {
             digest,
             media_type,
             size,
-        }))
+        };
+        let heads = &self.inner.heads;
+        heads.remember(moment, repository, name, head.clone());
+        Ok(Some(head))
     }
 
-    fn find(&self, repository: &str, name: &str) -> Result<Option<(AnyDigest, String)>> {
+    /// What [`look`](Self::look) would say, if it is remembered; does not block. That the bytes are
+    /// still in the store is looked up each time, since others may set them aside.
+    pub(super) fn remembered(&self, repository: &str, name: &str) -> Option<FoundHead> {
+        let head = self.inner.heads.get(repository, name)?;
+        let size = self.inner.blobs.size(&head.digest).ok()?;
+        (size == Some(head.size)).then_some(head)
+    }
+
+    fn find(&self, repository: &str, name: &str) -> Result<Option<(AnyDigest, Arc<str>)>> {
         let layout = &self.inner.layout;
         let digest = match Name::parse(name)? {
             Name::Digest(digest) => digest,
@@ -266,7 +298,7 @@ impl Registry {
         };
         let link = layout::read(&layout.manifest(repository, &digest)?)?;
         let media_type = link.and_then(|bytes| String::from_utf8(bytes).ok());
-        Ok(media_type.map(|media_type| (digest, media_type)))
+        Ok(media_type.map(|media_type| (digest, media_type.into())))
     }
 
     fn tagged(&self, repository: &str, tag: &str) -> Result<Option<AnyDigest>> {
@@ -359,6 +391,16 @@ impl Registry {
         name: &str,
         condition: &Condition,
     ) -> Result<bool> {
+        let removed = self.unlink(repository, name, condition);
+        match (&removed, name.contains(':')) {
+            (Ok(_), false) => self.inner.heads.forget(repository, [name]),
+            // With a manifest go its tags.
+            _ => self.inner.heads.forget_all(repository),
+        }
+        removed
+    }
+
+    fn unlink(&self, repository: &str, name: &str, condition: &Condition) -> Result<bool> {
         let layout = &self.inner.layout;
         let parsed = Name::parse(name)?;
         let _turn = self.change();

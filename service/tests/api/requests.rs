@@ -2,6 +2,7 @@
 
 use chalk_core::spec::{Base, Spec, Step, StepKind};
 use chalk_core::tree::{Tree, TreeEntry, TreeNode};
+use chalk_core::wire::blob_batch::{BatchEncoder, MAX_BODY};
 use chalk_core::wire::{BlobList, BuildReply, Info, Plan, ResolveRequest, Resolved, problem};
 use chalk_core::{Digest, wire};
 use reqwest::{Method, StatusCode};
@@ -344,5 +345,60 @@ async fn builds_ask_for_the_blobs_that_are_not_there() {
     let problem = api.problem(post).await;
     assert_eq!(problem.kind, problem::BAD_REQUEST);
     assert!(problem.detail.contains("../x"), "{problem:?}");
+    api.running.shutdown().await;
+}
+
+/// The body of a batch in which each text stands for the digest of the other.
+fn batch(blobs: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut batch = BatchEncoder::default();
+    for (named, bytes) in blobs {
+        assert!(batch.push(&Digest::of(named), bytes));
+    }
+    batch.into_body()
+}
+
+#[tokio::test]
+async fn small_blobs_come_in_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    settings.limits.blob = bytesize::ByteSize::b(100);
+    let api = Api::start(settings).await;
+    let post = |body: Vec<u8>| api.request(Method::POST, "/v1/blobs").body(body);
+    let texts: Vec<String> = (0..20).map(|number| format!("file {number}")).collect();
+    let many: Vec<_> = texts.iter().map(|t| (t.as_bytes(), t.as_bytes())).collect();
+    for body in [batch(&many[..3]), batch(&many), Vec::new()] {
+        assert_eq!(
+            post(body).send().await.unwrap().status(),
+            StatusCode::CREATED
+        );
+    }
+    let digests: Vec<Digest> = texts.iter().map(|t| Digest::of(t.as_bytes())).collect();
+    let ask = BlobList { digests };
+    let lacking: BlobList = ok(api.request(Method::POST, "/v1/blobs/missing").json(&ask)).await;
+    assert!(lacking.digests.is_empty());
+
+    let check = async |body: Vec<u8>, kind: &str, says: &str| {
+        let problem = api.problem(post(body)).await;
+        assert_eq!(problem.kind, kind, "{problem:?}");
+        let all = format!("{problem:?}");
+        assert!(all.contains(says), "{all}");
+    };
+    let right = Digest::of(b"right").to_string();
+    let bad = batch(&[(b"a", b"a"), (b"right", b"wrong")]);
+    check(bad, problem::DIGEST_MISMATCH, &right).await;
+    let mut cut = batch(&[(b"a", b"a"), (b"right", b"right")]);
+    cut.pop();
+    check(cut, problem::BAD_REQUEST, &right).await;
+    let large = [7; 101];
+    let over = batch(&[(b"a", b"a"), (&large, &large)]);
+    check(over, problem::TOO_LARGE, "limits.blob").await;
+    check(vec![0; MAX_BODY + 1], problem::TOO_LARGE, "several batches").await;
+    // None of these left anything.
+    let digests = vec![Digest::of(b"a"), Digest::of(b"right"), Digest::of(b"wrong")];
+    let ask = BlobList { digests };
+    let lacking: BlobList = ok(api.request(Method::POST, "/v1/blobs/missing").json(&ask)).await;
+    assert_eq!(lacking.digests.len(), 3);
+    let temp = dir.path().join("store/tmp");
+    assert_eq!(std::fs::read_dir(&temp).unwrap().count(), 0);
     api.running.shutdown().await;
 }

@@ -1,11 +1,13 @@
 //! The client against registries that fail, stall, cut off and lie.
 
+use std::io::{ErrorKind, Read as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chalk_core::Reference;
 use chalk_store::registry::{Client, Progress, Pushed, RegistryError};
-use chalk_store::{Blob, BlobError};
+use chalk_store::{Blob, BlobError, Follower};
+use tokio::sync::oneshot;
 
 use crate::fixture::{
     Fake, OCI_MANIFEST, answer, broken_body, client, digest, noise, options, store,
@@ -23,6 +25,16 @@ fn blob(bytes: &[u8]) -> Blob {
         digest: digest(bytes),
         size: bytes.len() as u64,
     }
+}
+
+/// What a follower reads.
+async fn read(follower: oneshot::Receiver<Follower>) -> std::io::Result<Vec<u8>> {
+    let mut follower = follower.await.unwrap();
+    let read = move || {
+        let mut bytes = Vec::new();
+        follower.read_to_end(&mut bytes).map(|_| bytes)
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
 }
 
 #[tokio::test]
@@ -100,11 +112,14 @@ async fn broken_download_goes_on() {
         .await;
         let (_dir, store) = store();
         let wanted = blob(&content);
-        client()
-            .pull_blob(&at(&fake), &wanted, &store, &Progress::none())
-            .await
-            .unwrap();
+        let (client, at, (sender, follower)) = (client(), at(&fake), oneshot::channel());
+        let progress = Progress::none();
+        let pulled = client.pull_followed(&at, &wanted, &store, &progress, Some(sender));
+        let (pulled, followed) = tokio::join!(pulled, read(follower));
+        pulled.unwrap();
         assert_eq!(store.read_small(wanted.digest, 8 << 20).unwrap(), content);
+        // Whoever reads it meanwhile does not see where it broke.
+        assert!(followed.unwrap() == content);
         assert_eq!(fake.count("GET"), 2, "ranges: {ranges}");
     }
 }
@@ -115,11 +130,14 @@ async fn wrong_blobs_never_enter_the_store() {
         let fake = Fake::start(move |_, _, _| answer(200, &[], body)).await;
         let (_dir, store) = store();
         let wanted = blob(b"content");
-        let pulled = client()
-            .pull_blob(&at(&fake), &wanted, &store, &Progress::none())
-            .await;
+        let (client, at, (sender, follower)) = (client(), at(&fake), oneshot::channel());
+        let progress = Progress::none();
+        let pulled = client.pull_followed(&at, &wanted, &store, &progress, Some(sender));
+        let (pulled, followed) = tokio::join!(pulled, read(follower));
         let got = format!("{:?}", pulled.unwrap_err());
         assert!(got.starts_with(expect), "{got}");
+        // Nobody who reads it meanwhile takes it for whole.
+        assert_eq!(followed.unwrap_err().kind(), ErrorKind::ConnectionAborted);
         assert_eq!(store.list().unwrap().count(), 0);
         assert_eq!(
             std::fs::read_dir(store.root().join("tmp")).unwrap().count(),

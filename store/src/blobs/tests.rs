@@ -111,3 +111,61 @@ async fn runs_on_blocking_threads() {
     let blob = store.run(|s| s.put(b"x")).await.unwrap();
     assert_eq!(blob.size, 1);
 }
+
+/// Few blobs are synced one by one, many together.
+#[test]
+fn batches_are_whole_or_nothing() {
+    for count in [0, 3, 50] {
+        let (_dir, store) = store();
+        let texts: Vec<String> = (0..count).map(|n| format!("blob {n}")).collect();
+        let mut batch = store.batch().unwrap();
+        // What is there, what rotted, and what comes twice.
+        store.put(b"there").unwrap();
+        store.put(b"rots").unwrap();
+        fs::write(store.path(&Digest::of(b"rots")), b"rotS").unwrap();
+        for bytes in [&b"there"[..], b"rots", b"", b""] {
+            batch.add(Digest::of(bytes), bytes).unwrap();
+        }
+        for text in &texts {
+            batch
+                .add(Digest::of(text.as_bytes()), text.as_bytes())
+                .unwrap();
+        }
+        let error = batch.add(Digest::of(b"right"), b"wrong").unwrap_err();
+        assert!(matches!(error, BlobError::Mismatch { size: 5, .. }));
+        for text in &texts {
+            assert!(!store.contains(Digest::of(text.as_bytes())).unwrap());
+        }
+        batch.commit().unwrap();
+        for bytes in texts
+            .iter()
+            .map(String::as_bytes)
+            .chain([&b"rots"[..], b""])
+        {
+            assert_eq!(store.read_small(Digest::of(bytes), 9).unwrap(), bytes);
+        }
+        assert_eq!(store.list().unwrap().count(), texts.len() + 3);
+        assert_eq!(temp_files(&store), 0);
+
+        let mut given_up = store.batch().unwrap();
+        given_up.add(Digest::of(b"gone"), b"gone").unwrap();
+        assert_eq!(temp_files(&store), 1);
+        drop(given_up);
+        assert!(!store.contains(Digest::of(b"gone")).unwrap());
+        assert_eq!(temp_files(&store), 0);
+    }
+}
+
+#[test]
+fn opening_sweeps_only_dead_batches() {
+    let (_dir, store) = store();
+    let dead = store.temp_dir().join("blob-dead");
+    fs::create_dir(&dead).unwrap();
+    fs::write(dead.join("half"), b"half").unwrap();
+    let mut alive = store.batch().unwrap();
+    alive.add(Digest::of(b"alive"), b"alive").unwrap();
+    BlobStore::open(store.root()).unwrap();
+    assert_eq!(temp_files(&store), 1);
+    alive.commit().unwrap();
+    assert!(store.contains(Digest::of(b"alive")).unwrap());
+}

@@ -7,7 +7,16 @@ use std::str::FromStr;
 use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 
+use zstd::zstd_safe::CParameter;
+
 use super::parallel_gzip::ParallelGzip;
+
+/// Bytes that a worker of Zstandard compresses at a time. The library would take 8 MiB and hold
+/// some ten times that much, input and output, with two workers; half of it costs 0.3 % in size.
+const JOB: u32 = 4 << 20;
+/// Highest level whose window has 2 MiB. Pieces of [`JOB`] would be too short for the windows of
+/// higher levels.
+const SMALL_WINDOW: u8 = 8;
 
 /// How a layer's tar stream is compressed. The level is part of the value, since it changes the
 /// blob's digest; the number of threads is not, since it does not.
@@ -98,6 +107,9 @@ impl Compression {
                 let mut encoder = zstd::Encoder::new(out, i32::from(level))?;
                 // With at least one worker the output does not depend on how many there are.
                 encoder.multithread(u32::try_from(threads.max(1)).unwrap_or(1))?;
+                if level <= SMALL_WINDOW {
+                    encoder.set_parameter(CParameter::JobSize(JOB))?;
+                }
                 encoder.include_checksum(false)?;
                 Compressor::Zstd(encoder)
             }

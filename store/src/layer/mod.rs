@@ -27,11 +27,14 @@ pub use compress::{Compression, Decompressor, InvalidCompression, decompress};
 pub use pack::{PackOptions, PackedLayer, pack, pack_to};
 pub use recompress::recompress;
 pub use unpack::{
-    Devices, Limits, Target, UnpackOptions, Unpacked, inspect, inspect_blob, unpack, unpack_blob,
-    unpack_watched,
+    Devices, Limits, Target, UnpackOptions, Unpacked, inspect, inspect_blob, unpack, unpack_as,
+    unpack_blob, unpack_watched,
 };
 
-pub(crate) use format::{EntryHeader, Kind, write_end, write_header, write_padding};
+pub(crate) use format::{EntryHeader, Kind};
+// What archives of whole images are written by.
+#[cfg(feature = "images")]
+pub(crate) use format::{write_end, write_header, write_padding};
 pub(crate) use pack::names;
 pub(crate) use reader::LayerReader;
 pub(crate) use root::{file_attr, file_attrs, is_dir, is_whiteout, remove_tree};

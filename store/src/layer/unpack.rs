@@ -185,8 +185,27 @@ impl<R: Read, F: FnMut(u64) -> io::Result<()>> Read for Watched<R, F> {
     }
 }
 
-/// [`unpack`]s a stored layer and checks it against its digest and, if given, its `diff_id`. A
-/// damaged blob is set aside ([`BlobStore::quarantine`]).
+/// As [`unpack`], and checks the layer against its `diff_id`, if given.
+pub fn unpack_as(
+    source: impl Read + Send,
+    layer: &str,
+    diff_id: Option<&Digest>,
+    dir: &Path,
+    options: &UnpackOptions,
+) -> Result<Unpacked> {
+    let unpacked = unpack(source, layer, dir, options)?;
+    match diff_id {
+        Some(expected) if *expected != unpacked.diff_id => Err(LayerError::DiffId {
+            layer: layer.to_owned(),
+            expected: *expected,
+            actual: unpacked.diff_id,
+        }),
+        _ => Ok(unpacked),
+    }
+}
+
+/// [`unpack_as`] of a stored layer, which is checked against its digest, too. A damaged blob is set
+/// aside ([`BlobStore::quarantine`]).
 pub fn unpack_blob(
     store: &BlobStore,
     digest: &Digest,
@@ -195,15 +214,9 @@ pub fn unpack_blob(
     options: &UnpackOptions,
 ) -> Result<Unpacked> {
     let layer = digest.to_string();
-    let unpacked = verified(store, digest, |blob| unpack(blob, &layer, dir, options))?;
-    match diff_id {
-        Some(expected) if *expected != unpacked.diff_id => Err(LayerError::DiffId {
-            layer,
-            expected: *expected,
-            actual: unpacked.diff_id,
-        }),
-        _ => Ok(unpacked),
-    }
+    verified(store, digest, |blob| {
+        unpack_as(blob, &layer, diff_id, dir, options)
+    })
 }
 
 /// Reads a layer to its end as [`unpack`] does, but writes nothing: gives its `diff_id` and finds

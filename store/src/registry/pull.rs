@@ -7,6 +7,7 @@ use chalk_core::{AnyDigest, Digest, Platform, Reference};
 use oci_spec::image::{Descriptor, ImageManifest};
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::auth::Scopes;
@@ -17,6 +18,7 @@ use super::progress::Progress;
 use super::transport::{ANSWER_LIMIT, Attempt, next_part, unreachable};
 use super::{Client, MANIFEST_LIMIT};
 use crate::blobs::{Blob, BlobError, BlobStore, BlobWriter};
+use crate::follow::Follower;
 use crate::sink::ChunkSink;
 
 /// Once a connection has brought this much, its break does not count as a failed try.
@@ -62,6 +64,25 @@ impl Client {
         store: &BlobStore,
         progress: &Progress,
     ) -> Result<(), RegistryError> {
+        self.pull_followed(repository, blob, store, progress, None)
+            .await
+    }
+
+    /// As [`pull_blob`](Self::pull_blob), for one who wants to read the blob while it comes: he gets
+    /// a [`Follower`] through `follower` when it begins to come, and none if it is there already. A
+    /// transfer that has to start anew breaks the follower off; then the blob is to be read from the
+    /// store.
+    ///
+    /// # Errors
+    /// As [`pull_blob`](Self::pull_blob).
+    pub async fn pull_followed(
+        &self,
+        repository: &Reference,
+        blob: &Blob,
+        store: &BlobStore,
+        progress: &Progress,
+        follower: Option<oneshot::Sender<Follower>>,
+    ) -> Result<(), RegistryError> {
         let Blob { digest, size } = *blob;
         if store.run(move |store| store.size(digest)).await? == Some(size) {
             progress.present(digest, size);
@@ -71,6 +92,7 @@ impl Client {
             return Err(BlobError::Cancelled.into());
         };
         let mut notes = Vec::new();
+        let mut follower = follower;
         for endpoint in self.endpoints(repository.registry()).await? {
             let pull = Pull {
                 client: self,
@@ -80,10 +102,10 @@ impl Client {
                 store,
                 progress,
             };
-            let mut done = pull.run().await;
+            let mut done = pull.run(follower.take()).await;
             if let (false, Err(RegistryError::DigestMismatch { .. })) = (endpoint.mirror, &done) {
                 // Resuming may have joined two halves that do not fit.
-                done = pull.run().await;
+                done = pull.run(None).await;
             }
             match done {
                 Ok(()) => return Ok(()),
@@ -221,8 +243,12 @@ impl Pull<'_> {
         format!("blob {} of {}", self.blob.digest, self.repository)
     }
 
-    async fn run(&self) -> Result<(), RegistryError> {
-        let writer = self.store.run(BlobStore::writer).await?;
+    async fn run(&self, follower: Option<oneshot::Sender<Follower>>) -> Result<(), RegistryError> {
+        let mut writer = self.store.run(BlobStore::writer).await?;
+        if let Some(follower) = follower {
+            // Nobody may want it any more.
+            let _ = follower.send(writer.follow()?);
+        }
         let sink = ChunkSink::new(writer);
         let received = self.receive(&sink).await;
         let finished = sink.finish().await;

@@ -53,6 +53,13 @@ impl Ours {
         Self { service }
     }
 
+    /// Stops it and removes its state, which else stays to the end: see [`Peer::remove`].
+    pub(crate) fn remove(self) {
+        let state = self.service.state().to_owned();
+        drop(self);
+        fs::remove_dir_all(state).unwrap();
+    }
+
     /// Milliseconds of the whole command, and what it says.
     #[track_caller]
     pub(crate) fn build(&self, project: &Project) -> (f64, Value) {
@@ -89,6 +96,7 @@ impl Ours {
 pub(crate) struct Peer {
     engine: Engine,
     registry: Distribution,
+    folders: [PathBuf; 2],
 }
 
 enum Engine {
@@ -99,18 +107,38 @@ enum Engine {
 impl Peer {
     /// `docker build` by BuildKit, and `docker push`.
     pub(crate) fn docker(world: &World) -> Self {
-        Self::new(world, Engine::Docker(world.new_docker()))
+        let folder = world.folder("docker");
+        let docker = Docker::start(&folder);
+        Self::new(world, Engine::Docker(docker), folder)
     }
 
     /// `buildah bud --isolation chroot --layers`, and `buildah push`.
     pub(crate) fn buildah(world: &World) -> Self {
         let folder = world.folder("buildah");
-        Self::new(world, Engine::Buildah(Buildah { folder }))
+        let buildah = Buildah {
+            folder: folder.clone(),
+        };
+        Self::new(world, Engine::Buildah(buildah), folder)
     }
 
-    fn new(world: &World, engine: Engine) -> Self {
-        let registry = Distribution::start(&world.folder("pushed"));
-        Self { engine, registry }
+    fn new(world: &World, engine: Engine, folder: PathBuf) -> Self {
+        let pushed = world.folder("pushed");
+        Self {
+            engine,
+            registry: Distribution::start(&pushed),
+            folders: [folder, pushed],
+        }
+    }
+
+    /// Stops it and removes all that it kept. For few big files alone: ext4 looks long for an inode
+    /// that was not deleted in the last minutes, so that whoever makes many files after many were
+    /// removed would pay for it.
+    pub(crate) fn remove(self) {
+        let folders = self.folders.clone();
+        drop(self);
+        for folder in folders {
+            fs::remove_dir_all(folder).unwrap();
+        }
     }
 
     fn reference(&self, name: &str) -> String {
@@ -156,6 +184,20 @@ impl Peer {
             Engine::Buildah(buildah) => buildah.command(&["pull", "--tls-verify=false", reference]),
         })
         .0
+    }
+
+    /// Runs a command of an image's shell, which must succeed.
+    #[track_caller]
+    pub(crate) fn run(&self, reference: &str, command: &str) {
+        let shell = ["sh", "-c", command];
+        timed(&mut match &self.engine {
+            Engine::Docker(docker) => {
+                let mut run = docker.command(["run", "--rm", "--network", "none", reference]);
+                run.args(shell);
+                run
+            }
+            Engine::Buildah(_) => panic!("buildah runs no images"),
+        });
     }
 
     /// The tree of what was pushed.

@@ -4,6 +4,7 @@
 //! pushes to a `docker-registry` of its own, ours to its own registry.
 
 mod base;
+mod big_image;
 mod copied;
 mod declarations;
 mod engines;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use chalk_store::BlobStore;
 use chalk_store::layer::{Compression, PackOptions, pack, pack_to};
-use chalk_tests::{Project, World, run, tool};
+use chalk_tests::{Project, World, is_interrupted, run, tool};
 use flate2::write::GzEncoder;
 
 use super::declarations::DATA;
@@ -107,6 +107,7 @@ pub(crate) fn measure(world: &World) -> Vec<Row> {
 /// Median of MB a second.
 fn rate(size: f64, usual: usize, mut work: impl FnMut()) -> f64 {
     let rates = (0..rounds(usual)).map(|_| {
+        assert!(!is_interrupted(), "interrupted");
         let start = Instant::now();
         work();
         size / start.elapsed().as_secs_f64()

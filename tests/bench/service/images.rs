@@ -11,7 +11,7 @@ use chalk_service::index::{Index, Known};
 use chalk_service::places::IMAGES;
 use chalk_service::registry::{Regional as _, Registry};
 use chalk_store::BlobStore;
-use chalk_tests::{Layout, World, run, tool};
+use chalk_tests::{Layout, World, is_interrupted, run, tool};
 use serde_json::{Value, json};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -69,6 +69,7 @@ impl Images {
             .unwrap();
         let mut known = BTreeMap::new();
         for spec in self.specs() {
+            assert!(!is_interrupted(), "interrupted");
             let hash = spec.image_hash().unwrap();
             let manifest = json!({
                 "schemaVersion": 2, "mediaType": MANIFEST, "layers": [],

@@ -35,6 +35,7 @@ mod hashes;
 mod isolation;
 mod layers;
 mod limits;
+mod long_logs;
 mod progress;
 mod projects;
 mod pulls;
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 36] = [
+    let modules: [(&str, &[Test]); 37] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("verify", verify::TESTS),
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         ("sandboxes", sandboxes::TESTS),
         ("isolation", isolation::TESTS),
         ("limits", limits::TESTS),
+        ("long_logs", long_logs::TESTS),
         ("terminals", terminals::TESTS),
         ("app", app::TESTS),
         ("app_terminal", app_terminal::TESTS),

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use chalk_core::Digest;
-use chalk_store::BlobStore;
-use chalk_store::layer::{LayerError, UnpackOptions, unpack_blob};
+use chalk_store::layer::{LayerError, UnpackOptions, Unpacked, unpack_as, unpack_blob};
 use chalk_store::snapshots::{NewSnapshot, SnapshotError, Snapshots};
+use chalk_store::{BlobStore, Follower};
 use tokio::sync::Mutex as AsyncMutex;
 
 /// Ends the name of a layer that hides everything below it.
@@ -179,7 +179,39 @@ impl LayerDirs {
         blob: &Digest,
         store: &BlobStore,
     ) -> Result<Arc<LayerDir>, DirError> {
-        if let Some(dir) = self.find(diff_id)? {
+        let (diff_id, blob, store) = (*diff_id, *blob, store.clone());
+        self.unpacked(diff_id, move |dir| {
+            let options = UnpackOptions::default();
+            unpack_blob(&store, &blob, Some(&diff_id), dir, &options)
+        })
+        .await
+    }
+
+    /// The directory of a layer, unpacked from its blob while that arrives if it is not there.
+    ///
+    /// # Errors
+    /// When the blob does not arrive whole, or is no sound layer.
+    pub(super) async fn get_arriving(
+        &self,
+        diff_id: &Digest,
+        blob: &Digest,
+        arriving: Follower,
+    ) -> Result<Arc<LayerDir>, DirError> {
+        let (diff_id, layer) = (*diff_id, blob.to_string());
+        self.unpacked(diff_id, move |dir| {
+            let options = UnpackOptions::default();
+            unpack_as(arriving, &layer, Some(&diff_id), dir, &options)
+        })
+        .await
+    }
+
+    /// The directory of a layer, filled by `unpack` if it is not there.
+    async fn unpacked(
+        &self,
+        diff_id: Digest,
+        unpack: impl FnOnce(&Path) -> Result<Unpacked, LayerError> + Send + 'static,
+    ) -> Result<Arc<LayerDir>, DirError> {
+        if let Some(dir) = self.find(&diff_id)? {
             return Ok(dir);
         }
         let lock = {
@@ -187,18 +219,16 @@ impl LayerDirs {
                 .unpacking
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(locks.entry(*diff_id).or_default())
+            Arc::clone(locks.entry(diff_id).or_default())
         };
         let _unpacking = lock.lock().await;
-        if let Some(dir) = self.find(diff_id)? {
+        if let Some(dir) = self.find(&diff_id)? {
             return Ok(dir);
         }
-        let (snapshots, store) = (self.snapshots.clone(), store.clone());
-        let (diff_id, blob) = (*diff_id, *blob);
+        let snapshots = self.snapshots.clone();
         let done = tokio::task::spawn_blocking(move || {
             let snapshot = snapshots.create()?;
-            let options = UnpackOptions::default();
-            let unpacked = unpack_blob(&store, &blob, Some(&diff_id), &snapshot.fs(), &options)?;
+            let unpacked = unpack(&snapshot.fs())?;
             Ok::<_, DirError>((snapshot, unpacked.opaque_root))
         });
         let (snapshot, opaque) = done.await.map_err(|_| DirError::Stopping)??;

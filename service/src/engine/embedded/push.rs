@@ -93,7 +93,7 @@ impl<'a> Pusher<'a> {
         let none = Progress::none();
         for base in &self.bases {
             if base.layers.iter().any(|layer| layer.digest == digest) {
-                shared.bases.fetch_layer(base, blob, &none).await?;
+                shared.bases.fetch_layer(base, blob, &none, None).await?;
                 return Ok(());
             }
         }

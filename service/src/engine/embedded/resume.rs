@@ -1,6 +1,7 @@
 //! Where a stage goes on: at the deepest operation whose result is cached and usable, or at its
 //! base.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use chalk_store::Blob;
 use chalk_store::layer::LayerError;
 use chalk_store::registry::{Progress, Transfer};
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::oneshot;
 
 use super::build::{Build, StageFuture};
 use super::layers::{DirError, LayerDir};
@@ -237,80 +239,112 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// Directories of the layers of a base, pulled with reports on how far it is.
+    /// Directories of the layers of a base, pulled with reports on how far it is. A layer is unpacked
+    /// while it comes.
     async fn base_dirs(
         &self,
         base: &Arc<Base>,
         layers: &[Layer],
     ) -> Result<Vec<Arc<LayerDir>>, EngineError> {
         let unpacked = |layer: &Layer| matches!(self.shared.dirs.find(&layer.diff_id), Ok(Some(_)));
-        let absent: Vec<Blob> = layers
+        let absent = layers.iter().filter(|l| !unpacked(l)).map(Layer::blob);
+        let pulling = Pulling::new(&absent.collect());
+        let progress = pulling.progress();
+        let all = layers
             .iter()
-            .filter(|l| !unpacked(l))
-            .map(Layer::blob)
-            .collect();
-        if !absent.is_empty() {
-            self.pull(base, &absent).await?;
+            .map(|layer| self.base_dir(base, layer, &progress).boxed());
+        let all: Vec<_> = all.collect();
+        let dirs = stream::iter(all).buffered(UNPACKING).try_collect();
+        let mut dirs = std::pin::pin!(dirs);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.tick().await;
+        let mut told = None;
+        let mut tell = |done: u64| {
+            if done > 0 && told != Some(done) {
+                told = Some(done);
+                self.events.emit(EventKind::Pulling {
+                    image: base.reference.to_string(),
+                    done,
+                    total: pulling.total,
+                });
+            }
+        };
+        let dirs = loop {
+            tokio::select! {
+                done = &mut dirs => break done?,
+                () = self.cancel.cancelled() => return Err(EngineError::Cancelled),
+                _ = ticks.tick() => tell(pulling.done()),
+            }
+        };
+        if pulling.done() > 0 {
+            tell(pulling.total);
         }
-        match self.dirs(layers).await {
-            Ok(dirs) => Ok(dirs),
-            Err(Unusable::Fatal(error)) => Err(error),
-            Err(Unusable::Blob(why)) => Err(EngineError::from(crate::bases::BaseError::Invalid {
+        Ok(dirs)
+    }
+
+    /// The directory of a layer of a base.
+    async fn base_dir(
+        &self,
+        base: &Arc<Base>,
+        layer: &Layer,
+        progress: &Progress,
+    ) -> Result<Arc<LayerDir>, EngineError> {
+        let dirs = &self.shared.dirs;
+        if let Ok(Some(dir)) = dirs.find(&layer.diff_id) {
+            return Ok(dir);
+        }
+        let blob = layer.blob();
+        let (sender, follower) = oneshot::channel();
+        let bases = &self.shared.bases;
+        let fetch = bases.fetch_layer(base, &blob, progress, Some(sender));
+        let unpack = async {
+            let arriving = follower.await.ok()?;
+            let dir = dirs.get_arriving(&layer.diff_id, &blob.digest, arriving);
+            dir.await.ok()
+        };
+        let (fetched, unpacked) = tokio::join!(fetch, unpack);
+        fetched?;
+        if let Some(dir) = unpacked {
+            return Ok(dir);
+        }
+        // It was there before, the transfer had to start anew, or the layer is not sound.
+        self.dir(layer).await.map_err(|error| match error {
+            Unusable::Fatal(error) => error,
+            Unusable::Blob(why) => EngineError::from(crate::bases::BaseError::Invalid {
                 reference: base.reference.clone(),
                 detail: why,
-            })),
+            }),
+        })
+    }
+}
+
+/// How far blobs are that are being pulled.
+struct Pulling {
+    /// Bytes of all.
+    total: u64,
+    /// Bytes of each that are here.
+    seen: Arc<Mutex<BTreeMap<Digest, u64>>>,
+}
+
+impl Pulling {
+    fn new(blobs: &BTreeSet<Blob>) -> Self {
+        Self {
+            total: blobs.iter().map(|blob| blob.size).sum(),
+            seen: Arc::default(),
         }
     }
 
-    async fn pull(&self, base: &Arc<Base>, absent: &[Blob]) -> Result<(), EngineError> {
-        let state = Arc::new(Mutex::new(std::collections::BTreeMap::<Digest, u64>::new()));
-        let seen = Arc::clone(&state);
-        let progress = Progress::new(move |transfer: Transfer| {
+    fn progress(&self) -> Progress {
+        let seen = Arc::clone(&self.seen);
+        Progress::new(move |transfer: Transfer| {
             let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
             seen.insert(transfer.digest, transfer.done);
-        });
-        let total: u64 = absent.iter().map(|blob| blob.size).sum();
-        let tell = |done: u64| {
-            self.events.emit(EventKind::Pulling {
-                image: base.reference.to_string(),
-                done,
-                total,
-            });
-        };
-        let mut moved = false;
-        let bases = &self.shared.bases;
-        let all = absent
-            .iter()
-            .map(|blob| bases.fetch_layer(base, blob, &progress).boxed());
-        let all: Vec<_> = all.collect();
-        let fetch = stream::iter(all)
-            .buffer_unordered(UNPACKING)
-            .try_collect::<()>();
-        let mut fetch = std::pin::pin!(fetch);
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.tick().await;
-        loop {
-            tokio::select! {
-                done = &mut fetch => {
-                    done?;
-                    break;
-                }
-                () = self.cancel.cancelled() => return Err(EngineError::Cancelled),
-                _ = ticks.tick() => {
-                    let seen = state.lock().unwrap_or_else(PoisonError::into_inner);
-                    let done = seen.values().sum();
-                    drop(seen);
-                    moved = true;
-                    tell(done);
-                }
-            }
-        }
-        let seen = state.lock().unwrap_or_else(PoisonError::into_inner);
-        if moved || !seen.is_empty() {
-            drop(seen);
-            tell(total);
-        }
-        Ok(())
+        })
+    }
+
+    fn done(&self) -> u64 {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.values().sum()
     }
 }
 

@@ -42,6 +42,9 @@ pub(super) async fn head(
     at: &str,
     headers: &HeaderMap,
 ) -> Result<Response, EmbeddedError> {
+    if let Some(head) = api.registry.remembered(name, at) {
+        return Ok(describe(&head, headers, Body::empty()));
+    }
     let (repository, reference) = (name.to_owned(), at.to_owned());
     let found = api
         .blocking(move |api| api.registry.look(&repository, &reference))

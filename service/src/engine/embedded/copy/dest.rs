@@ -270,28 +270,6 @@ impl Dest {
         Ok(())
     }
 
-    /// A regular file `name` in `dir`, filled by `write`. A file of that name is replaced, a
-    /// directory only if `replace`.
-    pub(super) fn file(
-        &mut self,
-        dir: &DestDir,
-        name: &[u8],
-        facts: Facts,
-        attributes: &BTreeMap<Vec<u8>, Vec<u8>>,
-        replace: bool,
-        write: impl FnOnce(&mut File) -> Result<()>,
-    ) -> Result<()> {
-        let path = join(&dir.path, name);
-        self.clear(dir, name, replace)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&dir.fd, os(name), flags, Mode::from_raw_mode(0o600))
-            .map_err(failed("make", &path))?;
-        let mut file = File::from(fd);
-        write(&mut file).map_err(|e| format!("cannot write `{}`: {e}", shown(&path)))?;
-        set(&file, facts, attributes, &path)?;
-        rustix::fs::futimens(&file, &times(facts.mtime)).map_err(failed("set the time of", &path))
-    }
-
     /// A symbolic link.
     pub(super) fn symlink(
         &mut self,
@@ -337,20 +315,14 @@ impl Dest {
             .map_err(failed("link", &path))
     }
 
-    /// Makes room for something that is no directory.
-    fn clear(&mut self, dir: &DestDir, name: &[u8], replace: bool) -> Result<()> {
+    /// Makes room for something that is no directory; `replace` removes also a directory.
+    pub(super) fn clear(&mut self, dir: &DestDir, name: &[u8], replace: bool) -> Result<()> {
+        if !replace {
+            return dir.clear(name);
+        }
         let path = join(&dir.path, name);
-        let is_dir = || {
-            format!(
-                "cannot replace the directory `{}` with a file",
-                shown(&path)
-            )
-        };
         match dir.stat(name)? {
             Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                if !replace {
-                    return Err(is_dir());
-                }
                 // Made by this very copy, so without anything that would lead out of it.
                 let all = self.upper.join(os(&path));
                 std::fs::remove_dir_all(&all)
@@ -358,17 +330,11 @@ impl Dest {
                 let inside = join(&path, b"");
                 self.times
                     .retain(|p, _| *p != path && !p.starts_with(&inside));
+                Ok(())
             }
-            Some(_) => rustix::fs::unlinkat(&dir.fd, os(name), AtFlags::empty())
-                .map_err(failed("replace", &path))?,
-            None => {
-                let below = dir.below(name)?;
-                if !replace && below.is_some_and(|b| b.kind() == EntryKind::Dir) {
-                    return Err(is_dir());
-                }
-            }
+            Some(_) => dir.unlink(name),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Gives directories their times. To be called once, when all is copied.
@@ -396,6 +362,63 @@ impl DestDir {
     /// Path from the root, without a leading slash.
     pub(super) fn path(&self) -> &[u8] {
         &self.path
+    }
+
+    /// A regular file, filled by `write`. A file of that name is replaced, a directory is not.
+    pub(super) fn file(
+        &self,
+        name: &[u8],
+        facts: Facts,
+        attributes: &BTreeMap<Vec<u8>, Vec<u8>>,
+        write: impl FnOnce(&mut File) -> Result<()>,
+    ) -> Result<()> {
+        let path = join(&self.path, name);
+        let create = || {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.fd, os(name), flags, Mode::from_raw_mode(0o600))
+        };
+        // Most often there is nothing, and nothing below that could be in the way.
+        let first = match self.below {
+            None => create(),
+            Some(_) => Err(Errno::EXIST),
+        };
+        let made = match first {
+            Err(Errno::EXIST) => {
+                self.clear(name)?;
+                create()
+            }
+            done => done,
+        };
+        let mut file = File::from(made.map_err(failed("make", &path))?);
+        write(&mut file).map_err(|e| format!("cannot write `{}`: {e}", shown(&path)))?;
+        set(&file, facts, attributes, &path)?;
+        rustix::fs::futimens(&file, &times(facts.mtime)).map_err(failed("set the time of", &path))
+    }
+
+    /// Makes room for something that is no directory, where no directory is.
+    fn clear(&self, name: &[u8]) -> Result<()> {
+        let is_dir = || {
+            let path = join(&self.path, name);
+            format!(
+                "cannot replace the directory `{}` with a file",
+                shown(&path)
+            )
+        };
+        match self.stat(name)? {
+            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                Err(is_dir())
+            }
+            Some(_) => self.unlink(name),
+            None => match self.below(name)? {
+                Some(below) if below.kind() == EntryKind::Dir => Err(is_dir()),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn unlink(&self, name: &[u8]) -> Result<()> {
+        let path = join(&self.path, name);
+        rustix::fs::unlinkat(&self.fd, os(name), AtFlags::empty()).map_err(failed("replace", &path))
     }
 
     fn stat(&self, name: &[u8]) -> Result<Option<Stat>> {

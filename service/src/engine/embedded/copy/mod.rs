@@ -3,17 +3,20 @@
 //! source are resolved inside their roots, so neither leads out.
 
 mod archive;
+mod crew;
 mod dest;
 mod source;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use chalk_core::ignore::DockerIgnore;
 use chalk_core::lower::Chmod;
 use chalk_store::BlobStore;
 use chalk_store::stack::EntryKind;
 
+use crew::{Crew, Task};
 use dest::{Dest, DestDir, Facts};
 use source::{Node, join};
 
@@ -120,6 +123,8 @@ struct Copier<'a> {
     links: BTreeMap<(u64, u64), Vec<u8>>,
     /// Whether what is in the way is removed, as when an archive is unpacked.
     replace: bool,
+    /// Files that are written by several threads.
+    crew: Crew<'a>,
 }
 
 impl<'a> Copier<'a> {
@@ -138,6 +143,7 @@ impl<'a> Copier<'a> {
             exclude: exclude.map_err(|e| format!("--exclude: {e}"))?,
             links: BTreeMap::new(),
             replace: false,
+            crew: Crew::new(store),
         })
     }
 
@@ -173,6 +179,8 @@ impl<'a> Copier<'a> {
             } else {
                 self.copy_to(&path, &node)?;
             }
+            // What comes next may replace it.
+            self.crew.finish()?;
         }
         Ok(())
     }
@@ -201,12 +209,12 @@ impl<'a> Copier<'a> {
 
     /// Copies one source to the destination: what a directory holds into a directory, a file to
     /// that path or into that directory.
-    fn copy_to(&mut self, path: &[u8], node: &Node<'_>) -> Result<(), String> {
+    fn copy_to(&mut self, path: &[u8], node: &Node<'a>) -> Result<(), String> {
         let owner = self.owner_of_new();
         let dest = self.dest.resolve(&self.job.dest)?;
         if node.kind() == EntryKind::Dir {
             // Made on the way, so it does not look like the source (BuildKit does the same).
-            let dir = self.dest.make_dirs(&dest, owner)?;
+            let dir = Arc::new(self.dest.make_dirs(&dest, owner)?);
             return self.copy_children(node, &dir, b"");
         }
         let name = last(path);
@@ -222,7 +230,7 @@ impl<'a> Copier<'a> {
         if name.is_empty() {
             return Err(format!("cannot copy a file to `{}`", self.job.dest));
         }
-        let dir = self.dest.make_dirs(&parent, owner)?;
+        let dir = Arc::new(self.dest.make_dirs(&parent, owner)?);
         self.copy_node(node, &dir, &name, b"")
     }
 
@@ -231,7 +239,7 @@ impl<'a> Copier<'a> {
         &mut self,
         pattern: &str,
         path: &[u8],
-        node: &Node<'_>,
+        node: &Node<'a>,
     ) -> Result<(), String> {
         // The components in front of the pivot are the same in the pattern and in the match.
         let pivot = match pattern.trim_start_matches('/').split_once("/./") {
@@ -249,7 +257,7 @@ impl<'a> Copier<'a> {
         let dest = self.dest.resolve(&self.job.dest)?;
         let mut dir = self.dest.make_dirs(&dest, self.owner_of_new())?;
         let Some((name, above)) = kept.split_last() else {
-            return self.copy_children(node, &dir, b"");
+            return self.copy_children(node, &Arc::new(dir), b"");
         };
         let mut at = parts[..pivot.min(parts.len())].join(&b'/');
         for part in above {
@@ -264,13 +272,13 @@ impl<'a> Copier<'a> {
             };
             dir = self.dest.enter(&dir, part, facts, false)?.0;
         }
-        self.copy_node(node, &dir, name, b"")
+        self.copy_node(node, &Arc::new(dir), name, b"")
     }
 
     fn copy_children(
         &mut self,
-        node: &Node<'_>,
-        dir: &DestDir,
+        node: &Node<'a>,
+        dir: &Arc<DestDir>,
         below: &[u8],
     ) -> Result<(), String> {
         for (name, child) in node.children()? {
@@ -290,8 +298,8 @@ impl<'a> Copier<'a> {
     /// Copies a node to `name` in `dir`; `below` is its path below the source.
     fn copy_node(
         &mut self,
-        node: &Node<'_>,
-        dir: &DestDir,
+        node: &Node<'a>,
+        dir: &Arc<DestDir>,
         name: &[u8],
         below: &[u8],
     ) -> Result<(), String> {
@@ -303,17 +311,27 @@ impl<'a> Copier<'a> {
                 if matches!(node, Node::Layers(_)) || is_new {
                     self.dest.set_dir(&inner, facts, &node.attributes()?)?;
                 }
-                self.copy_children(node, &inner, below)
+                self.copy_children(node, &Arc::new(inner), below)
             }
             EntryKind::File => {
                 let link = node.link();
                 if let Some(first) = link.and_then(|link| self.links.get(&link)) {
                     return self.dest.hard_link(dir, name, first, self.replace);
                 }
-                let (store, attributes) = (self.store, node.attributes()?);
-                let write = |file: &mut std::fs::File| node.write_to(file, store);
-                self.dest
-                    .file(dir, name, facts, &attributes, self.replace, write)?;
+                let task = Task {
+                    dir: Arc::clone(dir),
+                    name: name.to_vec(),
+                    node: node.clone(),
+                    facts,
+                };
+                if self.replace {
+                    self.dest.clear(dir, name, true)?;
+                    self.crew.write_now(&task)?;
+                } else if link.is_some() {
+                    self.crew.write_now(&task)?;
+                } else {
+                    return self.crew.write(task);
+                }
                 if let Some(link) = link {
                     self.links.insert(link, join(dir.path(), name));
                 }
@@ -351,7 +369,7 @@ impl<'a> Copier<'a> {
             unpack: false,
         };
         let dest = self.dest.resolve(&job.dest)?;
-        let target = self.dest.make_dirs(&dest, self.owner_of_new())?;
+        let target = Arc::new(self.dest.make_dirs(&dest, self.owner_of_new())?);
         let mut inner = Copier::new(&job, self.dest, self.store, self.scratch)?;
         inner.replace = true;
         let root = job.source.find(b"", true)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 
 use chalk_core::Digest;
 use chalk_core::glob::{Glob, has_wildcard};
@@ -333,33 +333,31 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Writes the contents of a regular file.
-    pub(super) fn write_to(&self, out: &mut File, store: &BlobStore) -> Result<()> {
-        let copy = |reader: &mut dyn Read, out: &mut File| -> Result<()> {
-            io::copy(reader, out).map(drop).map_err(|e| e.to_string())
+    /// Writes the contents of a regular file; `buffer` is for what passes through this process.
+    pub(super) fn write_to(
+        &self,
+        out: &mut File,
+        store: &BlobStore,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        // File to file: the kernel copies.
+        let by_kernel = |mut file: File, out: &mut File| {
+            let copied = io::copy(&mut file, out);
+            copied.map(drop).map_err(|e| e.to_string())
         };
         match self {
             Self::Virtual(Virtual::File { contents, .. }) => match contents {
                 Contents::Blob(digest) => {
                     let mut blob = store.open_verified(digest).map_err(|e| words(&e))?;
-                    copy(&mut blob, out)
+                    copy(&mut blob, out, buffer).map_err(|e| e.to_string())
                 }
-                Contents::Bytes(bytes) => copy(&mut bytes.as_slice(), out),
+                Contents::Bytes(bytes) => out.write_all(bytes).map_err(|e| e.to_string()),
                 Contents::Path(path) => {
-                    let mut file = File::open(path).map_err(|e| e.to_string())?;
-                    io::copy(&mut file, out)
-                        .map(drop)
-                        .map_err(|e| e.to_string())
+                    by_kernel(File::open(path).map_err(|e| e.to_string())?, out)
                 }
             },
             Self::Virtual(_) => Ok(()),
-            Self::Layers(entry) => {
-                let mut file = entry.open_file().map_err(|e| words(&e))?;
-                // File to file: the kernel copies.
-                io::copy(&mut file, out)
-                    .map(drop)
-                    .map_err(|e| e.to_string())
-            }
+            Self::Layers(entry) => by_kernel(entry.open_file().map_err(|e| words(&e))?, out),
         }
     }
 
@@ -382,6 +380,18 @@ impl<'a> Node<'a> {
                 let file = entry.open_file().map_err(|e| words(&e))?;
                 Ok(Box::new(file))
             }
+        }
+    }
+}
+
+/// Copies to the end, by pieces of the buffer's size.
+fn copy(from: &mut impl Read, out: &mut File, buffer: &mut [u8]) -> io::Result<()> {
+    loop {
+        match from.read(buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => out.write_all(&buffer[..n])?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
     }
 }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 
+use chalk_core::Digest;
 use chalk_store::layer::OverlayAttrs;
 use chalk_store::stack::{Stack, StackEntry};
 
@@ -415,4 +416,44 @@ fn archives() {
             "usr/bin/sh=s",
         ]),
     );
+}
+
+/// More files than are written together, in several directories.
+#[test]
+fn many_files_are_all_there_and_the_first_failure_is_told() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let world = World::new(&[]);
+    let mut source = Virtual::empty();
+    let path = |number: usize| format!("{}/{number:04}", number % 7);
+    let put = |source: &mut Virtual, number: usize, contents| {
+        let file = Virtual::File {
+            contents,
+            mode: 0o640,
+            mtime: MTIME,
+        };
+        source.insert(&path(number), file).unwrap();
+    };
+    for number in 0..1000 {
+        let contents = Contents::Bytes(number.to_string().into_bytes());
+        put(&mut source, number, contents);
+    }
+    let writes = [Write::Copy(job(source.clone(), &["."], "/d"))];
+    let upper = world.write(&writes).unwrap();
+    for number in 0..1000 {
+        let file = upper.join("d").join(path(number));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), number.to_string());
+        let meta = std::fs::metadata(&file).unwrap();
+        assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o640, MTIME));
+    }
+
+    let absent = |text: &str| Contents::Blob(Digest::of(text.as_bytes()));
+    for number in [3, 10, 17] {
+        put(&mut source, number, absent("none"));
+    }
+    let writes = [Write::Copy(job(source, &["."], "/d"))];
+    let error = world.write(&writes).unwrap_err();
+    assert!(error.contains("`/d/3/0003`"), "{error}");
+    assert!(error.contains("is not in the store"), "{error}");
 }
