@@ -132,9 +132,9 @@ impl Orders {
             },
         };
         let tree = Tree::new(vec![entry]).map_err(|error| error.to_string())?;
-        self.client.put_file(&digest.to_string(), MOUNTED).await?;
+        self.client.put_file(MOUNTED).await?;
         let of_tree = tree.digest().to_string();
-        self.client.put_file(&of_tree, &tree.json()).await?;
+        self.client.put_file(&tree.json()).await?;
         Ok(json!([
             {"dest": "/mounted", "source": {"type": "file", "digest": digest}},
             {"dest": "/mounts", "source": {"type": "dir", "digest": of_tree}},
