@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chalk_store::temporary;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -283,7 +284,8 @@ fn check(settings: &NodeSettings) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// Makes the directory if needed (mode 0700) and takes its lock.
+/// Makes the directory if needed (mode 0700), takes its lock, and removes what a node that was killed
+/// was writing there.
 fn open(dir: &Path) -> Result<(PathBuf, File), NodeError> {
     let fault = |action, path: &Path| {
         let path = path.to_owned();
@@ -308,7 +310,7 @@ fn open(dir: &Path) -> Result<(PathBuf, File), NodeError> {
     let start = std::time::Instant::now();
     loop {
         match lock.try_lock() {
-            Ok(()) => return Ok((dir, lock)),
+            Ok(()) => break,
             Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -316,6 +318,8 @@ fn open(dir: &Path) -> Result<(PathBuf, File), NodeError> {
             Err(TryLockError::Error(error)) => return Err(fault("lock", &path)(error)),
         }
     }
+    temporary::sweep(&dir).map_err(fault("tidy", &dir))?;
+    Ok((dir, lock))
 }
 
 #[cfg(test)]
@@ -330,7 +334,11 @@ mod tests {
         let first = open(&path).unwrap();
         assert!(matches!(open(&path), Err(NodeError::Locked(_))));
         drop(first);
+        // As credentials are written, by a node that dies over it.
+        let half = tempfile::NamedTempFile::new_in(&path).unwrap();
+        let (_, half) = half.keep().unwrap();
         open(&path).unwrap();
+        assert!(!half.exists());
     }
 
     #[test]

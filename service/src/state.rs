@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use chalk_store::failpoint::{Step, around};
+use chalk_store::temporary;
 use serde::{Deserialize, Serialize};
 
 use crate::signing::{KEY_BYTES, SigningKey};
@@ -155,12 +156,13 @@ impl StateDir {
         let root = dir.canonicalize().map_err(|e| fault("resolve", dir, e))?;
         let lock = lock(&root)?;
         let state = Self { root, _lock: lock };
-        sweep_temporary(state.root())?;
+        let sweep = |dir: &Path| temporary::sweep(dir).map_err(|e| fault("tidy", dir, e));
+        sweep(state.root())?;
         state.check_version()?;
         for sub in ["builds", "imports"] {
             state.make_dir(sub)?;
         }
-        sweep_temporary(&state.path("imports"))?;
+        sweep(&state.path("imports"))?;
         state.remove("service.json")?;
         Ok(state)
     }
@@ -308,37 +310,6 @@ fn lock(root: &Path) -> Result<File, StateError> {
             Err(fs::TryLockError::Error(e)) => return Err(fault("lock", path, e)),
         }
     }
-}
-
-/// How the names of temporary files begin that are written beside their place.
-const TEMPORARY: &str = ".tmp";
-
-/// Removes what a process that died left of files on their way in, which lie beside their places.
-/// Nobody else may be writing there.
-///
-/// # Errors
-/// When the file system refuses.
-pub(crate) fn sweep_temporary(dir: &Path) -> Result<(), StateError> {
-    for entry in fs::read_dir(dir).map_err(|e| fault("list", dir, e))? {
-        let entry = entry.map_err(|e| fault("list", dir, e))?;
-        if !entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(TEMPORARY.as_bytes())
-        {
-            continue;
-        }
-        let path = entry.path();
-        let removed = match path.is_dir() && !path.is_symlink() {
-            true => fs::remove_dir_all(&path),
-            false => fs::remove_file(&path),
-        };
-        match removed {
-            Err(e) if !is_absent(&e) => return Err(fault("remove", path, e)),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Writes a whole file, mode 0600, so that its name shows the old or the new contents and never a

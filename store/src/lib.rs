@@ -25,6 +25,7 @@ pub mod sink;
 pub mod snapshots;
 #[cfg(unix)]
 pub mod stack;
+pub mod temporary;
 pub mod tree;
 pub mod uploads;
 mod verify;

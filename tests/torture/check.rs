@@ -73,6 +73,8 @@ pub(crate) struct Check<'a> {
     pub(crate) shared: &'a Shared,
     /// Digests whose bytes flipped: they may be missing, but not wrong.
     pub(crate) rotten: &'a BTreeSet<String>,
+    /// Whether a tag may be listed whose manifest was deleted.
+    pub(crate) tags_stay: bool,
     /// Blobs that were read and are whole.
     whole: BTreeSet<String>,
     pub(crate) violations: Vec<Violation>,
@@ -88,6 +90,7 @@ impl<'a> Check<'a> {
             client,
             shared,
             rotten,
+            tags_stay: false,
             whole: BTreeSet::new(),
             violations: Vec::new(),
         }
@@ -110,6 +113,10 @@ impl<'a> Check<'a> {
                 Thing::Tag(repository, tag) => {
                     let found = self.client.manifest(repository, tag).await;
                     found.map(|found| found.map(|(digest, _)| digest))
+                }
+                Thing::Upload(path) => {
+                    let found = self.client.has_upload(path).await;
+                    found.map(|there| there.then(String::new))
                 }
                 _ => continue,
             };
@@ -154,7 +161,13 @@ impl<'a> Check<'a> {
         Ok(Some(String::new()))
     }
 
-    fn compare(&mut self, thing: &Thing, allowed: &BTreeSet<Value>, found: Fallible<Value>) {
+    /// Holds what was found against what may be.
+    pub(crate) fn compare(
+        &mut self,
+        thing: &Thing,
+        allowed: &BTreeSet<Value>,
+        found: Fallible<Value>,
+    ) {
         let may_be_rotten = !self.rotten.is_empty();
         match found {
             Ok(found) if allowed.contains(&found) => self.shared.facts.found(thing, found),
@@ -175,7 +188,9 @@ impl<'a> Check<'a> {
             for tag in self.client.tags(&repository).await? {
                 let found = self.client.manifest(&repository, &tag).await?;
                 let Some((digest, bytes)) = found else {
-                    if self.rotten.is_empty() {
+                    let thing = Thing::Tag(repository.clone(), tag.clone());
+                    let may_stay = self.tags_stay && self.shared.facts.known(&thing).is_none();
+                    if self.rotten.is_empty() && !may_stay {
                         self.wrong(Wrong::Half, format!("{repository}:{tag} has no manifest"));
                     }
                     continue;
@@ -283,6 +298,12 @@ impl<'a> Check<'a> {
                 format!("image {hash} cannot be pulled: {error}"),
             ),
         }
+    }
+
+    /// Reads all that belongs to an image.
+    pub(crate) async fn all_of(&self, hash: &str) -> Fallible<()> {
+        self.client.get(&format!("/v1/images/{hash}")).await?;
+        self.files(hash).await.map(drop)
     }
 
     async fn files(&self, hash: &str) -> Fallible<BTreeMap<String, String>> {

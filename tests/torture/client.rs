@@ -36,7 +36,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Expects success.
-    fn ok(self) -> Fallible<Self> {
+    pub(crate) fn ok(self) -> Fallible<Self> {
         match self.status.is_success() {
             true => Ok(self),
             false => Err(format!(
@@ -193,6 +193,31 @@ impl Client {
             .await?
             .ok()
             .map(drop)
+    }
+
+    /// Begins the upload of a blob and sends bytes, but does not end it; its path.
+    pub(crate) async fn begin_upload(&self, repository: &str, bytes: &[u8]) -> Fallible<String> {
+        let path = format!("/v2/{repository}/blobs/uploads/");
+        let begun = self.send(Method::POST, &path, &[], Vec::new());
+        let at = location(&begun.await?.ok()?)?;
+        let headers = [(CONTENT_TYPE, "application/octet-stream".to_owned())];
+        let sent = self.send(Method::PATCH, &at, &headers, bytes.to_vec());
+        let at = location(&sent.await?.ok()?)?;
+        // After a restart, the same path has another host.
+        let path = at
+            .split_once("://")
+            .and_then(|(_, rest)| rest.find('/').map(|at| rest[at..].to_owned()));
+        Ok(path.unwrap_or(at))
+    }
+
+    /// Whether an upload can be gone on with.
+    pub(crate) async fn has_upload(&self, path: &str) -> Fallible<bool> {
+        let answer = self.send(Method::GET, path, &[], Vec::new()).await?;
+        // A registry whose paths are signed may not know one of before its restart: no matter which.
+        match answer.status.is_client_error() {
+            true => Ok(false),
+            false => answer.ok().map(|_| true),
+        }
     }
 
     /// Pushes a manifest.

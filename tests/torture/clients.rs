@@ -51,6 +51,8 @@ pub(crate) struct Worker {
     pub(crate) number: usize,
     image: Option<String>,
     token: Option<String>,
+    /// Commits to its volume so far.
+    pub(crate) commits: usize,
 }
 
 impl Worker {
@@ -61,6 +63,7 @@ impl Worker {
             number,
             image: None,
             token: None,
+            commits: 0,
         }
     }
 
@@ -77,6 +80,7 @@ impl Worker {
                 let bytes = noise.bytes();
                 self.push_blob(&bytes, *piece).await
             }
+            Act::Cancel { noise } => self.cancel(&noise.bytes()).await,
             Act::Pull { tag } => self.pull(tag).await,
             Act::DeleteManifest { tag } => self.delete_manifest(tag).await,
             Act::DeleteTag { tag } => {
@@ -180,6 +184,9 @@ impl Worker {
                 facts.acknowledged(&Thing::Prewarm, value);
                 Ok(())
             }
+            Act::PutFile { path, noise, way } => self.put_file(path, &noise.bytes(), *way).await,
+            Act::RemoveFile { path } => self.remove_file(path).await,
+            Act::DeleteVolume => self.delete_volume().await,
         }
     }
 
@@ -189,6 +196,16 @@ impl Worker {
         facts.asked(&thing, Some(String::new()));
         self.client.push_blob(&repository, bytes, piece).await?;
         facts.acknowledged(&thing, Some(String::new()));
+        Ok(())
+    }
+
+    /// Begins an upload, sends its bytes, and takes it back.
+    async fn cancel(&self, bytes: &[u8]) -> Fallible<()> {
+        let upload = self.client.begin_upload(&self.repository(), bytes).await?;
+        let (facts, thing) = (&self.shared.facts, Thing::Upload(upload.clone()));
+        facts.asked(&thing, Some(String::new()));
+        self.client.delete(&upload).await?;
+        facts.acknowledged(&thing, None);
         Ok(())
     }
 

@@ -1,14 +1,18 @@
 //! The disk of a trial: a small ext4 on a loop device, so that it can be full, and lose power.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Size of the file system, in bytes.
 const SIZE: u64 = 128 << 20;
 const BALLAST: &str = "ballast";
+/// How long the dead may keep a disk in use.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// A mounted file system in a file. Dropping it unmounts it and removes all.
 #[derive(Debug)]
@@ -114,12 +118,24 @@ impl Disk {
         fs::rename(&self.image, to).expect("move a disk");
     }
 
-    /// What the device has got so far: the file system as a sudden loss of power leaves it. Nothing
-    /// may use it any more.
+    /// As [`lose_power`](Self::lose_power), when the dead have let go of it.
     ///
     /// # Errors
-    /// When it is still in use, or cannot be mounted again.
-    pub(crate) fn lose_power(&mut self) -> Result<(), String> {
+    /// When they do not.
+    pub(crate) fn lose_power_when_free(&mut self) -> Result<(), String> {
+        let until = Instant::now() + BUSY;
+        while let Err(error) = self.lose_power() {
+            if Instant::now() > until {
+                return Err(format!("the disk stays in use: {error}"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// What the device has got so far: the file system as a sudden loss of power leaves it. Nothing
+    /// may use it any more.
+    fn lose_power(&mut self) -> Result<(), String> {
         // What the file system kept in memory has not come to the file behind the loop device.
         let lost = self.folder.join("lost.img");
         copy(&self.image, &lost)?;
@@ -168,6 +184,18 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
     )
 }
 
+/// Has a machine started anew, which this one did not, for whatever keeps the boot that it was
+/// written in: a file `boot` in `folder` or in a folder of it.
+pub(crate) fn boot_anew(folder: &Path) {
+    let below = fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = below.map(|entry| entry.path()).chain([folder.to_owned()]);
+    for marker in folders.map(|folder| folder.join("boot")) {
+        if marker.exists() {
+            fs::write(marker, "another boot").expect("write to the disk");
+        }
+    }
+}
+
 /// Blob files below a state directory, sorted.
 pub(crate) fn blobs(state: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -192,8 +220,33 @@ pub(crate) fn blobs(state: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The name of a file, which is the digest of a blob.
+pub(crate) fn name_of(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Flips bytes in some of these blobs, as `numbers` choose; gives the digests of those that rotted.
+pub(crate) fn rot_some(blobs: &[(String, PathBuf)], numbers: &[u64]) -> BTreeSet<String> {
+    let mut rotten = BTreeSet::new();
+    for number in numbers {
+        if blobs.is_empty() {
+            break;
+        }
+        let at = usize::try_from(number % blobs.len() as u64).unwrap_or(0);
+        let (digest, path) = &blobs[at];
+        // Twice would be none.
+        if fs::metadata(path).is_ok_and(|meta| meta.len() > 0) && rotten.insert(digest.clone()) {
+            rot(path);
+        }
+    }
+    rotten
+}
+
 /// Flips a bit in the middle of a file, behind the back of its times.
-pub(crate) fn rot(path: &Path) {
+fn rot(path: &Path) {
     let mut file = File::options()
         .read(true)
         .write(true)

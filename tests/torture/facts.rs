@@ -23,6 +23,14 @@ pub(crate) enum Thing {
     JoinToken(String),
     /// The list of images that nodes keep ready.
     Prewarm,
+    /// An upload, by its path.
+    Upload(String),
+    /// A volume, by name.
+    Volume(String),
+    /// A file of a volume; its value is a hash.
+    File(String, String),
+    /// An image in the cache of a node, by hash.
+    Cached(String),
 }
 
 impl fmt::Display for Thing {
@@ -36,6 +44,10 @@ impl fmt::Display for Thing {
             Self::Token(id) => write!(f, "token {id}"),
             Self::JoinToken(id) => write!(f, "join token {id}"),
             Self::Prewarm => write!(f, "the pre-warm list"),
+            Self::Upload(path) => write!(f, "upload {path}"),
+            Self::Volume(name) => write!(f, "volume {name}"),
+            Self::File(volume, path) => write!(f, "file {volume}:{path}"),
+            Self::Cached(hash) => write!(f, "image {hash} on the node"),
         }
     }
 }
@@ -126,5 +138,12 @@ impl Facts {
             .iter()
             .filter(|(thing, values)| matches!(thing, Thing::Name(_)) && points(values));
         names.map(|(thing, _)| thing.clone()).collect()
+    }
+
+    /// Files that a volume may have.
+    pub(crate) fn files_of(&self, volume: &str) -> Vec<Thing> {
+        let allowed = self.allowed();
+        let of = |thing: &&Thing| matches!(thing, Thing::File(name, _) if name == volume);
+        allowed.keys().filter(of).cloned().collect()
     }
 }

@@ -14,8 +14,8 @@ const TEMPORARY: [&str; 4] = [".tmp", ".new-", ".old-", "blob-"];
 /// Directories whose every entry is temporary.
 const FOR_TEMPORARY: [&str; 3] = ["tmp", "engine/scratch", "state/imports"];
 
-/// Processes of a trial, save the service itself and what belongs to it.
-fn processes(mark: &str, service: Option<u32>) -> Vec<String> {
+/// Processes of a trial, save those that live and what belongs to them.
+fn processes(mark: &str, living: &[u32]) -> Vec<String> {
     let mut found = Vec::new();
     let marked = format!("{MARK}={mark}");
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -36,17 +36,17 @@ fn processes(mark: &str, service: Option<u32>) -> Vec<String> {
         // Steps have a clean environment; their words tell whose they are.
         let command = String::from_utf8_lossy(&command).replace('\0', " ");
         let is_step = command.contains(&format!("{mark}-"));
-        if (is_marked || is_step) && service.is_none_or(|service| !belongs(pid, service)) {
+        if (is_marked || is_step) && !belongs(pid, living) {
             found.push(format!("process {pid}: {command}"));
         }
     }
     found
 }
 
-/// Whether a process is the service or one that it started.
-fn belongs(mut pid: u32, service: u32) -> bool {
+/// Whether a process is one of those that live, or one that they started.
+fn belongs(mut pid: u32, living: &[u32]) -> bool {
     for _ in 0..20 {
-        if pid == service {
+        if living.contains(&pid) {
             return true;
         }
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -70,6 +70,20 @@ fn mounts(disk: &Path) -> Vec<String> {
         let mounts = fs::read_to_string(&path).unwrap_or_default();
         let lines = mounts.lines().filter(|line| line.contains(&inside));
         found.extend(lines.map(|line| format!("mount in {}: {line}", path.display())));
+    }
+    found
+}
+
+/// Loop devices over files of the disk.
+fn loops(disk: &Path) -> Vec<String> {
+    let inside = format!("{}/", disk.display());
+    let mut found = Vec::new();
+    for device in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+        let file = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+        if file.starts_with(&inside) {
+            let name = device.file_name().to_string_lossy().into_owned();
+            found.push(format!("loop device {name} over {}", file.trim()));
+        }
     }
     found
 }
@@ -118,20 +132,28 @@ fn files(state: &Path) -> Vec<String> {
     found
 }
 
-/// What is left of the past of a trial while `service` runs idle, or nothing does.
-pub(crate) fn find(
-    disk: &Path,
-    state: &Path,
-    mark: &str,
-    service: Option<u32>,
-    dead: u32,
-) -> Vec<String> {
+/// Where to look.
+#[derive(Debug)]
+pub(crate) struct Places<'a> {
+    /// What marks the processes of the trial.
+    pub(crate) mark: &'a str,
+    /// Disk with mounts and loop devices; none while a node lives, which has some ready.
+    pub(crate) disk: Option<&'a Path>,
+    /// State directory with temporary files; none before the start that sweeps them.
+    pub(crate) state: Option<&'a Path>,
+}
+
+/// What is left of the past of a trial while the living, if there are any, are idle.
+pub(crate) fn find(places: &Places<'_>, living: &[u32], dead: u32) -> Vec<String> {
     let until = Instant::now() + PATIENCE;
     loop {
-        let mut found = processes(mark, service);
-        found.extend(mounts(disk));
-        found.extend(groups(mark, Some(dead)));
-        found.extend(files(state));
+        let mut found = processes(places.mark, living);
+        if let Some(disk) = places.disk {
+            found.extend(mounts(disk));
+            found.extend(loops(disk));
+        }
+        found.extend(groups(places.mark, Some(dead)));
+        found.extend(places.state.map(files).unwrap_or_default());
         // The dead take a moment to go.
         if found.is_empty() || Instant::now() > until {
             return found;

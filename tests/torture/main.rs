@@ -20,6 +20,7 @@ mod clients;
 mod disk;
 mod facts;
 mod leaks;
+mod nodes;
 mod payload;
 mod peer;
 mod plan;
@@ -27,24 +28,33 @@ mod process;
 mod proxy;
 mod recipe;
 mod report;
+mod setting;
 mod trial;
+mod volumes;
+mod work;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use clap::Parser;
 
 use plan::{Kind, Plan};
 use report::Report;
-use trial::Setting;
+use setting::Setting;
+
+/// How often a held run looks whether it may go on.
+const HELD: Duration = Duration::from_millis(200);
 
 #[derive(Parser)]
 #[command(
     name = "cargo xtask torture",
-    about = "Kills, fills and damages a service at work, and checks what is left"
+    about = "Kills, fills and damages a service at work, and checks what is left",
+    after_help = "SIGUSR1 holds it once the trials that run have ended, SIGUSR2 lets it go on; \
+                  SIGINT and SIGTERM end it there, with the table of what was done."
 )]
 struct Options {
     /// Where all choices come from.
@@ -53,6 +63,9 @@ struct Options {
     /// How many trials.
     #[arg(long, default_value_t = 1000)]
     trials: usize,
+    /// Number of the first.
+    #[arg(long, default_value_t = 0)]
+    from: usize,
     /// Run this trial alone.
     #[arg(long)]
     trial: Option<usize>,
@@ -87,16 +100,29 @@ fn main() -> ExitCode {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).expect("a handler");
     }
+    // A machine that is wanted for something else for a while: trials have limits of time, and are
+    // not stopped in their middle.
+    let hold = Arc::new(AtomicUsize::new(0));
+    for (signal, value) in [
+        (signal_hook::consts::SIGUSR1, 1),
+        (signal_hook::consts::SIGUSR2, 0),
+    ] {
+        signal_hook::flag::register_usize(signal, Arc::clone(&hold), value).expect("a handler");
+    }
     let numbers: Vec<usize> = match options.trial {
         Some(trial) => vec![trial],
-        None => (0..options.trials).collect(),
+        None => (options.from..options.from + options.trials).collect(),
     };
-    let report = Mutex::new(Report::new(setting.points.iter().cloned().collect()));
+    let report = Mutex::new(Report::new(setting.points.all()));
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
+                    if hold.load(Ordering::Relaxed) != 0 {
+                        std::thread::sleep(HELD);
+                        continue;
+                    }
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(number) = numbers.get(at) else {
                         return;

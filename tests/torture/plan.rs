@@ -5,8 +5,11 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
 use crate::chance;
+use crate::nodes::NodePlan;
 use crate::payload::Noise;
 use crate::recipe::{Recipe, Step};
+use crate::setting::Points;
+use crate::volumes::Way;
 
 /// Kinds of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -23,16 +26,19 @@ pub(crate) enum Kind {
     Rot,
     /// Connections tear and stall, then `kill -9`.
     Network,
+    /// A node at work is killed at some moment or failpoint, or all lose power.
+    Node,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Kill,
         Self::Failpoint,
         Self::Power,
         Self::Full,
         Self::Rot,
         Self::Network,
+        Self::Node,
     ];
 
     /// For the table.
@@ -44,6 +50,7 @@ impl Kind {
             Self::Full => "full disk",
             Self::Rot => "flipped bytes",
             Self::Network => "torn and slow network",
+            Self::Node => "a node dies",
         }
     }
 }
@@ -74,6 +81,8 @@ pub(crate) enum Act {
     },
     /// Pushes a blob that no manifest names.
     Blob { noise: Noise, piece: usize },
+    /// Begins the upload of a blob, and cancels it.
+    Cancel { noise: Noise },
     /// Pulls a tag with all that it names.
     Pull { tag: String },
     /// Deletes the manifest that a tag points to.
@@ -101,6 +110,16 @@ pub(crate) enum Act {
     JoinToken,
     /// Replaces the list of images that nodes keep ready.
     Prewarm { images: Vec<String> },
+    /// Puts a file into the volume of this client.
+    PutFile {
+        path: String,
+        noise: Noise,
+        way: Way,
+    },
+    /// Takes a file out of the volume of this client.
+    RemoveFile { path: String },
+    /// Deletes the volume of this client.
+    DeleteVolume,
 }
 
 impl Act {
@@ -110,6 +129,7 @@ impl Act {
             self,
             Self::Push { .. }
                 | Self::Blob { .. }
+                | Self::Cancel { .. }
                 | Self::Pull { .. }
                 | Self::DeleteManifest { .. }
                 | Self::DeleteBlob { .. }
@@ -130,6 +150,8 @@ pub(crate) struct Plan {
     pub(crate) network: u64,
     /// Whether it ends with a polite stop.
     pub(crate) stops: bool,
+    /// What happens instead of all that, if a node is what dies.
+    pub(crate) node: Option<NodePlan>,
 }
 
 const CLIENTS: usize = 3;
@@ -137,20 +159,21 @@ const TAGS: [&str; 2] = ["one", "two"];
 
 impl Plan {
     /// The trial of that number.
-    pub(crate) fn draw(seed: u64, number: usize, points: &[String]) -> Self {
+    pub(crate) fn draw(seed: u64, number: usize, points: &Points) -> Self {
         let mut rng = chance::of(seed, format!("trial {number}"));
         let kind = match number % 8 {
             0 | 2 | 4 => Kind::Failpoint,
-            1 => Kind::Kill,
             3 | 7 => Kind::Power,
-            5 => Kind::Network,
+            1 if number % 16 == 1 => Kind::Kill,
+            5 if number % 16 == 5 => Kind::Network,
+            1 | 5 => Kind::Node,
             _ if number % 16 == 6 => Kind::Full,
             _ => Kind::Rot,
         };
         let at_point = kind == Kind::Failpoint || kind == Kind::Power && rng.random_bool(0.5);
         let point = at_point.then(|| {
             // All points in turn, in an order of the seed's.
-            let mut order: Vec<&String> = points.iter().collect();
+            let mut order: Vec<&String> = points.service.iter().collect();
             order.shuffle(&mut chance::of(seed, "order of the failpoints"));
             let turn = number / 8 * 4 + [0, 0, 1, 0, 2, 0, 0, 3][number % 8];
             let nth = match rng.random_range(0..4) {
@@ -188,6 +211,7 @@ impl Plan {
             after: after.collect(),
             network: rng.random(),
             stops: rng.random_bool(0.2),
+            node: (kind == Kind::Node).then(|| NodePlan::draw(seed, number, &points.node)),
         }
     }
 
@@ -222,6 +246,13 @@ fn name(rng: &mut StdRng, client: usize) -> String {
 }
 
 fn build(rng: &mut StdRng, number: usize, client: usize, at: usize) -> Act {
+    let recipe = recipe(rng, number, client, at);
+    let name = rng.random_bool(0.4).then(|| name(rng, client));
+    Act::Build { recipe, name }
+}
+
+/// The declaration that a client builds at that place of its list.
+pub(crate) fn recipe(rng: &mut StdRng, number: usize, client: usize, at: usize) -> Recipe {
     let count = rng.random_range(1..4);
     let steps = (0..count).map(|step| {
         // The first steps are the same for many, so that they come from the cache; the last is new.
@@ -239,15 +270,13 @@ fn build(rng: &mut StdRng, number: usize, client: usize, at: usize) -> Act {
             },
         }
     });
-    let recipe = Recipe {
+    Recipe {
         steps: steps.collect(),
-    };
-    let name = rng.random_bool(0.4).then(|| name(rng, client));
-    Act::Build { recipe, name }
+    }
 }
 
 fn act(rng: &mut StdRng, number: usize, client: usize, at: usize) -> Act {
-    match rng.random_range(0..100) {
+    match rng.random_range(0..116) {
         0..25 => {
             let count = rng.random_range(1..4);
             Act::Push {
@@ -277,10 +306,24 @@ fn act(rng: &mut StdRng, number: usize, client: usize, at: usize) -> Act {
         },
         93..95 => Act::Revoke,
         95..97 => Act::JoinToken,
-        _ => Act::Prewarm {
+        97..100 => Act::Prewarm {
             images: vec![format!("docker.io/library/prewarm-{number}:{at}")],
         },
+        100..104 => Act::Cancel { noise: noise(rng) },
+        104..112 => Act::PutFile {
+            path: path(rng),
+            noise: noise(rng),
+            way: *[Way::Inline, Way::Packed, Way::Chunked]
+                .get(rng.random_range(0..3))
+                .unwrap_or(&Way::Inline),
+        },
+        112..115 => Act::RemoveFile { path: path(rng) },
+        _ => Act::DeleteVolume,
     }
+}
+
+fn path(rng: &mut StdRng) -> String {
+    chance::one(rng, &["a", "b/c", "b/d"]).to_owned()
 }
 
 /// A blob that no image has: those may be deleted.

@@ -1,5 +1,6 @@
 //! A process under torture: how it starts, dies and is asked to stop.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -51,24 +52,59 @@ fn spawn(command: &mut Command, log: &Path) -> Child {
 }
 
 impl Launch {
-    /// The program without any settings of whoever runs this.
-    fn command(&self) -> Command {
+    /// The program on a state directory, without any settings of whoever runs this.
+    fn command(&self, state: &Path) -> Command {
         let mut command = Command::new(&self.chalk);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("CHALK_") {
                 command.env_remove(&name);
             }
         }
+        command.env(MARK, &self.mark).arg("--state").arg(state);
         command
-            .env(MARK, &self.mark)
-            .arg("--state")
-            .arg(&self.state);
+    }
+
+    /// Failpoints that were come to, and the one at which something was killed.
+    pub(crate) fn points(&self) -> (BTreeSet<String>, Option<String>) {
+        let lines = fs::read_to_string(&self.passed).unwrap_or_default();
+        let died = lines.lines().find_map(|line| line.strip_prefix("killed "));
+        let passed = lines.lines().filter(|line| !line.starts_with("killed "));
+        (passed.map(str::to_owned).collect(), died.map(str::to_owned))
+    }
+
+    /// Has it note the failpoints, and be killed at one.
+    fn arm(&self, command: &mut Command, point: Option<&(String, u64)>) {
+        command.env("CHALK_FAILPOINT_LOG", &self.passed);
+        if let Some((name, nth)) = point {
+            command.env("CHALK_FAILPOINT", format!("{name}:{nth}"));
+        }
+    }
+
+    /// Starts a node of a service on a state directory of its own. It is not waited for.
+    pub(crate) fn node(
+        &self,
+        service: &Process,
+        state: &Path,
+        name: &str,
+        settings: &[&str],
+        point: Option<&(String, u64)>,
+    ) -> Process {
+        let mut command = self.command(state);
+        command.args(["node", "--server", &service.url, "--name", name]);
         command
+            .arg("--join-token-file")
+            .arg(self.state.join("token"));
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        self.arm(&mut command, point);
+        Process::start(&mut command, &self.log, service.url.clone())
     }
 
     /// Runs a command on the state directory to its end.
     pub(crate) fn run(&self, words: &[&str]) -> Result<(), String> {
-        let ran = self.command().args(words).stdin(Stdio::null()).output();
+        let mut command = self.command(&self.state);
+        let ran = command.args(words).stdin(Stdio::null()).output();
         let ran = ran.expect("run chalk");
         match ran.status.success() {
             true => Ok(()),
@@ -78,15 +114,17 @@ impl Launch {
 
     /// Starts the service, to be killed at a failpoint perhaps.
     pub(crate) fn start(&self, point: Option<&(String, u64)>) -> Result<Process, NoStart> {
-        let mut command = self.command();
+        let mut command = self.command(&self.state);
         command.args(["serve", "--listen", "127.0.0.1:0"]);
-        for setting in ["serve.stop_timeout=2s", "build.parallel=2"] {
+        // No node is to fetch what the trial does not know.
+        for setting in [
+            "serve.stop_timeout=2s",
+            "build.parallel=2",
+            "prewarm.images=",
+        ] {
             command.args(["--set", setting]);
         }
-        command.env("CHALK_FAILPOINT_LOG", &self.passed);
-        if let Some((name, nth)) = point {
-            command.env("CHALK_FAILPOINT", format!("{name}:{nth}"));
-        }
+        self.arm(&mut command, point);
         let mut child = spawn(&mut command, &self.log);
         let until = Instant::now() + PATIENCE;
         loop {

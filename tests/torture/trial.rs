@@ -2,33 +2,27 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-use chalk_tests::World;
-use tokio::task::JoinSet;
 
 use crate::check::{Check, Violation, Wrong};
 use crate::client::Client;
 use crate::clients::{Shared, Worker};
 use crate::disk::{self, Disk};
-use crate::leaks;
+use crate::leaks::{self, Places};
+use crate::nodes;
 use crate::payload::Pushed;
 use crate::peer;
 use crate::plan::{Act, Kind, Plan};
 use crate::process::{Launch, NoStart, Process};
 use crate::proxy;
-use crate::recipe::BASE;
+use crate::setting::Setting;
+use crate::work::Work;
 
-/// How long a failpoint is waited for once all clients are done.
-const LINGER: Duration = Duration::from_millis(150);
 /// Longest that clients may take to come to their end while the disk is full.
-const PATIENCE: Duration = Duration::from_secs(40);
-/// How long the dead may keep a disk in use.
-const BUSY: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Who was tortured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,158 +47,20 @@ pub(crate) struct Outcome {
     pub(crate) log: String,
 }
 
-/// What all trials begin with.
-#[derive(Debug)]
-pub(crate) struct Setting {
-    folder: PathBuf,
-    chalk: PathBuf,
-    template: PathBuf,
-    empty: PathBuf,
-    with_peer: bool,
-    /// Blobs of the base: nothing could make them anew.
-    base: BTreeSet<String>,
-    /// Names of all failpoints of the service.
-    pub(crate) points: Vec<String>,
-    pub(crate) notices: Vec<String>,
-}
-
-impl Setting {
-    /// Makes the disks that trials begin with.
-    pub(crate) fn prepare(parent: &Path, with_peer: bool) -> Self {
-        let chalk = std::env::var_os("CHALK_TEST_BIN");
-        let chalk = PathBuf::from(chalk.expect("CHALK_TEST_BIN, set by `cargo xtask torture`"));
-        let folder = parent.join(format!("chalk-torture-{}", std::process::id()));
-        let listed = Command::new(&chalk).env("CHALK_FAILPOINT", "list").output();
-        let listed = String::from_utf8(listed.expect("run chalk").stdout).unwrap_or_default();
-        let points: Vec<String> = listed
-            .lines()
-            .filter(|line| line.ends_with(".before") || line.ends_with(".after"))
-            // Those of nodes: no trial has one yet.
-            .filter(|line| !line.starts_with("node."))
-            .map(str::to_owned)
-            .collect();
-        assert!(!points.is_empty(), "chalk was built without its failpoints");
-        let disk = Disk::format(&folder.join("template"));
-        let mut setting = Self {
-            template: folder.join("template.img"),
-            empty: folder.join("empty.img"),
-            folder,
-            chalk,
-            with_peer: with_peer && Path::new(peer::PROGRAM).exists(),
-            base: BTreeSet::new(),
-            points,
-            notices: Vec::new(),
-        };
-        if with_peer && !setting.with_peer {
-            let notice =
-                "docker-registry is not installed (Debian package docker-registry): left out";
-            setting.notices.push(notice.to_owned());
-        }
-        let world = World::new();
-        let layout = world.busybox_layout().display().to_string();
-        let launch = setting.launch(&disk, "template");
-        let import = ["compute", "image", "import", &layout, "--as", BASE];
-        launch.run(&import).expect("import the base");
-        setting.base = disk::blobs(&launch.state)
-            .iter()
-            .map(|path| name_of(path))
-            .collect();
-        disk.into_image(&setting.template);
-        let empty = Disk::format(&setting.folder.join("empty"));
-        empty.into_image(&setting.empty);
-        world.tear_down().expect("nothing is left");
-        setting
-    }
-
-    /// Removes all.
-    pub(crate) fn tear_down(&self) {
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-
-    fn launch(&self, disk: &Disk, name: &str) -> Launch {
-        Launch {
-            chalk: self.chalk.clone(),
-            state: disk.path().join("state"),
-            log: disk.folder().join("service.log"),
-            passed: disk.folder().join("points"),
-            mark: format!("{name}-{}", std::process::id()),
-        }
-    }
-}
-
 /// Runs a trial against the service, and its registry part against docker-registry.
 pub(crate) fn run(setting: &Setting, plan: &Plan, stop: &AtomicBool) -> Vec<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
+    if let Some(of_node) = &plan.node {
+        return vec![runtime.block_on(nodes::trial(setting, plan.number, of_node))];
+    }
     let mut outcomes = vec![runtime.block_on(ours(setting, plan))];
-    let comparable = matches!(plan.kind(), Kind::Kill | Kind::Power);
-    if setting.with_peer && comparable && !stop.load(Ordering::Relaxed) {
-        outcomes.push(runtime.block_on(theirs(setting, plan)));
+    if setting.with_peer && !stop.load(Ordering::Relaxed) {
+        outcomes.push(runtime.block_on(peer::trial(setting, plan)));
     }
     outcomes
-}
-
-/// The clients of a plan at work.
-struct Work {
-    tasks: JoinSet<Vec<String>>,
-}
-
-impl Work {
-    /// Starts them; `only` says which calls they make.
-    fn start(client: &Client, shared: &Arc<Shared>, plan: &Plan, only: fn(&Act) -> bool) -> Self {
-        let mut tasks = JoinSet::new();
-        for (number, acts) in plan.clients.iter().enumerate() {
-            let mut worker = Worker::new(client.clone(), Arc::clone(shared), number);
-            let acts: Vec<Act> = acts.iter().filter(|act| only(act)).cloned().collect();
-            tasks.spawn(async move {
-                let mut errors = Vec::new();
-                for act in acts {
-                    if let Err(error) = worker.act(&act).await {
-                        errors.push(format!("{act:?}: {error}"));
-                    }
-                }
-                errors
-            });
-        }
-        Self { tasks }
-    }
-
-    /// Waits until all are done, the time is over, or the process has ended; gives what failed
-    /// while it was alive, and whether it died.
-    async fn until(
-        &mut self,
-        process: &mut Process,
-        limit: Option<Duration>,
-    ) -> (Vec<String>, bool) {
-        let began = Instant::now();
-        let mut errors = Vec::new();
-        let mut done_at = None;
-        loop {
-            if process.ended().is_some() {
-                return (Vec::new(), true);
-            }
-            if limit.is_some_and(|limit| began.elapsed() >= limit) {
-                return (errors, false);
-            }
-            if done_at.is_some_and(|at: Instant| at.elapsed() >= LINGER) {
-                return (errors, false);
-            }
-            tokio::select! {
-                next = self.tasks.join_next(), if done_at.is_none() => match next {
-                    Some(found) => errors.extend(found.expect("no client panicked")),
-                    None => done_at = Some(Instant::now()),
-                },
-                () = tokio::time::sleep(Duration::from_millis(1)) => {}
-            }
-        }
-    }
-
-    /// Lets those that are left come to their end, after the process has.
-    async fn drain(&mut self) {
-        while self.tasks.join_next().await.is_some() {}
-    }
 }
 
 async fn ours(setting: &Setting, plan: &Plan) -> Outcome {
@@ -221,8 +77,7 @@ async fn ours(setting: &Setting, plan: &Plan) -> Outcome {
         violations: Vec::new(),
     };
     trial.run().await;
-    let lines = fs::read_to_string(&trial.launch.passed).unwrap_or_default();
-    let died_at = lines.lines().find_map(|line| line.strip_prefix("killed "));
+    let (passed, died_at) = trial.launch.points();
     let log = match trial.violations.is_empty() {
         true => String::new(),
         false => fs::read_to_string(&trial.launch.log).unwrap_or_default(),
@@ -231,12 +86,8 @@ async fn ours(setting: &Setting, plan: &Plan) -> Outcome {
         side: Side::Ours,
         acknowledged: trial.shared.facts.count(),
         violations: std::mem::take(&mut trial.violations),
-        passed: lines
-            .lines()
-            .filter(|line| !line.starts_with("killed "))
-            .map(str::to_owned)
-            .collect(),
-        died_at: died_at.map(str::to_owned),
+        passed,
+        died_at,
         seconds: began.elapsed().as_secs_f64(),
         log,
     }
@@ -266,11 +117,12 @@ impl Trial<'_> {
             Err(NoStart::Killed) => self.wrong(Wrong::Service, "something killed it"),
             Err(NoStart::Failed(why)) => self.wrong(Wrong::Service, why),
         }
-        if self.plan.kind() == Kind::Power
-            && let Err(error) = self.lose_power()
-        {
-            self.wrong(Wrong::Leak, error);
-            return;
+        if self.plan.kind() == Kind::Power {
+            if let Err(error) = self.disk.lose_power_when_free() {
+                self.wrong(Wrong::Leak, error);
+                return;
+            }
+            disk::boot_anew(&self.launch.state.join("engine/layers"));
         }
         if self.plan.kind() == Kind::Rot {
             self.rot();
@@ -334,6 +186,14 @@ impl Trial<'_> {
         work.drain().await;
     }
 
+    fn places(&self) -> Places<'_> {
+        Places {
+            mark: &self.launch.mark,
+            disk: Some(self.disk.path()),
+            state: Some(&self.launch.state),
+        }
+    }
+
     /// Calls that have to succeed.
     async fn acts(&mut self, client: &Client, number: usize) {
         let mut worker = Worker::new(client.clone(), Arc::clone(&self.shared), number);
@@ -347,42 +207,15 @@ impl Trial<'_> {
         }
     }
 
-    fn lose_power(&mut self) -> Result<(), String> {
-        let until = Instant::now() + BUSY;
-        while let Err(error) = self.disk.lose_power() {
-            if Instant::now() > until {
-                return Err(format!("the disk stays in use: {error}"));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        // The machine starts anew, which this one did not.
-        let layers = self.launch.state.join("engine/layers");
-        for layer in fs::read_dir(layers).into_iter().flatten().flatten() {
-            let marker = layer.path().join("boot");
-            if marker.exists() {
-                fs::write(marker, "another boot").expect("write to the disk");
-            }
-        }
-        Ok(())
-    }
-
     /// Flips bytes of blobs that the trial made.
     fn rot(&mut self) {
-        let all: Vec<PathBuf> = disk::blobs(&self.launch.state)
+        let all: Vec<(String, PathBuf)> = disk::blobs(&self.launch.state)
             .into_iter()
-            .filter(|path| !self.base.contains(&name_of(path)))
+            .map(|path| (disk::name_of(&path), path))
+            .filter(|(name, _)| !self.base.contains(name))
+            .map(|(name, path)| (format!("sha256:{name}"), path))
             .collect();
-        for number in &self.plan.fault.rotten {
-            if all.is_empty() {
-                return;
-            }
-            let path = &all[usize::try_from(number % all.len() as u64).unwrap_or(0)];
-            let digest = format!("sha256:{}", name_of(path));
-            // Twice would be none.
-            if fs::metadata(path).is_ok_and(|meta| meta.len() > 0) && self.rotten.insert(digest) {
-                disk::rot(path);
-            }
-        }
+        self.rotten = disk::rot_some(&all, &self.plan.fault.rotten);
     }
 
     /// What is found after the restart, and whether it goes on well.
@@ -390,13 +223,7 @@ impl Trial<'_> {
         let pid = service.pid();
         let client = Client::new(&service.url, service.token.as_deref());
         let shared = Arc::clone(&self.shared);
-        let found = leaks::find(
-            self.disk.path(),
-            &self.launch.state,
-            &self.launch.mark,
-            Some(pid),
-            pid,
-        );
+        let found = leaks::find(&self.places(), &[pid], pid);
         for leak in found {
             self.wrong(Wrong::Leak, leak);
         }
@@ -406,6 +233,7 @@ impl Trial<'_> {
         check.store(&self.launch.state);
         check.registry().await;
         check.service().await;
+        check.volumes().await;
         let found = std::mem::take(&mut check.violations);
         self.violations.extend(found);
         self.resume(&client, !rotten.is_empty()).await;
@@ -418,6 +246,7 @@ impl Trial<'_> {
         let mut check = Check::new(&client, &shared, &none);
         if rotten.is_empty() {
             check.registry().await;
+            check.volumes().await;
         }
         check.service().await;
         let found = std::mem::take(&mut check.violations);
@@ -426,13 +255,7 @@ impl Trial<'_> {
             if let Err(error) = service.stop() {
                 self.wrong(Wrong::Service, error);
             }
-            let found = leaks::find(
-                self.disk.path(),
-                &self.launch.state,
-                &self.launch.mark,
-                None,
-                pid,
-            );
+            let found = leaks::find(&self.places(), &[], pid);
             for leak in found {
                 self.wrong(Wrong::Leak, format!("after a polite stop: {leak}"));
             }
@@ -467,7 +290,19 @@ impl Trial<'_> {
                     }
                 }
                 Err(error) => self.wrong(Wrong::Resume, format!("image {hash}: {error}")),
-                Ok(build) if build["status"] == "reused" || rotten => {}
+                Ok(_) if rotten => {
+                    // A build takes cached layers as they are: one that rotted and that nobody has
+                    // read yet is noticed by a pull, and made anew by the next build.
+                    let none = BTreeSet::new();
+                    let check = Check::new(client, &worker.shared, &none);
+                    if check.all_of(&hash).await.is_err()
+                        && let Err(error) = worker.build(&begun.recipe, None).await
+                    {
+                        let what = format!("image {hash} cannot be made anew: {error}");
+                        self.wrong(Wrong::Resume, what);
+                    }
+                }
+                Ok(build) if build["status"] == "reused" => {}
                 Ok(build) => {
                     let steps = build["steps"].as_array().cloned().unwrap_or_default();
                     let again = steps
@@ -528,64 +363,4 @@ impl Trial<'_> {
             }
         }
     }
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
-}
-
-async fn theirs(setting: &Setting, plan: &Plan) -> Outcome {
-    let began = Instant::now();
-    let folder = setting.folder.join(format!("peer-{}", plan.number));
-    let mut disk = Disk::copy(&folder, &setting.empty);
-    let shared: Arc<Shared> = Arc::default();
-    let violations = match registry_part(&mut disk, plan, &shared).await {
-        Ok(violations) => violations,
-        Err(what) => vec![Violation {
-            wrong: Wrong::Service,
-            what,
-        }],
-    };
-    Outcome {
-        side: Side::Peer,
-        acknowledged: shared.facts.count(),
-        violations,
-        passed: BTreeSet::new(),
-        died_at: None,
-        seconds: began.elapsed().as_secs_f64(),
-        log: String::new(),
-    }
-}
-
-/// What of a trial any registry can do.
-async fn registry_part(
-    disk: &mut Disk,
-    plan: &Plan,
-    shared: &Arc<Shared>,
-) -> Result<Vec<Violation>, String> {
-    let data = disk.path().join("registry");
-    let mut registry = peer::start(&data, disk.folder())?;
-    let client = Client::new(&registry.url, None);
-    let mut work = Work::start(&client, shared, plan, Act::is_of_registry);
-    let moment = Duration::from_millis(plan.fault.after);
-    // What it refuses is another suite's matter.
-    let (_, died) = work.until(&mut registry, Some(moment)).await;
-    if !died {
-        registry.kill();
-    }
-    work.drain().await;
-    if plan.kind() == Kind::Power {
-        disk.lose_power()?;
-    }
-    let registry = peer::start(&data, disk.folder())?;
-    let client = Client::new(&registry.url, None);
-    let none = BTreeSet::new();
-    let mut check = Check::new(&client, shared, &none);
-    check.registry().await;
-    let violations = std::mem::take(&mut check.violations);
-    registry.kill();
-    Ok(violations)
 }

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 
 use chalk_core::wire::agent::SandboxReport;
 use chalk_store::failpoint::{Step, around};
+use chalk_store::temporary;
 use tokio::sync::oneshot;
 
 use super::below;
@@ -31,7 +32,7 @@ enum Job {
 
 impl Records {
     /// Opens `dir`, which is made, and reads what is there; directories without a whole record
-    /// are removed.
+    /// are removed, and so are records that were on their way when a node was killed.
     pub(super) fn open(dir: &Path) -> io::Result<(Records, Vec<SandboxReport>)> {
         fs::create_dir_all(dir)?;
         let mut old = Vec::new();
@@ -43,7 +44,10 @@ impl Records {
                 .and_then(|json| serde_json::from_slice::<SandboxReport>(&json).ok())
                 .filter(|report| entry.file_name().to_str() == Some(&report.id));
             match report {
-                Some(report) => old.push(report),
+                Some(report) => {
+                    temporary::sweep(&entry.path())?;
+                    old.push(report);
+                }
                 None => super::log::remove(&entry.path()),
             }
         }
@@ -110,4 +114,22 @@ fn write(dir: &Path, report: &SandboxReport) -> io::Result<()> {
     file.as_file().sync_data()?;
     around(Step::NodeSandbox, || file.persist(dir.join(RECORD)))?;
     fs::File::open(&dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_node_was_writing_is_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let own = temp.path().join("one");
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join(RECORD), r#"{"id": "one", "state": "running"}"#).unwrap();
+        let half = tempfile::NamedTempFile::new_in(&own).unwrap();
+        let (_, half) = half.keep().unwrap();
+        let (_, old) = Records::open(temp.path()).unwrap();
+        assert_eq!(old.len(), 1);
+        assert!(!half.exists());
+    }
 }

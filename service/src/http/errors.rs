@@ -184,10 +184,32 @@ impl From<VolumeError> for ApiError {
                 Self::new(problem::TOO_LARGE, 413, "a limit is reached", words, "")
             }
             VolumeError::Stopping => Self::unavailable("the service stops", ""),
-            VolumeError::Blobs(error) => error.into(),
-            VolumeError::Broken { .. } | VolumeError::Ledger(_) | VolumeError::Io { .. } => {
-                Self::internal("the volumes failed", &error)
-            }
+            // What clients send is checked by its BLAKE3: a blob of other bytes rotted in our store.
+            VolumeError::Blobs(_)
+            | VolumeError::Broken { .. }
+            | VolumeError::Ledger(_)
+            | VolumeError::Io { .. } => Self::internal("the volumes failed", &error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chalk_core::Digest;
+
+    use super::*;
+
+    #[test]
+    fn what_rotted_in_the_store_is_no_fault_of_who_reads_a_volume() {
+        let digest = |bytes: &[u8]| Digest::of(bytes).into();
+        let mismatch = || BlobError::Mismatch {
+            expected: digest(b"a"),
+            actual: digest(b"b"),
+            size: 1,
+        };
+        let status = |error: ApiError| error.problem().status;
+        assert_eq!(status(VolumeError::Blobs(mismatch()).into()), 500);
+        // One that is uploaded is.
+        assert_eq!(status(mismatch().into()), 400);
     }
 }

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use chalk_store::failpoint::{Step, around};
 use tempfile::NamedTempFile;
 
 use super::error::{Result, VolumeError};
@@ -168,18 +169,18 @@ impl ObjectWriter {
         let path = self.objects.path(&expected);
         let shard = path.parent().unwrap_or(&self.objects.dir);
         match fs::create_dir(shard) {
-            Ok(()) => sync_dir(&self.objects.dir).map_err(fault())?,
+            Ok(()) => synced(&self.objects.dir).map_err(fault())?,
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(fault()(e)),
         }
-        self.file.as_file().sync_all().map_err(fault())?;
-        self.file.persist(&path).map_err(|e| fault()(e.error))?;
-        sync_dir(shard).map_err(fault())
+        around(Step::ObjectSync, || self.file.as_file().sync_all()).map_err(fault())?;
+        around(Step::ObjectRename, || self.file.persist(&path)).map_err(|e| fault()(e.error))?;
+        synced(shard).map_err(fault())
     }
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+fn synced(dir: &Path) -> io::Result<()> {
+    around(Step::ObjectSyncDir, || File::open(dir)?.sync_all())
 }
 
 #[cfg(test)]

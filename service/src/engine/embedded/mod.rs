@@ -37,8 +37,8 @@ use async_trait::async_trait;
 use chalk_core::spec::Base as SpecBase;
 use chalk_core::wire::{PlanState, PlanStep};
 use chalk_core::{Digest, Spec};
-use chalk_store::BlobStore;
 use chalk_store::snapshots::Snapshots;
+use chalk_store::{BlobStore, temporary};
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +47,6 @@ use super::{Compression, Engine, EngineError, EventSink, Job, Outcome};
 use crate::bases::Bases;
 use crate::registry::Regional;
 use crate::settings::Installer;
-use crate::state::sweep_temporary;
 
 use caches::Caches;
 use groups::Groups;
@@ -161,7 +160,7 @@ impl EmbeddedEngine {
         }
         sweep_temporary(dir).map_err(|e| failed("tidy", e.to_string()))?;
         for part in ["steps", "tools"] {
-            sweep_temporary(&dir.join(part)).map_err(|e| failed("tidy", e.to_string()))?;
+            temporary::sweep(&dir.join(part)).map_err(|e| failed("tidy", e.to_string()))?;
         }
         // Layers hold set-user-id programs and secrets of images, which no user of this host may
         // reach, however open the directories above are.
