@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use chalk_store::failpoint::{Step, around};
@@ -28,13 +29,18 @@ const SPENT: Duration = Duration::from_secs(2 * 3600);
 #[derive(Debug, Clone)]
 pub(super) struct Objects {
     dir: PathBuf,
+    /// Held while a directory of objects is made, until it is on the disk: so none is used before.
+    making: Arc<Mutex<()>>,
 }
 
 impl Objects {
     /// Opens the directory, which is ours alone, and drops what was being written when an earlier
     /// service died.
     pub(super) fn open(dir: PathBuf) -> Result<Self> {
-        let objects = Self { dir };
+        let objects = Self {
+            dir,
+            making: Arc::default(),
+        };
         let incoming = objects.incoming();
         match fs::remove_dir_all(&incoming) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -168,10 +174,14 @@ impl ObjectWriter {
         let fault = || VolumeError::io("keep");
         let path = self.objects.path(&expected);
         let shard = path.parent().unwrap_or(&self.objects.dir);
-        match fs::create_dir(shard) {
-            Ok(()) => synced(&self.objects.dir).map_err(fault())?,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(fault()(e)),
+        {
+            let making = &self.objects.making;
+            let _making = making.lock().unwrap_or_else(PoisonError::into_inner);
+            match fs::create_dir(shard) {
+                Ok(()) => synced(&self.objects.dir).map_err(fault())?,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(fault()(e)),
+            }
         }
         around(Step::ObjectSync, || self.file.as_file().sync_all()).map_err(fault())?;
         around(Step::ObjectRename, || self.file.persist(&path)).map_err(|e| fault()(e.error))?;
