@@ -158,7 +158,7 @@ impl EmbeddedEngine {
         for part in ["steps", "tools", "caches", "empty"] {
             std::fs::create_dir_all(dir.join(part)).map_err(|e| failed("make", e.to_string()))?;
         }
-        sweep_temporary(dir).map_err(|e| failed("tidy", e.to_string()))?;
+        temporary::sweep(dir).map_err(|e| failed("tidy", e.to_string()))?;
         for part in ["steps", "tools"] {
             temporary::sweep(&dir.join(part)).map_err(|e| failed("tidy", e.to_string()))?;
         }
