@@ -53,6 +53,7 @@ pub(crate) fn measure(world: &World) -> Vec<Row> {
         })
     };
     let (zstd, gzip, none) = (packed("zstd"), packed("gzip"), packed("none"));
+    let (quick_zstd, quick_gzip) = (packed("zstd:1"), packed("gzip:1"));
     fs::remove_dir_all(&store).unwrap();
 
     let read = rate(size, ROUNDS, || {
@@ -96,6 +97,8 @@ pub(crate) fn measure(world: &World) -> Vec<Row> {
             docker,
             Aim::None,
         ),
+        Row::against("the same by zstd:1", "MB/s", quick_zstd, docker, Aim::None),
+        Row::against("the same by gzip:1", "MB/s", quick_gzip, docker, Aim::None),
         limit("limit: walking and reading the snapshot, one core", read),
         limit("limit: SHA-256, one core", sha),
         limit("limit: zstd 3 in memory, one core", one_zstd),
