@@ -329,7 +329,10 @@ async fn inner_parent() {
 fn without_privileges_the_error_says_what_to_do() {
     let directory = tempfile::tempdir().expect("temporary directory");
     for (arguments, expect) in [
-        (["--reuid=1000", "--clear-groups"], "runs as uid 1000"),
+        (
+            ["--reuid=1000", "--clear-groups"],
+            "did not go into a user namespace",
+        ),
         (
             ["--bounding-set=-sys_admin", "--inh-caps=-all"],
             "CAP_SYS_ADMIN",
