@@ -266,7 +266,8 @@ fn unit(_: &Options) -> Result<String> {
     let targets = ["--lib", "--bins", "--tests"];
     let mut tests = cargo(program.iter().copied());
     tests
-        .args(["--locked", "--workspace", "--exclude", "chalk-tests"])
+        .args(["--locked", "--no-fail-fast", "--workspace"])
+        .args(["--exclude", "chalk-tests"])
         .args(targets)
         .env("CHALK_TEST_BASE", base::stand_in()?);
     run_tests(&mut tests)?;
