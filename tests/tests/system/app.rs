@@ -153,7 +153,7 @@ fn outlives_its_service(world: &World) {
 }
 
 fn flooded(world: &World) {
-    const LINES: u64 = 200_000;
+    const LINES: u64 = 600_000;
     let service = world.service();
     let mark = unique();
     let flood =
