@@ -265,15 +265,21 @@ impl Default for Serve {
     }
 }
 
+/// Cores that this process may use. Asked for once: the answer takes a dozen system calls, and every
+/// setting looks at the defaults.
+fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(2, usize::from))
+}
+
 impl Default for Build {
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             ca_bundle: None,
             proxies: Proxies::default(),
             installer: Installer::default(),
             compression: Compression::default(),
-            parallel: cores.max(2),
+            parallel: cores().max(2),
             queue_limit: 256,
             step_timeout: Duration::from_secs(3600),
             memory: None,
