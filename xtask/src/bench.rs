@@ -62,10 +62,10 @@ Where the time goes, and what the limit is:
 - Cold: pip's and apt's steps are three quarters of ours: downloads, copying files into place, compiling bytecode,
   dpkg. The base is unpacked while it comes; each layer is packed while the next step runs, so that only the last
   one's packing shows. The peers install the same, compress by gzip on one core, and push when all is built.
-- Nothing changed: a third is the start of the command; the rest is reading the declaration and asking the service.
-- A package added: uv has every wheel, so what is left of pip's step is copying all files (a new layer must hold
-  them) and compiling their bytecode, which takes longer than all else of uv; and the raw command after it runs anew
-  in full, as at the peers.
+- Nothing changed: two fifths are the start of the command; the rest is reading settings and declaration, the HTTP
+  client and one request.
+- A package added: uv has every wheel, and bytecode of unchanged files is kept, so what is left of pip's step is
+  copying all files (a new layer must hold them); and the raw command after it runs anew in full, as at the peers.
 - The last command changed: nine tenths are apt itself. A third is the download of its lists and packages, the most
   that a caching proxy can save; the other two thirds, parsing lists and dpkg, are the same for all, and put
   the limit at about half of `docker build` + `docker push`.
