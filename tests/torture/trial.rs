@@ -47,6 +47,31 @@ pub(crate) struct Outcome {
     pub(crate) log: String,
 }
 
+impl Outcome {
+    /// Of a trial of the service that began then.
+    pub(crate) fn ours(
+        launch: &Launch,
+        acknowledged: usize,
+        violations: Vec<Violation>,
+        began: Instant,
+    ) -> Self {
+        let (passed, died_at) = launch.points();
+        let log = match violations.is_empty() {
+            true => String::new(),
+            false => fs::read_to_string(&launch.log).unwrap_or_default(),
+        };
+        Self {
+            side: Side::Ours,
+            acknowledged,
+            violations,
+            passed,
+            died_at,
+            seconds: began.elapsed().as_secs_f64(),
+            log,
+        }
+    }
+}
+
 /// Runs a trial against the service, and its registry part against docker-registry.
 pub(crate) fn run(setting: &Setting, plan: &Plan, stop: &AtomicBool) -> Vec<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -77,20 +102,8 @@ async fn ours(setting: &Setting, plan: &Plan) -> Outcome {
         violations: Vec::new(),
     };
     trial.run().await;
-    let (passed, died_at) = trial.launch.points();
-    let log = match trial.violations.is_empty() {
-        true => String::new(),
-        false => fs::read_to_string(&trial.launch.log).unwrap_or_default(),
-    };
-    Outcome {
-        side: Side::Ours,
-        acknowledged: trial.shared.facts.count(),
-        violations: std::mem::take(&mut trial.violations),
-        passed,
-        died_at,
-        seconds: began.elapsed().as_secs_f64(),
-        log,
-    }
+    let violations = std::mem::take(&mut trial.violations);
+    Outcome::ours(&trial.launch, trial.shared.facts.count(), violations, began)
 }
 
 struct Trial<'a> {

@@ -105,10 +105,7 @@ fn prepare(cache: &Cache, order: Order, parts: mpsc::Receiver<Part>) -> Result<P
         }
         None => {
             let tree = new.tree().map_err(Outcome::Failed)?;
-            let attrs = match userns::inside() {
-                true => OverlayAttrs::User,
-                false => OverlayAttrs::Trusted,
-            };
+            let attrs = OverlayAttrs::by_root(userns::inside());
             let options = UnpackOptions {
                 target: Target::Snapshot(attrs),
                 limits: order.limits,

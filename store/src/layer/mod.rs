@@ -65,6 +65,14 @@ pub enum OverlayAttrs {
 }
 
 impl OverlayAttrs {
+    /// Those of mounts by root: of the machine, or of a user namespace.
+    pub fn by_root(of_namespace: bool) -> Self {
+        match of_namespace {
+            true => Self::User,
+            false => Self::Trusted,
+        }
+    }
+
     /// The mark of a directory that hides all of its name in lower layers; its value is `y`.
     pub fn opaque(self) -> &'static str {
         match self {

@@ -21,7 +21,7 @@ use crate::facts::{Facts, Thing};
 use crate::leaks::{self, Places};
 use crate::process::{Launch, NoStart, Process};
 use crate::setting::Setting;
-use crate::trial::{Outcome, Side};
+use crate::trial::Outcome;
 use orders::{Images, NODE, Orders, until_done};
 use plan::{IMAGES, Order};
 
@@ -48,20 +48,8 @@ pub(crate) async fn trial(setting: &Setting, number: usize, plan: &NodePlan) -> 
     if let Err(error) = trial.run().await {
         trial.wrong(Wrong::Service, error);
     }
-    let (passed, died_at) = trial.launch.points();
-    let log = match trial.violations.is_empty() {
-        true => String::new(),
-        false => fs::read_to_string(&trial.launch.log).unwrap_or_default(),
-    };
-    Outcome {
-        side: Side::Ours,
-        acknowledged: trial.facts.count(),
-        violations: std::mem::take(&mut trial.violations),
-        passed,
-        died_at,
-        seconds: began.elapsed().as_secs_f64(),
-        log,
-    }
+    let violations = std::mem::take(&mut trial.violations);
+    Outcome::ours(&trial.launch, trial.facts.count(), violations, began)
 }
 
 struct Trial<'a> {

@@ -21,10 +21,7 @@ const FILE: &str = "ids";
 /// Where overlays of this process keep their marks.
 pub(super) fn overlay_attrs() -> OverlayAttrs {
     static ATTRS: OnceLock<OverlayAttrs> = OnceLock::new();
-    *ATTRS.get_or_init(|| match userns::inside() {
-        true => OverlayAttrs::User,
-        false => OverlayAttrs::Trusted,
-    })
+    *ATTRS.get_or_init(|| OverlayAttrs::by_root(userns::inside()))
 }
 
 /// Takes an engine's directory for the ids of this process.
