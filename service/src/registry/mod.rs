@@ -6,6 +6,7 @@
 //! what the builder sees: the embedded registry by direct calls, or an [`External`] one by the
 //! client.
 
+pub(crate) mod collect;
 mod condition;
 mod content;
 mod error;

@@ -92,7 +92,7 @@ struct Api {
 /// The routes `/v2` and below. Inside a tokio runtime, uploads that expired are thrown away as long
 /// as the router is there; otherwise when others are started.
 pub fn router(registry: Registry, limits: RegistryLimits) -> Router {
-    let sessions = Sessions::new(registry.blobs().clone(), &limits);
+    let sessions = Sessions::new(registry.uploads().clone(), &limits);
     let api = Arc::new(Api {
         registry,
         limits,

@@ -11,9 +11,9 @@ use axum::response::{IntoResponse, Response};
 use chalk_core::AnyDigest;
 use chalk_core::any_digest::Algorithm;
 use chalk_core::reference::is_repository;
+use chalk_store::BlobError;
 use chalk_store::sink::ChunkSink;
 use chalk_store::uploads::{Session, UploadError, UploadId, Uploads};
-use chalk_store::{BlobError, BlobStore};
 use http_body_util::BodyExt as _;
 
 use super::manifests::value;
@@ -39,9 +39,9 @@ struct Table {
 }
 
 impl Sessions {
-    pub(super) fn new(blobs: BlobStore, limits: &RegistryLimits) -> Self {
+    pub(super) fn new(uploads: Uploads, limits: &RegistryLimits) -> Self {
         let sessions = Self {
-            uploads: Uploads::new(blobs),
+            uploads,
             table: Mutex::default(),
         };
         if let Err(error) = sessions.uploads.sweep(limits.upload_expiry) {
