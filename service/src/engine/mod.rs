@@ -7,10 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use chalk_core::wire::{BuildStep, EventKind, PlanStep, Verification};
 use chalk_core::{Digest, Spec};
+use chalk_store::uses::Horizon;
 use tokio_util::sync::CancellationToken;
 
 #[cfg(not(target_os = "linux"))]
@@ -101,6 +103,34 @@ pub trait EventSink: Send + Sync {
     fn emit(&self, event: EventKind);
 }
 
+/// Something that an engine keeps beside the registry, and can make again.
+#[derive(Debug, Clone)]
+pub struct CacheEntry {
+    /// What it is.
+    pub kind: CacheKind,
+    /// Its name among those of its kind.
+    pub name: String,
+    /// Bytes that it takes on the disk.
+    pub bytes: u64,
+    /// When a build last used it.
+    pub used: SystemTime,
+    /// Blobs of the store without which it is of no use.
+    pub blobs: Vec<Digest>,
+}
+
+/// Kinds of [`CacheEntry`]s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheKind {
+    /// An unpacked layer.
+    Layer,
+    /// The cache of a tool, such as uv's, for a base and a user.
+    Tool,
+    /// A directory of `RUN --mount=type=cache`.
+    Mount,
+    /// What is known of a cached step, named by its key.
+    Step,
+}
+
 /// Carries builds out.
 #[async_trait]
 pub trait Engine: Send + Sync {
@@ -113,6 +143,28 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// When the spec cannot be lowered, or a base or the regional registry cannot be read.
     async fn plan(&self, spec: &Spec) -> Result<Vec<PlanStep>, EngineError>;
+
+    /// What the engine keeps beside the registry.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    async fn caches(&self) -> Result<Vec<CacheEntry>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes such a thing unless a build used it after the horizon; whether it did. A build that
+    /// runs has begun after the horizon.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    async fn drop_cache(
+        &self,
+        _kind: CacheKind,
+        _name: &str,
+        _horizon: &Horizon,
+    ) -> Result<bool, EngineError> {
+        Ok(false)
+    }
 
     /// Builds and publishes an image. Blobs that the spec names (files, trees) must be in the
     /// store. Emits `Started`, what happens, but neither `Queued` nor `Finished`.

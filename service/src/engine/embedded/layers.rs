@@ -6,14 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::SystemTime;
 
 use chalk_core::Digest;
+use chalk_store::failpoint::{Step, around};
 use chalk_store::layer::{LayerError, Target, UnpackOptions, Unpacked, unpack_as, unpack_blob};
 use chalk_store::snapshots::{NewSnapshot, SnapshotError, Snapshots};
+use chalk_store::uses::{Horizon, Uses};
 use chalk_store::{BlobStore, Follower};
 use tokio::sync::Mutex as AsyncMutex;
 
+use super::disk::tree_bytes;
 use super::owners::overlay_attrs;
 
 /// How a layer becomes a directory that this process can stack.
@@ -89,6 +93,10 @@ pub(super) struct LayerDirs {
     snapshots: Snapshots,
     /// In use, by name.
     used: Mutex<BTreeMap<String, Weak<LayerDir>>>,
+    /// When named ones were last used, by name.
+    uses: Uses<String>,
+    /// Bytes of named ones, which never change, by name.
+    sizes: Mutex<BTreeMap<String, u64>>,
     /// One lock for each layer that is being unpacked, so that it is unpacked once.
     unpacking: Mutex<BTreeMap<Digest, Arc<AsyncMutex<()>>>>,
 }
@@ -99,6 +107,8 @@ impl LayerDirs {
         Self {
             snapshots,
             used: Mutex::default(),
+            uses: Uses::default(),
+            sizes: Mutex::default(),
             unpacking: Mutex::default(),
         }
     }
@@ -166,7 +176,7 @@ impl LayerDirs {
                     return Ok(Some(dir));
                 }
             }
-            if let Some(path) = self.snapshots.get(&name)? {
+            if let Some(path) = self.named(&name)? {
                 return Ok(Some(Arc::new(LayerDir {
                     path,
                     opaque,
@@ -177,6 +187,69 @@ impl LayerDirs {
             }
         }
         Ok(None)
+    }
+
+    /// The directory of that name, which is used from now on.
+    fn named(&self, name: &String) -> Result<Option<PathBuf>, SnapshotError> {
+        let held = self.uses.hold(name);
+        let found = self.snapshots.get(name)?;
+        if found.is_some() {
+            held.used(|| self.snapshots.note_use(name));
+        }
+        Ok(found)
+    }
+
+    /// All that have a name, each with its bytes and when a build last used it. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub(super) fn list(&self) -> Result<Vec<(String, u64, SystemTime)>, SnapshotError> {
+        let mut found = Vec::new();
+        let mut known = std::mem::take(&mut *self.sizes());
+        let mut sizes = BTreeMap::new();
+        for name in self.snapshots.list()? {
+            let Some(used) = self.snapshots.last_use(&name)? else {
+                continue;
+            };
+            let size = match known.remove(&name) {
+                Some(size) => size,
+                None => tree_bytes(&self.snapshots.root().join(&name)),
+            };
+            sizes.insert(name.clone(), size);
+            found.push((name, size, used));
+        }
+        *self.sizes() = sizes;
+        Ok(found)
+    }
+
+    fn sizes(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the directory of that name unless a build used it after the horizon; whether it did.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub(super) fn drop_unused(&self, name: &str, horizon: &Horizon) -> Result<bool, SnapshotError> {
+        let name = name.to_owned();
+        let aside = {
+            let held = self.uses.hold(&name);
+            let Some(used) = self.snapshots.last_use(&name)? else {
+                return Ok(false);
+            };
+            if held.is_used(horizon, used) {
+                return Ok(false);
+            }
+            let aside = around(Step::GcCache, || self.snapshots.set_aside(&name))?;
+            held.gone();
+            aside
+        };
+        // Nobody needs to wait for the many files of a layer.
+        match aside {
+            Some(aside) => aside.remove().map(|()| true),
+            None => Ok(false),
+        }
     }
 
     /// The directory of a layer, unpacked from its blob in `store` if it is not there.

@@ -10,6 +10,7 @@ mod build;
 mod caches;
 mod chain;
 mod copy;
+mod disk;
 mod download;
 mod files;
 mod groups;
@@ -38,12 +39,13 @@ use chalk_core::spec::Base as SpecBase;
 use chalk_core::wire::{PlanState, PlanStep};
 use chalk_core::{Digest, Spec};
 use chalk_store::snapshots::Snapshots;
+use chalk_store::uses::Horizon;
 use chalk_store::{BlobStore, temporary};
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Compression, Engine, EngineError, EventSink, Job, Outcome};
+use super::{CacheEntry, CacheKind, Compression, Engine, EngineError, EventSink, Job, Outcome};
 use crate::bases::Bases;
 use crate::registry::Regional;
 use crate::settings::Installer;
@@ -110,7 +112,7 @@ impl EngineSettings {
 /// The engine. One for each state directory.
 #[derive(Debug)]
 pub struct EmbeddedEngine {
-    shared: Shared,
+    shared: Arc<Shared>,
 }
 
 /// What all builds of an engine share.
@@ -159,7 +161,7 @@ impl EmbeddedEngine {
             std::fs::create_dir_all(dir.join(part)).map_err(|e| failed("make", e.to_string()))?;
         }
         temporary::sweep(dir).map_err(|e| failed("tidy", e.to_string()))?;
-        for part in ["steps", "tools"] {
+        for part in ["steps", "tools", "caches"] {
             temporary::sweep(&dir.join(part)).map_err(|e| failed("tidy", e.to_string()))?;
         }
         // Layers hold set-user-id programs and secrets of images, which no user of this host may
@@ -194,7 +196,9 @@ impl EmbeddedEngine {
             regional,
             bases,
         };
-        Ok(Self { shared })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 }
 
@@ -247,6 +251,59 @@ impl Engine for EmbeddedEngine {
                 state,
             })
             .collect())
+    }
+
+    async fn caches(&self) -> Result<Vec<CacheEntry>, EngineError> {
+        let shared = self.shared.clone();
+        let list = move || {
+            let entry = |kind, (name, bytes, used)| CacheEntry {
+                kind,
+                name,
+                bytes,
+                used,
+                blobs: Vec::new(),
+            };
+            let fault = |e: &dyn std::error::Error| storage("list the caches", e);
+            let layers = shared.dirs.list().map_err(|e| fault(&e))?.into_iter();
+            let mut found: Vec<CacheEntry> = layers.map(|l| entry(CacheKind::Layer, l)).collect();
+            for cache in shared.caches.list().map_err(|e| fault(&e))? {
+                let kind = match cache.0.starts_with("mount-") {
+                    true => CacheKind::Mount,
+                    false => CacheKind::Tool,
+                };
+                found.push(entry(kind, cache));
+            }
+            found.extend(shared.steps.notes().map_err(|e| fault(&e))?);
+            Ok(found)
+        };
+        let listed = tokio::task::spawn_blocking(list).await;
+        listed.map_err(|e| storage("list the caches", &e))?
+    }
+
+    async fn drop_cache(
+        &self,
+        kind: CacheKind,
+        name: &str,
+        horizon: &Horizon,
+    ) -> Result<bool, EngineError> {
+        let (shared, name, horizon) = (self.shared.clone(), name.to_owned(), *horizon);
+        let fault = |e: &dyn std::error::Error| storage("remove a cache", e);
+        let remove = move || match kind {
+            CacheKind::Layer => {
+                let dropped = shared.dirs.drop_unused(&name, &horizon);
+                dropped.map_err(|e| fault(&e))
+            }
+            CacheKind::Tool | CacheKind::Mount => {
+                let dropped = shared.caches.drop_unused(&name, &horizon);
+                dropped.map_err(|e| fault(&e))
+            }
+            CacheKind::Step => {
+                let dropped = shared.steps.drop_note(&name, &horizon);
+                dropped.map_err(|e| fault(&e))
+            }
+        };
+        let dropped = tokio::task::spawn_blocking(remove).await;
+        dropped.map_err(|e| storage("remove a cache", &e))?
     }
 
     async fn build(

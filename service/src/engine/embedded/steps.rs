@@ -6,19 +6,21 @@
 //! tagged. A file per key in the state directory saves the way to the registry; it counts only
 //! while all its blobs are in the store.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use chalk_core::{Digest, Platform};
 use chalk_store::failpoint::{Side, Step, around, pass};
 use chalk_store::layer::PackedLayer;
 use chalk_store::registry::Progress;
+use chalk_store::uses::Horizon;
 use chalk_store::{Blob, BlobStore};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::EngineError;
 use crate::engine::oci::{self, Descriptor, History, ImageFile, Manifest};
+use crate::engine::{CacheEntry, CacheKind, EngineError};
 use crate::places::STEPS;
 use crate::registry::Regional;
 
@@ -247,6 +249,9 @@ impl StepCache {
                     let _ = std::fs::remove_file(&path);
                     return Ok(None);
                 };
+                // So that a collector knows that it is of use.
+                let noted = std::fs::File::open(&path);
+                let _ = noted.and_then(|file| file.set_modified(SystemTime::now()));
                 for layer in &entry.layers {
                     if blobs.size(layer.descriptor.digest)? != Some(layer.descriptor.size) {
                         return Ok(None);
@@ -257,6 +262,57 @@ impl StepCache {
             .await
             .ok()
             .flatten()
+    }
+
+    /// All notes, each with its bytes, when it was last used, and its layers. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub(super) fn notes(&self) -> io::Result<Vec<CacheEntry>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            // One that is on its way, or was just removed.
+            let Ok(bytes) = std::fs::read(entry.path()) else {
+                continue;
+            };
+            let Ok(note) = serde_json::from_slice::<Entry>(&bytes) else {
+                continue;
+            };
+            let Ok(used) = entry.metadata().and_then(|meta| meta.modified()) else {
+                continue;
+            };
+            let layers = note.layers.iter().map(|layer| layer.descriptor.digest);
+            found.push(CacheEntry {
+                kind: CacheKind::Step,
+                name,
+                bytes: bytes.len() as u64,
+                used,
+                blobs: layers.collect(),
+            });
+        }
+        Ok(found)
+    }
+
+    /// Removes a note that was not used after the horizon; whether it did. A build that has read it
+    /// needs it no more. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub(super) fn drop_note(&self, name: &str, horizon: &Horizon) -> io::Result<bool> {
+        let path = self.dir.join(name);
+        let used = match std::fs::metadata(&path).and_then(|meta| meta.modified()) {
+            Ok(used) => used,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        if used >= horizon.wall {
+            return Ok(false);
+        }
+        around(Step::GcCache, || std::fs::remove_file(&path)).map(|()| true)
     }
 
     /// Notes an entry in the state directory. The registry has it; so this may fail.
