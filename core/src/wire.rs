@@ -23,6 +23,7 @@
 //! | `DELETE /v1/images/{id}` | hash prefix, or a name (removes the name only) | 204 |
 //! | `GET /v1/blobs/{digest}` | | the bytes |
 //! | `GET /v1/storage` | | [`Storage`] |
+//! | `POST /v1/gc` | [`CollectRequest`] | [`CollectEvent`]s, a line of JSON each; empty lines mean that it goes on |
 //! | `GET /v1/regions` | | `[`[`Region`]`]` |
 //! | `GET /v1/caches` | | [`CacheMap`] |
 //! | `GET /v1/nodes` | | `[`[`Node`]`]`, by name |
@@ -67,6 +68,7 @@
 
 pub mod agent;
 pub mod blob_batch;
+mod collect;
 mod nodes;
 pub mod problem;
 mod sandboxes;
@@ -78,6 +80,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use collect::{
+    CollectArea, CollectEvent, CollectItem, CollectRequest, CollectSummary, CollectTotal,
+};
 pub use nodes::{
     CacheItem, CacheItemKind, CacheListing, CacheMap, CacheUsage, CachedImage, GcReport, GcRequest,
     JoinToken, JoinTokenRequest, Node, NodeState, Prewarm, PrewarmState, Region,

@@ -335,6 +335,29 @@ impl Index {
         Ok(())
     }
 
+    /// Forgets images with their names, and other names, at once. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn remove_all(&self, images: &[Digest], mut names: Vec<String>) -> Result<(), IndexError> {
+        names.extend(images.iter().flat_map(|hash| self.names_of(hash)));
+        self.write(Durability::Immediate, |write| {
+            let mut table = write.open_table(IMAGES)?;
+            for hash in images {
+                table.remove(hash.as_bytes())?;
+            }
+            let mut table = write.open_table(NAMES)?;
+            for name in &names {
+                table.remove(name.as_str())?;
+            }
+            Ok(())
+        })?;
+        let mut memory = self.memory();
+        images.iter().for_each(|hash| memory.remove(hash));
+        names.iter().for_each(|name| memory.name(name, None));
+        Ok(())
+    }
+
     /// Gives a name to an image, or takes it away from all. Blocks.
     ///
     /// # Errors

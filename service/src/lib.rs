@@ -11,6 +11,7 @@ mod builds;
 pub mod catalog;
 pub mod engine;
 mod fleet;
+mod gc;
 mod grpc;
 mod http;
 mod ids;

@@ -19,7 +19,7 @@ use crate::engine::{Engine, EngineError};
 /// Bases that are pinned at once.
 const PARALLEL: usize = 8;
 /// Largest JSON of a directory tree, in bytes.
-const TREE_LIMIT: u64 = 256 << 20;
+pub(crate) const TREE_LIMIT: u64 = 256 << 20;
 
 /// Finds the digest of the platform's manifest behind a base's reference.
 #[async_trait]
@@ -194,6 +194,12 @@ fn absent(store: &BlobStore, mut digests: Vec<Digest>) -> Result<Vec<Digest>, Bl
 /// # Errors
 /// When the store fails, or a blob that stands for a directory is no tree.
 pub async fn needed(blobs: &BlobStore, spec: &Spec) -> Result<Vec<Digest>, ResolveError> {
+    let (files, trees) = contents(spec);
+    lacking(blobs, files, trees).await
+}
+
+/// The files and directories of a spec, by digest.
+pub(crate) fn contents(spec: &Spec) -> (Vec<Digest>, BTreeSet<Digest>) {
     let (mut files, mut trees) = (Vec::new(), BTreeSet::new());
     if let Base::Dockerfile(dockerfile) = &spec.base {
         let instructions = dockerfile.stages.iter().flat_map(|s| &s.instructions);
@@ -215,7 +221,7 @@ pub async fn needed(blobs: &BlobStore, spec: &Spec) -> Result<Vec<Digest>, Resol
             | StepKind::Run { .. } => {}
         }
     }
-    lacking(blobs, files, trees).await
+    (files, trees)
 }
 
 /// Those blobs of files, trees and the files of those trees that are there, that the store lacks;

@@ -17,6 +17,7 @@ use crate::builds::{Builds, BuildsError};
 use crate::catalog::{Catalog, CatalogError, Reindexed};
 use crate::engine::{Engine, EngineError};
 use crate::fleet::Fleet;
+use crate::gc::{self, Collector};
 use crate::grpc;
 use crate::http::{self, Guard, PackError, Page};
 use crate::index::{Found, Index, IndexError};
@@ -69,6 +70,9 @@ pub enum StartError {
     /// The volumes of an earlier service cannot be read.
     #[error("the volumes cannot be used: {0}")]
     Volumes(String),
+    /// Uses of images cannot be noted.
+    #[error("the directory `uses` of the state directory cannot be used: {0}")]
+    Uses(String),
     /// TLS cannot be served.
     #[error("TLS cannot be served: {0}")]
     Tls(#[from] TlsError),
@@ -135,6 +139,7 @@ pub struct Service {
     fleet: Arc<Fleet>,
     access: Arc<Access>,
     volumes: Arc<Volumes>,
+    collector: Arc<Collector>,
     url: String,
     started: jiff::Timestamp,
     stop: CancellationToken,
@@ -199,6 +204,7 @@ impl Service {
         let blobs = BlobStore::open(state.path("store"))?;
         let Chosen {
             regional,
+            embedded,
             router: registry,
             public,
         } = regional(&settings, &state, &blobs, &advertised)?;
@@ -220,6 +226,12 @@ impl Service {
             index.clone(),
             blobs.clone(),
         );
+        let catalog = match embedded {
+            Some(_) => catalog,
+            None => catalog
+                .noting_uses(state.path("uses"))
+                .map_err(|error| StartError::Uses(error.to_string()))?,
+        };
         let catalog = Arc::new(catalog);
         if found != Found::Whole {
             // An external registry that is down must not keep the service from starting: what the
@@ -260,6 +272,18 @@ impl Service {
         let volumes = volumes(&ledger, &blobs, state.path("volumes")).await?;
         let (sweeping, swept) = (volumes.clone(), stop.clone());
         tokio::spawn(async move { swept.run_until_cancelled(sweeping.run()).await });
+        let collector = Arc::new(Collector::new(gc::Parts {
+            settings: settings.gc.clone(),
+            registry: embedded,
+            blobs: blobs.clone(),
+            catalog: catalog.clone(),
+            builds: builds.clone(),
+            engine: parts.engine.clone(),
+            fleet: fleet.clone(),
+            volumes: volumes.clone(),
+        }));
+        let (collecting, ends) = (collector.clone(), stop.clone());
+        tokio::spawn(async move { ends.run_until_cancelled(collecting.run()).await });
         let clients = Clients::load(ledger)?;
         let access = Arc::new(Access::new(token.clone(), keys, clients.into(), key));
         let guard = Guard::new(access.clone(), hosts.cloned(), origins, page.clone());
@@ -277,6 +301,7 @@ impl Service {
             fleet,
             access,
             volumes,
+            collector,
             url: url.clone(),
             started: jiff::Timestamp::now(),
             stop: stop.clone(),
@@ -336,6 +361,16 @@ impl Service {
     /// Who may ask.
     pub(crate) fn access(&self) -> &Arc<Access> {
         &self.access
+    }
+
+    /// Garbage collection.
+    pub(crate) fn collector(&self) -> &Arc<Collector> {
+        &self.collector
+    }
+
+    /// Cancelled when the service stops.
+    pub(crate) fn stop(&self) -> &CancellationToken {
+        &self.stop
     }
 
     /// Volumes.
@@ -415,6 +450,8 @@ async fn volumes(
 /// The regional registry.
 struct Chosen {
     regional: Arc<dyn Regional>,
+    /// The same, if it is the embedded one.
+    embedded: Option<Registry>,
     /// Serves the embedded registry below `/v2`, if it is that.
     router: Option<axum::Router>,
     /// `host[:port][/prefix]` under which others pull.
@@ -436,6 +473,7 @@ fn regional(
         };
         return Ok(Chosen {
             router: Some(registry::router(registry.clone(), limits)),
+            embedded: Some(registry.clone()),
             regional: Arc::new(registry),
             public: advertised.to_owned(),
         });
@@ -449,6 +487,7 @@ fn regional(
     let public = format!("{}/{}", host.trim_matches('/'), prefix.trim_matches('/'));
     Ok(Chosen {
         regional: Arc::new(external),
+        embedded: None,
         router: None,
         public: public.trim_end_matches('/').to_owned(),
     })

@@ -129,6 +129,7 @@ mod tests {
         check("POST /v1/builds/1", Role::Admin);
         check("DELETE /v1/builds/1", Role::Build);
         check("DELETE /v1/images/x", Role::Admin);
+        check("POST /v1/gc", Role::Admin);
         check("PUT /v1/images/x/names/y", Role::Build);
         check("POST /v1/images/x/verify", Role::Build);
         check("PUT /v1/images/x/names/", Role::Admin);

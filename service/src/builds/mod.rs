@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chalk_core::wire::{Build, BuildStatus, Event, EventKind};
 use chalk_core::{Digest, Spec};
@@ -532,6 +532,60 @@ impl Builds {
             return Ok(());
         }
         self.forget(&ids)
+    }
+
+    /// Builds that wait or run, each with the hash of its image.
+    pub(crate) fn live(&self) -> Vec<(String, Digest)> {
+        let queue = self.queue();
+        let live = queue.live.values();
+        live.map(|live| (live.id().to_owned(), live.hash()))
+            .collect()
+    }
+
+    /// When the oldest build was asked for that waits or runs.
+    pub(crate) fn oldest(&self) -> Option<SystemTime> {
+        let queue = self.queue();
+        let created = queue.live.values().map(|live| live.snapshot().created);
+        let created = created.filter_map(|time| time.parse::<jiff::Timestamp>().ok());
+        created.min().map(SystemTime::from)
+    }
+
+    /// Builds that ended so long ago: id, when, and bytes of their records. Blocks.
+    ///
+    /// # Errors
+    /// When the index fails.
+    pub(crate) fn ended_before(
+        &self,
+        age: Duration,
+    ) -> Result<Vec<(String, String, u64)>, BuildsError> {
+        let now = jiff::Timestamp::now();
+        let mut ended = Vec::new();
+        for id in self.index.build_ids()? {
+            let Some(finished) = self.index.build(&id)?.and_then(|build| build.finished) else {
+                continue;
+            };
+            let Ok(at) = finished.parse::<jiff::Timestamp>() else {
+                continue;
+            };
+            if Duration::try_from(now.duration_since(at)).is_ok_and(|since| since >= age) {
+                let files = std::fs::read_dir(self.build_dir(&id)).into_iter().flatten();
+                let sizes = files.flatten().filter_map(|file| file.metadata().ok());
+                ended.push((id, finished, sizes.map(|meta| meta.len()).sum()));
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Forgets a build unless it waits or runs; whether it did. Blocks.
+    ///
+    /// # Errors
+    /// When the index or the disk fails.
+    pub(crate) fn forget_ended(&self, id: &str) -> Result<bool, BuildsError> {
+        if self.queue().live.contains_key(id) {
+            return Ok(false);
+        }
+        self.forget(&[id.to_owned()])?;
+        Ok(true)
     }
 
     /// Waits until no build waits or runs.

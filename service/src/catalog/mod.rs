@@ -6,19 +6,26 @@
 mod manifest;
 mod names;
 mod reindex;
+mod uses;
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use chalk_core::config::ImageConfig;
 use chalk_core::wire::{Image, ImageDetail, ImageStep, Layer};
 use chalk_core::{Digest, Spec};
 use chalk_store::registry::{MANIFEST_LIMIT, Manifest, Progress};
+use chalk_store::uses::Horizon;
 use chalk_store::{Blob, BlobError, BlobStore};
 
 use crate::index::{Index, IndexError, Known};
-use crate::places::{CREATED_NOTE, IMAGES, Name, SPEC_TYPE, pullable};
+use crate::places::{CREATED_NOTE, IMAGES, Name, SPEC_TYPE, STEPS, pullable};
 use crate::registry::{Regional, RegionalError};
+use uses::Noted;
 
+pub(crate) use names::NOTE as NAME_NOTE;
 pub use reindex::Reindexed;
 
 /// What can go wrong with images of the regional registry.
@@ -79,6 +86,8 @@ pub struct Catalog {
     public: String,
     index: Arc<Index>,
     blobs: BlobStore,
+    /// Uses of images, where the registry does not note them.
+    noted: Option<Noted>,
 }
 
 impl Catalog {
@@ -95,7 +104,17 @@ impl Catalog {
             public,
             index,
             blobs,
+            noted: None,
         }
+    }
+
+    /// Notes uses of images in `dir`, for a registry that does not.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn noting_uses(self, dir: PathBuf) -> std::io::Result<Self> {
+        let noted = Some(Noted::open(dir)?);
+        Ok(Self { noted, ..self })
     }
 
     /// The registry behind it.
@@ -118,6 +137,10 @@ impl Catalog {
     /// # Errors
     /// When the registry or the index fails.
     pub(crate) async fn find(&self, hash: &Digest) -> Result<Option<Known>> {
+        let _turn = match &self.noted {
+            Some(noted) => Some(noted.turns.read().await),
+            None => None,
+        };
         let Some(head) = self.regional.head_manifest(IMAGES, &hash.hex()).await? else {
             if self.index.image(hash).is_some() {
                 tracing::info!(%hash, "image is gone from the registry");
@@ -126,6 +149,9 @@ impl Catalog {
             }
             return Ok(None);
         };
+        if let Some(noted) = &self.noted {
+            noted.note(&head.digest);
+        }
         match self.index.image(hash) {
             Some(known) if known.digest == head.digest => Ok(Some(known)),
             _ => {
@@ -331,6 +357,112 @@ impl Catalog {
         }
         let hash = *hash;
         self.indexed(move |index| index.remove_image(&hash)).await
+    }
+
+    /// Manifests of all images, each with the time when it was built.
+    pub(crate) fn known_manifests(&self) -> HashMap<Digest, SystemTime> {
+        let images = self.index.images().into_iter();
+        let made = images.filter_map(|(_, known)| {
+            let created: jiff::Timestamp = known.created.parse().ok()?;
+            Some((known.digest, created.into()))
+        });
+        made.collect()
+    }
+
+    /// When the image of that manifest was last asked for here, if that is noted.
+    pub(crate) fn last_use(&self, digest: &Digest) -> Option<SystemTime> {
+        self.noted.as_ref()?.last(digest)
+    }
+
+    /// Deletes an image whose manifest is `digest`, unless it was used after the horizon, as far as is
+    /// noted; whether it did.
+    ///
+    /// # Errors
+    /// As [`delete`](Self::delete).
+    pub(crate) async fn delete_unused(
+        &self,
+        hash: &Digest,
+        digest: &Digest,
+        horizon: &Horizon,
+    ) -> Result<bool> {
+        let Some(noted) = &self.noted else {
+            return Ok(false);
+        };
+        let _alone = noted.turns.write().await;
+        let head = self.regional.head_manifest(IMAGES, &hash.hex()).await?;
+        let same = head.is_some_and(|head| head.digest == *digest);
+        if !same || noted.is_used(digest, horizon) {
+            return Ok(false);
+        }
+        self.delete(hash).await?;
+        noted.forget(digest);
+        Ok(true)
+    }
+
+    /// Takes a name away from the image whose manifest is `digest`, as
+    /// [`delete_unused`](Self::delete_unused) does.
+    ///
+    /// # Errors
+    /// As [`remove_name`](Self::remove_name).
+    pub(crate) async fn remove_unused_name(
+        &self,
+        name: &Name,
+        digest: &Digest,
+        horizon: &Horizon,
+    ) -> Result<bool> {
+        let Some(noted) = &self.noted else {
+            return Ok(false);
+        };
+        let _alone = noted.turns.write().await;
+        let head = self.regional.head_manifest(&name.repository, &name.tag);
+        let same = head.await?.is_some_and(|head| head.digest == *digest);
+        if !same || noted.is_used(digest, horizon) {
+            return Ok(false);
+        }
+        self.remove_name(name).await?;
+        Ok(true)
+    }
+
+    /// Removes a cached step, and its manifest if that has no other tag.
+    ///
+    /// # Errors
+    /// When the registry fails.
+    pub(crate) async fn drop_step(&self, tag: &str, manifest: Option<&Digest>) -> Result<()> {
+        self.remove_tag(STEPS, tag).await?;
+        if let Some(digest) = manifest {
+            self.regional.delete(STEPS, &digest.to_string()).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets images and names whose tags are gone; those that came back meanwhile stay.
+    ///
+    /// # Errors
+    /// When the registry or the index fails.
+    pub(crate) async fn forget(&self, images: Vec<Digest>, names: Vec<Name>) -> Result<()> {
+        if images.is_empty() && names.is_empty() {
+            return Ok(());
+        }
+        let (hashes, texts) = (images.clone(), names.iter().map(Name::to_string).collect());
+        self.indexed(move |index| index.remove_all(&hashes, texts))
+            .await?;
+        for hash in images {
+            if self
+                .regional
+                .head_manifest(IMAGES, &hash.hex())
+                .await?
+                .is_some()
+            {
+                self.find(&hash).await?;
+            }
+        }
+        for name in names {
+            let there = self.regional.head_manifest(&name.repository, &name.tag);
+            if there.await?.is_some() {
+                self.by_name(&name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether everything that an image is made of is there, its spec included. Its layers are not

@@ -11,6 +11,7 @@ use crate::bases::BaseError;
 use crate::builds::BuildsError;
 use crate::catalog::CatalogError;
 use crate::engine::EngineError;
+use crate::gc::CollectError;
 use crate::index::IndexError;
 use crate::registry::RegionalError;
 use crate::resolve::ResolveError;
@@ -147,6 +148,15 @@ impl From<ResolveError> for ApiError {
                 error.to_string(),
                 "upload the tree as the SDK or `chalk` prints it",
             ),
+        }
+    }
+}
+
+impl From<CollectError> for ApiError {
+    fn from(error: CollectError) -> Self {
+        match error {
+            CollectError::Stopping => Self::unavailable("the service stops", ""),
+            other => Self::internal("garbage collection broke off", &other),
         }
     }
 }

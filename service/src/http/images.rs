@@ -113,6 +113,8 @@ pub(super) async fn import(
     };
     let file = receive(&service, request).await?;
     let blobs = service.blobs();
+    // Its blobs are needed until its manifest names them, however long that takes.
+    let _lease = blobs.lease();
     let imported = blobs
         .run(move |store| archive::import(store, file.path(), &options))
         .await?;

@@ -6,6 +6,7 @@ mod body;
 mod builds;
 mod errors;
 mod fleet;
+mod gc;
 mod guard;
 mod images;
 pub(crate) mod nodes;
@@ -85,6 +86,7 @@ pub(crate) fn routes() -> Vec<Route> {
     routes.extend(fleet::agent_routes());
     routes.extend(tokens::routes());
     routes.extend(volume_objects::routes());
+    routes.extend(gc::routes());
     routes
 }
 
@@ -239,7 +241,7 @@ fn image_routes() -> Vec<Route> {
             "/v1/images/{id}",
             delete(images::delete),
             Call::new(
-                "Delete an image with its names and attached specs, or only a name; blobs stay until the registry is collected",
+                "Delete an image with its names and attached specs, or only a name; blobs stay until garbage is collected",
             )
             .answers(204),
         ),

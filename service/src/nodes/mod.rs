@@ -414,6 +414,26 @@ impl Nodes {
         state.caches.map(held)
     }
 
+    /// Names of the nodes that have each image, as far as is known; those that are not connected
+    /// count, too.
+    pub(crate) fn holders(&self) -> BTreeMap<Digest, Vec<String>> {
+        let map = {
+            let state = self.state();
+            let nodes = state.nodes.iter();
+            let held = nodes.map(|(name, entry)| (name.to_string(), &entry.held));
+            state.caches.map(held)
+        };
+        let mut holders: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+        for (node, places) in map.nodes {
+            for place in places {
+                if let Some(digest) = map.images.get(place as usize) {
+                    holders.entry(*digest).or_default().push(node.clone());
+                }
+            }
+        }
+        holders
+    }
+
     /// A node.
     pub(crate) fn get(&self, name: &str) -> Result<Node, Problem> {
         let state = self.state();

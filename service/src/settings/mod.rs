@@ -7,6 +7,7 @@
 mod cpus;
 mod draft;
 mod fleet;
+mod gc;
 mod node;
 mod table;
 mod web_origin;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use cpus::Cpus;
 pub use draft::{Draft, Origin, Row, SettingsError};
 pub use fleet::{InvalidRegistry, Nodes, Prewarm, Regions, RegistryAt, Sandboxes, Warm};
+pub use gc::Gc;
 pub use node::{CacheForm, Node};
 pub use table::{Kind, Setting, TABLE, find};
 pub use web_origin::{AllowedOrigin, InvalidOrigin, WebOrigin};
@@ -54,6 +56,8 @@ pub struct Settings {
     pub sandboxes: Sandboxes,
     /// What a client may ask for at most.
     pub limits: Limits,
+    /// What is kept, and for how long.
+    pub gc: Gc,
     /// The node of `chalk node`, or inside this process.
     pub node: Node,
 }

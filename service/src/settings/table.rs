@@ -340,6 +340,61 @@ pub const TABLE: &[Setting] = &[
         "Connections open at once; further ones wait.",
     ),
     setting(
+        "gc.interval",
+        Kind::Time,
+        "How often garbage is collected by itself; empty, never.",
+    ),
+    setting(
+        "gc.grace",
+        Kind::Time,
+        "What was pushed, pulled or asked for within this time stays, whatever else says.",
+    ),
+    setting(
+        "gc.age",
+        Kind::Time,
+        "Images, names and imports that nobody used for so long go; unset, none.",
+    ),
+    setting(
+        "gc.size",
+        Kind::Size,
+        "Most that images take together, those used last kept; unset, any.",
+    ),
+    setting(
+        "gc.keep",
+        Kind::Count,
+        "Newest tags of each name that stay, whatever their age and size.",
+    ),
+    setting(
+        "gc.untagged_age",
+        Kind::Time,
+        "How long manifests of names that no tag points to stay after their last use.",
+    ),
+    setting(
+        "gc.steps_age",
+        Kind::Time,
+        "Cached steps that no build used for so long go; empty, none.",
+    ),
+    setting(
+        "gc.steps_size",
+        Kind::Size,
+        "Most that cached steps take together; unset, any.",
+    ),
+    setting(
+        "gc.caches_age",
+        Kind::Time,
+        "Caches of the builder that no build used for so long go; empty, none.",
+    ),
+    setting(
+        "gc.caches_size",
+        Kind::Size,
+        "Most that the caches of the builder take together; unset, any.",
+    ),
+    setting(
+        "gc.builds_age",
+        Kind::Time,
+        "Records of builds that ended so long ago go; unset, none before build.keep says so.",
+    ),
+    setting(
         "node.name",
         Kind::Text,
         "Name of the node, unique within the service; unset, the name of the host.",

@@ -104,6 +104,8 @@ impl Volumes {
         }
         let (id, on, author) = (commit.id.clone(), on.to_owned(), commit.author.clone());
         let base = commit.base;
+        // Blobs are needed until the version names them, however long that takes.
+        let _lease = self.blobs.lease();
         let (blobs, objects) = (self.blobs.clone(), self.objects.clone());
         // Contents are copied before the volume is held: that takes as long as it takes, and leaves
         // at worst blobs behind that nobody names.

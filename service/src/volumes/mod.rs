@@ -20,13 +20,13 @@ mod objects;
 mod records;
 mod refs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use chalk_core::Digest;
-use chalk_store::BlobStore;
+use chalk_store::{BlobError, BlobStore};
 
 pub(crate) use commit::{Change, Commit, CommitNode, Committed};
 pub(crate) use contents::{Contents, Piece};
@@ -35,12 +35,13 @@ pub(crate) use error::{Result, VolumeError};
 pub(crate) use hash::ContentHash;
 pub(crate) use manifest::{Entry, FileContents, Listed, Manifest, Metadata, Node};
 pub(crate) use names::{DEFAULT_REF, clean_path};
-pub(crate) use objects::{OBJECT_LIMIT, ObjectWriter};
+pub(crate) use objects::{HeldObjects, OBJECT_LIMIT, ObjectWriter};
 pub(crate) use records::{RefRecord, VersionRecord, VolumeKind, VolumeRecord};
 
 use crate::ids::Ids;
 use crate::ledger::{Changes, Ledger, Table};
 use listings::Listings;
+use manifest::LISTING_LIMIT;
 use objects::Objects;
 
 /// Most volumes.
@@ -202,6 +203,53 @@ impl Volumes {
             known: RwLock::new(known),
             making: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// Blobs that versions of volumes are made of. A listing that is lost leads to nothing. Looks
+    /// at them without using them. Blocks.
+    ///
+    /// # Errors
+    /// When ledger or store fail.
+    pub(crate) fn reachable(&self) -> Result<HashSet<Digest>> {
+        let mut found = HashSet::new();
+        let versions = self
+            .ledger
+            .all::<VersionRecord>(Table::VolumeVersions, "")?;
+        for (key, version) in versions {
+            if !found.insert(version.manifest) {
+                continue;
+            }
+            let json = match self.blobs.inspect(&version.manifest, LISTING_LIMIT) {
+                Ok(json) => json,
+                Err(BlobError::NotFound(_) | BlobError::Mismatch { .. }) => {
+                    tracing::warn!(version = key, "the listing of a version is lost");
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            for (_, entry) in Manifest::parse(version.manifest, &json)?.iter() {
+                if let Node::File(contents) = &entry.node {
+                    found.insert(contents.digest);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Uploaded objects, kept and too old. Blocks.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn objects_held(&self) -> Result<HeldObjects> {
+        self.objects.held(objects::KEPT)
+    }
+
+    /// Removes uploaded objects that are too old. Blocks.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn sweep_objects(&self) -> Result<()> {
+        self.objects.sweep(objects::KEPT)
     }
 
     /// Removes uploaded objects that are too old, from time to time.

@@ -99,6 +99,11 @@ fn unknown(id: &str) -> Problem {
 }
 
 impl Warms {
+    /// Digests of the images that are on their way to nodes.
+    pub(crate) fn wanted(&self) -> BTreeSet<Digest> {
+        self.state().wanted()
+    }
+
     /// Warms of an earlier service; those that ran go on as soon as their nodes connect. Blocks.
     ///
     /// # Errors

@@ -128,6 +128,11 @@ pub(in crate::warms) struct State {
 }
 
 impl State {
+    /// Images that are on their way.
+    pub(in crate::warms) fn wanted(&self) -> BTreeSet<Digest> {
+        self.pulls.values().map(|pull| pull.image.digest).collect()
+    }
+
     pub(in crate::warms) fn new(nodes: Arc<Nodes>, regions: Arc<Regions>, limits: Limits) -> Self {
         Self {
             nodes,
