@@ -121,6 +121,8 @@ pub(crate) enum Command {
     /// Tokens of people and programs that use the service
     #[command(subcommand)]
     Token(ClientToken),
+    /// Free what the service keeps and nobody needs, as its settings `gc.*` say
+    Gc(Gc),
     /// Check whether this host can build and run images, and say what to change
     #[command(after_help = DOCTOR)]
     Doctor,
@@ -145,6 +147,16 @@ pub(crate) struct Serve {
     /// Run a node in this process, too
     #[arg(long)]
     pub(crate) node: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Gc {
+    /// Free nothing: say what would go and what that would free, and why everything else stays
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Say of everything that stays why it does, too
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,7 @@
 //! The service's HTTP API as the command uses it.
 
 mod events;
+mod lines;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Failure;
+use lines::Lines;
 
 /// A connection to one service.
 #[derive(Debug, Clone)]
@@ -205,6 +207,12 @@ impl Client {
             }
             _ => failure,
         })
+    }
+
+    /// An answer of lines of JSON, which may take long to come.
+    pub(crate) async fn lines(&self, path: &str, body: &impl Serialize) -> Result<Lines, Failure> {
+        let request = self.request(Method::POST, path).json(body);
+        Ok(Lines::new(self.clone(), self.send(request).await?))
     }
 
     /// Text of a log.

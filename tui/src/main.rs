@@ -138,6 +138,10 @@ async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
             quiet_logs();
             commands::sandbox::sandbox(verb, loaded, json).await
         }
+        Command::Gc(flags) => {
+            quiet_logs();
+            commands::gc::gc(loaded, &flags, json).await
+        }
         Command::Token(verb) => {
             quiet_logs();
             commands::tokens::tokens(verb, loaded, json).await

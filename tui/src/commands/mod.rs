@@ -7,6 +7,7 @@ pub(crate) mod compare;
 pub(crate) mod config;
 pub(crate) mod declare;
 pub(crate) mod doctor;
+pub(crate) mod gc;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod logs;
