@@ -31,6 +31,7 @@ mod escapes;
 mod failures;
 mod flow;
 mod formats;
+mod gc;
 mod hashes;
 mod isolation;
 mod layers;
@@ -65,13 +66,14 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 38] = [
+    let modules: [(&str, &[Test]); 39] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("verify", verify::TESTS),
         ("restarts", restarts::TESTS),
         ("pulls", pulls::TESTS),
         ("warms", warms::TESTS),
+        ("gc", gc::TESTS),
         ("regions", regions::TESTS),
         ("sandbox_files", sandbox_files::TESTS),
         ("sandboxes", sandboxes::TESTS),
