@@ -36,6 +36,11 @@
 //! | `GET /v1/join-tokens`, `DELETE /v1/join-tokens/{id}` | | `[`[`JoinToken`]`]`, 204 |
 //! | `POST /v1/tokens` | [`ClientTokenRequest`] | [`ClientToken`] |
 //! | `GET /v1/tokens`, `DELETE /v1/tokens/{id}` | | `[`[`ClientToken`]`]`, 204 |
+//! | `GET /v1/projects`, `GET /v1/projects/{name}` | | `[`[`Project`]`]`, [`Project`] |
+//! | `POST /v1/projects` | [`ProjectRequest`] | [`Project`] |
+//! | `PUT /v1/projects/{name}` | [`Quotas`] | [`Project`] |
+//! | `DELETE /v1/projects/{name}` | | 204; its tokens end, and its name is not given again |
+//! | `GET /v1/audit?limit=&before=&who=&action=&project=` | | `[`[`AuditEntry`]`]`, newest first |
 //! | `GET /v1/prewarm`, `PUT /v1/prewarm` | [`Prewarm`] | [`Prewarm`] |
 //! | `POST /v1/warms` | [`WarmRequest`] | [`Warm`] |
 //! | `GET /v1/warms?limit=&image=` | | `[`[`Warm`]`]`, newest first |
@@ -66,9 +71,11 @@
 //! Every call but health carries `Authorization: Bearer <token>`. Errors are [`Problem`]s.
 
 pub mod agent;
+mod audit;
 pub mod blob_batch;
 mod nodes;
 pub mod problem;
+mod projects;
 mod sandboxes;
 mod tokens;
 mod verify;
@@ -78,10 +85,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use audit::{AuditEntry, AuditOutcome};
 pub use nodes::{
     CacheItem, CacheItemKind, CacheListing, CacheMap, CacheUsage, CachedImage, GcReport, GcRequest,
     JoinToken, JoinTokenRequest, Node, NodeState, Prewarm, PrewarmState, Region,
 };
+pub use projects::{DEFAULT_PROJECT, Project, ProjectRequest, ProjectUsage, Quotas};
 pub use sandboxes::{
     ExecRequest, FileWritten, MountSource, OutputEvent, OutputEventKind, ProcessStatus, Sandbox,
     SandboxEnd, SandboxLimits, SandboxMount, SandboxNetwork, SandboxProcess, SandboxReply,
@@ -355,6 +364,12 @@ pub struct Build {
     pub recipe_hash: Digest,
     /// Name it was built under.
     pub name: Option<String>,
+    /// Project that it belongs to.
+    #[serde(
+        default = "projects::default_project",
+        skip_serializing_if = "projects::is_default"
+    )]
+    pub project: String,
     /// Pullable reference, when finished.
     pub image: Option<String>,
     /// Digest of the manifest, when finished.

@@ -266,8 +266,8 @@ impl Index {
         memory.images.iter().map(|(h, k)| (*h, k.clone())).collect()
     }
 
-    /// Hashes of the images whose hex digits begin with `prefix`, at most two.
-    pub fn with_prefix(&self, prefix: &str) -> Vec<Digest> {
+    /// Hashes of the images whose hex digits begin with `prefix` and that are `seen`, at most two.
+    pub fn with_prefix(&self, prefix: &str, seen: impl Fn(&Digest) -> bool) -> Vec<Digest> {
         let start = format!("{prefix:0<64}");
         let Ok(start) = format!("sha256:{start}").parse::<Digest>() else {
             return Vec::new();
@@ -278,6 +278,7 @@ impl Index {
             .range((Bound::Included(start), Bound::Unbounded));
         from.map(|(hash, _)| *hash)
             .take_while(|hash| hash.hex().starts_with(prefix))
+            .filter(seen)
             .take(2)
             .collect()
     }

@@ -19,6 +19,7 @@ mod ledger;
 mod nodes;
 pub mod places;
 mod prewarm;
+mod projects;
 mod regions;
 pub mod registry;
 pub mod resolve;

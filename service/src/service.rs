@@ -12,7 +12,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::access::audit::Audit;
 use crate::access::clients::Clients;
+use crate::access::rates::Rates;
 use crate::builds::{Builds, BuildsError};
 use crate::catalog::{Catalog, CatalogError, Reindexed};
 use crate::engine::{Engine, EngineError};
@@ -25,13 +27,14 @@ use crate::nodes::Nodes;
 use crate::nodes::keys::Keys;
 use crate::places::upstream_options;
 use crate::prewarm::Fetch;
+use crate::projects::Projects;
 use crate::regions::Regions;
 use crate::registry::{self, External, Regional, RegionalError, Registry, RegistryLimits};
 use crate::resolve::PinBases;
 use crate::server;
 use crate::settings::Settings;
 use crate::state::{Discovery, StateDir, StateError};
-use crate::tls::{self, TlsError};
+use crate::tls::{Tls, TlsError};
 use crate::volumes::{VolumeError, Volumes};
 
 /// Why a service does not start.
@@ -69,6 +72,9 @@ pub enum StartError {
     /// The volumes of an earlier service cannot be read.
     #[error("the volumes cannot be used: {0}")]
     Volumes(String),
+    /// The audit log cannot be used.
+    #[error("{0}")]
+    Audit(String),
     /// TLS cannot be served.
     #[error("TLS cannot be served: {0}")]
     Tls(#[from] TlsError),
@@ -134,6 +140,9 @@ pub struct Service {
     bases: Arc<dyn PinBases>,
     fleet: Arc<Fleet>,
     access: Arc<Access>,
+    audit: Arc<Audit>,
+    /// The embedded registry, unless an external one has its place.
+    embedded: Option<Registry>,
     volumes: Arc<Volumes>,
     url: String,
     started: jiff::Timestamp,
@@ -186,8 +195,8 @@ impl Service {
         let token = state.token()?;
         let key = state.signing_key()?;
         let serve = settings.serve.clone();
-        let tls = tokio::task::spawn_blocking(move || tls::acceptor(&serve)).await;
-        let tls = tls.unwrap_or(Ok(None))?;
+        let tls = tokio::task::spawn_blocking(move || Tls::load(&serve)).await;
+        let tls = tls.unwrap_or(Ok(None))?.map(Arc::new);
         raise_file_limit(settings.limits.connections);
         let address = settings.serve.listen;
         let unable = |source| StartError::Listen { address, source };
@@ -200,6 +209,7 @@ impl Service {
         let Chosen {
             regional,
             router: registry,
+            embedded,
             public,
         } = regional(&settings, &state, &blobs, &advertised)?;
         let (index, found) = Index::open(&state.path("chalk.redb"))?;
@@ -211,6 +221,7 @@ impl Service {
         let ledger = state.path("nodes.redb");
         let ledger = tokio::task::spawn_blocking(move || Ledger::open(&ledger)).await;
         let ledger = Arc::new(ledger.unwrap_or(Err(LedgerError::Stopping))?);
+        let (audit, projects) = records(&settings, &state, &ledger, &blobs).await?;
         let keys = Arc::new(Keys::default());
         let home = settings.regions.home.clone();
         let nodes = Nodes::load(ledger.clone(), keys.clone(), settings.nodes.clone(), home)?;
@@ -240,6 +251,7 @@ impl Service {
             settings.build.clone(),
             parts.engine.clone(),
             catalog.clone(),
+            projects.clone(),
             index,
         ));
         recover(&builds).await?;
@@ -260,9 +272,21 @@ impl Service {
         let volumes = volumes(&ledger, &blobs, state.path("volumes")).await?;
         let (sweeping, swept) = (volumes.clone(), stop.clone());
         tokio::spawn(async move { swept.run_until_cancelled(sweeping.run()).await });
-        let clients = Clients::load(ledger)?;
-        let access = Arc::new(Access::new(token.clone(), keys, clients.into(), key));
-        let guard = Guard::new(access.clone(), hosts.cloned(), origins, page.clone());
+        if let Some(tls) = &tls {
+            let (tls, watched) = (tls.clone(), stop.clone());
+            tokio::spawn(async move { watched.run_until_cancelled(tls.watch()).await });
+        }
+        let clients = Arc::new(Clients::load(ledger)?);
+        let rates = Rates::new(&settings.limits);
+        let access = Access::new(token.clone(), keys, clients, projects, key, rates);
+        let access = Arc::new(access);
+        let guard = Guard::new(
+            access.clone(),
+            audit.clone(),
+            hosts.cloned(),
+            origins,
+            page.clone(),
+        );
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{advertised}");
         let connections = settings.limits.connections;
@@ -276,6 +300,8 @@ impl Service {
             bases: parts.bases,
             fleet,
             access,
+            audit,
+            embedded,
             volumes,
             url: url.clone(),
             started: jiff::Timestamp::now(),
@@ -317,6 +343,10 @@ impl Service {
         &self.catalog
     }
 
+    pub(crate) fn catalog_shared(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
     pub(crate) fn builds(&self) -> &Arc<Builds> {
         &self.builds
     }
@@ -336,6 +366,16 @@ impl Service {
     /// Who may ask.
     pub(crate) fn access(&self) -> &Arc<Access> {
         &self.access
+    }
+
+    /// The audit log.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// The embedded registry, unless an external one has its place.
+    pub(crate) fn embedded(&self) -> Option<&Registry> {
+        self.embedded.as_ref()
     }
 
     /// Volumes.
@@ -397,6 +437,23 @@ async fn page(folder: Option<PathBuf>) -> Result<Page, StartError> {
     Ok(read.map_err(|error| StartError::Page(error.to_string()))??)
 }
 
+/// The audit log and the projects of an earlier service.
+async fn records(
+    settings: &Settings,
+    state: &StateDir,
+    ledger: &Arc<Ledger>,
+    blobs: &BlobStore,
+) -> Result<(Arc<Audit>, Arc<Projects>), StartError> {
+    let (dir, limit) = (state.path("audit"), settings.limits.audit.as_u64());
+    let (ledger, blobs) = (ledger.clone(), blobs.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let audit = Audit::open(&dir, limit);
+        let audit = audit.map_err(|error| StartError::Audit(error.to_string()))?;
+        Ok((Arc::new(audit), Arc::new(Projects::load(ledger, blobs)?)))
+    });
+    opened.await.unwrap_or(Err(LedgerError::Stopping.into()))
+}
+
 /// The volumes of an earlier service.
 async fn volumes(
     ledger: &Arc<Ledger>,
@@ -417,6 +474,7 @@ struct Chosen {
     regional: Arc<dyn Regional>,
     /// Serves the embedded registry below `/v2`, if it is that.
     router: Option<axum::Router>,
+    embedded: Option<Registry>,
     /// `host[:port][/prefix]` under which others pull.
     public: String,
 }
@@ -436,6 +494,7 @@ fn regional(
         };
         return Ok(Chosen {
             router: Some(registry::router(registry.clone(), limits)),
+            embedded: Some(registry.clone()),
             regional: Arc::new(registry),
             public: advertised.to_owned(),
         });
@@ -450,6 +509,7 @@ fn regional(
     Ok(Chosen {
         regional: Arc::new(external),
         router: None,
+        embedded: None,
         public: public.trim_end_matches('/').to_owned(),
     })
 }

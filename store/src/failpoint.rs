@@ -57,6 +57,7 @@ steps! {
     StateSyncDir "state.sync-dir" "The state directory is synced.",
     IndexCommit "index.commit" "The index of images, names and builds commits.",
     LedgerCommit "ledger.commit" "The database of nodes, tokens, warms and sandboxes commits.",
+    AuditSync "audit.sync" "Entries of the audit log are synced.",
     BuildDir "build.dir" "The directory of a build is made.",
     BuildRecord "build.record" "The record of a build is written.",
     BuildEventsSync "build.events-sync" "The events of an ended build are synced.",

@@ -18,6 +18,7 @@ use crate::places::Name;
 pub(crate) struct Live {
     id: String,
     hash: Digest,
+    project: Arc<str>,
     forced_from: Option<usize>,
     verifies: bool,
     grace: Duration,
@@ -51,6 +52,7 @@ impl Live {
         Self {
             id: record.id.clone(),
             hash: wanted.image_hash,
+            project: wanted.project.clone(),
             forced_from: wanted.forced_from(),
             verifies: wanted.verify,
             grace,
@@ -83,6 +85,16 @@ impl Live {
 
     pub(crate) fn hash(&self) -> Digest {
         self.hash
+    }
+
+    /// Project that it is for.
+    pub(super) fn project(&self) -> &str {
+        &self.project
+    }
+
+    /// Whether it has ended, and only its record is not kept yet.
+    pub(super) fn is_over(&self) -> bool {
+        self.state().record.status.is_final()
     }
 
     /// As [`Wanted::forced_from`].

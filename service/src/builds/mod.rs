@@ -1,7 +1,7 @@
 //! The queue of builds: single flight by image hash, a limit on what runs and what waits,
 //! cancellation, and the record and events of every build.
 //!
-//! - Requests for one hash share one build while it is queued or runs. A request that
+//! - Requests of one project for one hash share one build while it is queued or runs. A request that
 //!   forces steps shares only with others that force them, since a plain build may take its layers
 //!   from the cache; a plain request is content with a forced build. Secrets and compression of the
 //!   first request count.
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chalk_core::wire::{Build, BuildStatus, Event, EventKind};
+use chalk_core::wire::{Build, BuildStatus, Event, EventKind, Problem};
 use chalk_core::{Digest, Spec};
 use chalk_store::failpoint::{Step, around};
 use tokio_util::task::TaskTracker;
@@ -33,6 +33,7 @@ use crate::engine::{Compression, Engine, EventSink, Secret};
 use crate::ids::Ids;
 use crate::index::{Index, IndexError};
 use crate::places::Name;
+use crate::projects::Projects;
 use crate::settings;
 use crate::state::StateError;
 
@@ -62,6 +63,9 @@ pub(crate) enum BuildsError {
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// A quota of the project is used up.
+    #[error("{}", .0.detail)]
+    Quota(Box<Problem>),
     /// A name cannot be given.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -89,6 +93,8 @@ pub(crate) struct Wanted {
     pub(crate) image_hash: Digest,
     pub(crate) recipe_hash: Digest,
     pub(crate) name: Option<Name>,
+    /// Project that it is for.
+    pub(crate) project: Arc<str>,
     pub(crate) force: bool,
     pub(crate) secrets: BTreeMap<String, Secret>,
     pub(crate) cancel_on_disconnect: bool,
@@ -115,6 +121,7 @@ pub(crate) struct Builds {
     settings: settings::Build,
     engine: Arc<dyn Engine>,
     catalog: Arc<Catalog>,
+    projects: Arc<Projects>,
     index: Arc<Index>,
     queue: Mutex<Queue>,
     tasks: TaskTracker,
@@ -138,6 +145,13 @@ impl Queue {
     fn has_place(&self, hash: &Digest, parallel: usize) -> bool {
         self.running.len() < parallel && !self.running.contains(hash)
     }
+
+    /// Builds of a project that wait or run.
+    fn of_project(&self, project: &str) -> usize {
+        let live = self.live.values();
+        live.filter(|live| *live.project() == *project && !live.is_over())
+            .count()
+    }
 }
 
 impl Builds {
@@ -146,6 +160,7 @@ impl Builds {
         settings: settings::Build,
         engine: Arc<dyn Engine>,
         catalog: Arc<Catalog>,
+        projects: Arc<Projects>,
         index: Arc<Index>,
     ) -> Self {
         Self {
@@ -153,6 +168,7 @@ impl Builds {
             settings,
             engine,
             catalog,
+            projects,
             index,
             queue: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -181,6 +197,7 @@ impl Builds {
             image_hash: wanted.image_hash,
             recipe_hash: wanted.recipe_hash,
             name: wanted.name.as_ref().map(ToString::to_string),
+            project: wanted.project.to_string(),
             image: None,
             digest: None,
             created: jiff::Timestamp::now().to_string(),
@@ -216,6 +233,7 @@ impl Builds {
     fn joinable(self: &Arc<Self>, queue: &Queue, wanted: &Wanted) -> Option<Build> {
         let shared = queue.live.values().find(|live| {
             live.hash() == wanted.image_hash
+                && *live.project() == *wanted.project
                 && live.verifies() == wanted.verify
                 && live.runs(wanted.forced_from())
                 && live.open()
@@ -234,7 +252,7 @@ impl Builds {
     /// # Errors
     /// When the service stops, the queue is full, or the build's directory cannot be made.
     pub(crate) async fn start(self: &Arc<Self>, wanted: Wanted) -> Result<Build, BuildsError> {
-        self.admit(&self.queue(), &wanted.image_hash)?;
+        self.admit(&self.queue(), &wanted)?;
         let record = self.record(self.ids.next(), &wanted);
         let this = self.clone();
         let kept = record.clone();
@@ -271,7 +289,7 @@ impl Builds {
         if let Some(shared) = self.joinable(&queue, &wanted) {
             return (false, Ok(shared));
         }
-        if let Err(refused) = self.admit(&queue, &wanted.image_hash) {
+        if let Err(refused) = self.admit(&queue, &wanted) {
             return (false, Err(refused));
         }
         tracing::info!(id = live.id(), hash = %live.hash(), forced_from = ?live.forced_from(), "build is queued");
@@ -292,11 +310,15 @@ impl Builds {
         (true, Ok(live.snapshot()))
     }
 
-    fn admit(&self, queue: &Queue, hash: &Digest) -> Result<(), BuildsError> {
+    fn admit(&self, queue: &Queue, wanted: &Wanted) -> Result<(), BuildsError> {
         if queue.stopping {
             return Err(BuildsError::Stopping);
         }
-        let waits = !queue.has_place(hash, self.settings.parallel);
+        let own = queue.of_project(&wanted.project);
+        let room = self.projects.room(&wanted.project, 0);
+        room.and_then(|()| self.projects.may_build(&wanted.project, own))
+            .map_err(|problem| BuildsError::Quota(Box::new(problem)))?;
+        let waits = !queue.has_place(&wanted.image_hash, self.settings.parallel);
         if waits && queue.waiting.len() >= self.settings.queue_limit {
             return Err(BuildsError::Full(queue.waiting.len()));
         }
@@ -340,6 +362,11 @@ impl Builds {
                 ahead: queue.running.len() + position,
             });
         }
+    }
+
+    /// Builds of a project that wait or run.
+    pub(crate) fn live_of(&self, project: &str) -> usize {
+        self.queue().of_project(project)
     }
 
     /// Cancels a build and gives it as it is then; one that has ended stays as it is. The events
@@ -429,7 +456,7 @@ impl Builds {
         found.ok_or_else(|| BuildsError::Unknown(id.to_owned()))
     }
 
-    /// Builds, newest first, from `before` on: of a name, and of an image whose hash begins with the
+    /// Builds, newest first, from `before` on: of a project, of a name, and of an image whose hash begins with the
     /// hex digits of `hash`.
     ///
     /// # Errors
@@ -438,6 +465,7 @@ impl Builds {
         self: &Arc<Self>,
         limit: usize,
         before: Option<String>,
+        project: Option<String>,
         name: Option<String>,
         hash: Option<String>,
     ) -> Result<Vec<Build>, BuildsError> {
@@ -451,11 +479,12 @@ impl Builds {
         blocking(move || {
             let wanted = |kept: Build| {
                 let build = live.get(&kept.id).cloned().unwrap_or(kept);
+                let of_project = project.as_ref().is_none_or(|own| *own == build.project);
                 let of_name = name.is_none() || build.name == name;
                 let of_hash = hash
                     .as_ref()
                     .is_none_or(|hex| build.image_hash.hex().starts_with(hex.as_str()));
-                (of_name && of_hash).then_some(build)
+                (of_project && of_name && of_hash).then_some(build)
             };
             Ok(this.index.builds(limit, before.as_deref(), wanted)?)
         })

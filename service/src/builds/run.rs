@@ -49,7 +49,13 @@ async fn carry_out(builds: &Arc<Builds>, live: &Arc<Live>) -> Result<Outcome, Pr
     };
     // What counts is what the registry has now.
     match builds.catalog.find(&job.image_hash).await {
-        Ok(Some(_)) => {}
+        Ok(Some(_)) if job.verify => {}
+        Ok(Some(_)) => {
+            let handed = builds
+                .catalog
+                .hand_to(&builds.projects, live.project(), &job.image_hash);
+            handed.await.map_err(|error| fault(error.to_string()))?;
+        }
         Ok(None) => {
             let detail = "the image is not in the regional registry under its hash";
             return Err(fault(detail.to_owned()));

@@ -17,6 +17,7 @@ use chalk_store::{Blob, BlobError, BlobStore};
 
 use crate::index::{Index, IndexError, Known};
 use crate::places::{CREATED_NOTE, IMAGES, Name, SPEC_TYPE, pullable};
+use crate::projects::{Projects, Scope};
 use crate::registry::{Regional, RegionalError};
 
 pub use reindex::Reindexed;
@@ -140,22 +141,24 @@ impl Catalog {
         }
     }
 
-    /// Which image a text means: at least 8 hex digits of a hash (with or without `sha256:`), or a
-    /// name.
+    /// Which image a text means to somebody: at least 8 hex digits of a hash (with or without
+    /// `sha256:`), or a name.
     ///
     /// # Errors
-    /// When nothing or several images fit.
-    pub(crate) async fn resolve(&self, text: &str) -> Result<Id> {
+    /// When nothing or several images of those that are seen fit.
+    pub(crate) async fn resolve(&self, scope: &Scope, text: &str) -> Result<Id> {
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         let is_hex = (8..=64).contains(&hex.len())
             && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if is_hex {
-            match self.index.with_prefix(hex).as_slice() {
+            let seen = |hash: &Digest| scope.has_image(hash);
+            match self.index.with_prefix(hex, seen).as_slice() {
                 [hash] => return Ok(Id::Hash(*hash)),
                 [_, _, ..] => return Err(CatalogError::Ambiguous(text.to_owned())),
                 [] => {
                     // Another service may have built it into the same registry.
                     if let Ok(hash) = format!("sha256:{hex}").parse()
+                        && seen(&hash)
                         && self.find(&hash).await?.is_some()
                     {
                         return Ok(Id::Hash(hash));
@@ -165,16 +168,23 @@ impl Catalog {
         }
         // A name may look like hex digits, too.
         let absent = || CatalogError::NotFound(format!("there is no image `{text}`"));
-        let name: Name = text.parse().map_err(|_| absent())?;
+        let name = scope.name(text).map_err(|_| absent())?;
         match self.by_name(&name).await? {
-            Some(hash) => Ok(Id::Name(name, hash)),
-            None => Err(absent()),
+            Some(hash) if scope.has_image(&hash) => Ok(Id::Name(name, hash)),
+            _ => Err(absent()),
         }
     }
 
-    /// All images with a name that fits `name` (a repository, or repository and tag), or all;
-    /// newest first.
-    pub(crate) fn list(&self, name: Option<&str>) -> Vec<Image> {
+    /// All images that are seen, with a name that fits `name` (a repository, or repository and tag),
+    /// or all; newest first.
+    pub(crate) fn list(&self, scope: &Scope, name: Option<&str>) -> Vec<Image> {
+        // In a project the first word may be left away.
+        let name = name.map(|wanted| match scope.name(wanted) {
+            Ok(name) if wanted.contains(':') => name.to_string(),
+            Ok(name) => name.repository,
+            Err(_) => wanted.to_owned(),
+        });
+        let name = name.as_deref();
         let fits = |image: &Image| {
             name.is_none_or(|wanted| {
                 let repository = |n: &String| n.split(':').next() == Some(wanted);
@@ -183,7 +193,8 @@ impl Catalog {
         };
         let images = self.index.images().into_iter();
         let mut images: Vec<Image> = images
-            .map(|(hash, known)| self.shown(hash, known))
+            .filter(|(hash, _)| scope.has_image(hash))
+            .map(|(hash, known)| self.shown(scope, hash, known))
             .filter(fits)
             .collect();
         images.sort_by(|a, b| b.created.cmp(&a.created));
@@ -194,16 +205,18 @@ impl Catalog {
     ///
     /// # Errors
     /// When there is none, or the registry fails.
-    pub(crate) async fn show(&self, hash: &Digest) -> Result<Image> {
+    pub(crate) async fn show(&self, scope: &Scope, hash: &Digest) -> Result<Image> {
         match self.find(hash).await? {
-            Some(known) => Ok(self.shown(*hash, known)),
+            Some(known) => Ok(self.shown(scope, *hash, known)),
             None => Err(CatalogError::NotFound(format!("there is no image {hash}"))),
         }
     }
 
-    fn shown(&self, hash: Digest, known: Known) -> Image {
+    fn shown(&self, scope: &Scope, hash: Digest, known: Known) -> Image {
+        let mut names = self.index.names_of(&hash);
+        names.retain(|name| scope.reads(name.split(':').next().unwrap_or_default()));
         Image {
-            names: self.index.names_of(&hash),
+            names,
             image: self.pullable(&hash),
             image_hash: hash,
             digest: known.digest,
@@ -218,8 +231,8 @@ impl Catalog {
     ///
     /// # Errors
     /// When it, its config or its spec is not there, or the registry fails.
-    pub(crate) async fn detail(&self, hash: &Digest) -> Result<ImageDetail> {
-        let image = self.show(hash).await?;
+    pub(crate) async fn detail(&self, scope: &Scope, hash: &Digest) -> Result<ImageDetail> {
+        let image = self.show(scope, hash).await?;
         let manifest = self.manifest(&hash.hex()).await?;
         let parsed = manifest::parse(&manifest)?;
         let config = self.config(&parsed).await?;
@@ -331,6 +344,76 @@ impl Catalog {
         }
         let hash = *hash;
         self.indexed(move |index| index.remove_image(&hash)).await
+    }
+
+    /// Whether names begin with that word and a slash, or are in a repository of that name.
+    pub(crate) async fn has_below(&self, word: &str) -> Result<bool> {
+        let first = |name: &str| name.split(['/', ':']).next() == Some(word);
+        if self.index.names().keys().any(|name| first(name)) {
+            return Ok(true);
+        }
+        let repositories = self.regional.repositories().await?;
+        Ok(repositories.is_some_and(|all| all.iter().any(|name| first(name))))
+    }
+
+    /// Whether an image that is there has that manifest.
+    pub(crate) fn is_manifest(&self, digest: &Digest) -> bool {
+        let images = self.index.images();
+        images.iter().any(|(_, known)| known.digest == *digest)
+    }
+
+    /// Writes down that the project of `scope` has what an image is made of, as it is now.
+    ///
+    /// # Errors
+    /// When the registry fails.
+    pub(crate) async fn hand_over(&self, scope: &Scope, hash: &Digest) -> Result<()> {
+        self.hand_to(scope.projects(), scope.project(), hash).await
+    }
+
+    /// As [`hand_over`](Self::hand_over), to a project by its name.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn hand_to(
+        &self,
+        projects: &Projects,
+        project: &str,
+        hash: &Digest,
+    ) -> Result<()> {
+        if !projects.counts() {
+            return Ok(());
+        }
+        let head = self.regional.head_manifest(IMAGES, &hash.hex()).await?;
+        let Some(head) = head.filter(|head| !projects.has_blob(project, &head.digest)) else {
+            return Ok(());
+        };
+        let manifest = self.manifest(&head.digest.to_string()).await?;
+        let parsed = manifest::parse(&manifest)?;
+        let mut parts = vec![(manifest.digest, manifest.bytes.len() as u64)];
+        let blobs = parsed.layers.iter().chain([&parsed.config]);
+        parts.extend(blobs.map(|blob| (blob.digest, blob.size)));
+        // Images of equal bytes may come from several specs, each of which is its project's own.
+        let specs = self
+            .regional
+            .referrers(IMAGES, &manifest.digest, Some(SPEC_TYPE));
+        for referrer in specs.await? {
+            let name = referrer.digest.to_string();
+            let Some(found) = self.regional.manifest(IMAGES, &name).await? else {
+                continue;
+            };
+            for layer in &manifest::parse(&found)?.layers {
+                let Ok(json) = self.small_blob(layer).await else {
+                    continue;
+                };
+                let spec = serde_json::from_slice::<Spec>(&json).ok();
+                if spec.and_then(|spec| spec.image_hash()) == Some(*hash) {
+                    parts.push((found.digest, found.bytes.len() as u64));
+                    parts.push((layer.digest, layer.size));
+                }
+            }
+        }
+        projects.keep_blobs(project, parts);
+        Ok(())
     }
 
     /// Whether everything that an image is made of is there, its spec included. Its layers are not

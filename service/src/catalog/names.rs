@@ -7,7 +7,6 @@
 
 use bytes::Bytes;
 use chalk_core::Digest;
-use chalk_core::wire::Image;
 use chalk_store::Blob;
 use chalk_store::registry::{Progress, RegistryError};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -59,7 +58,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When there is no such image, or the registry or the index fails.
-    pub(crate) async fn name(&self, hash: &Digest, name: &Name) -> Result<Image> {
+    pub(crate) async fn name(&self, hash: &Digest, name: &Name) -> Result<()> {
         let Some(manifest) = self.regional.manifest(IMAGES, &hash.hex()).await? else {
             return Err(CatalogError::NotFound(format!("there is no image {hash}")));
         };
@@ -88,8 +87,7 @@ impl Catalog {
         }
         let (text, owner) = (name.to_string(), *hash);
         self.indexed(move |index| index.put_name(&text, Some(&owner)))
-            .await?;
-        self.show(hash).await
+            .await
     }
 
     /// Gives a name to an image unless it has it.

@@ -2,24 +2,29 @@
 
 use std::convert::Infallible;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use chalk_core::Spec;
+use chalk_core::spec::{Base, StepKind};
 use chalk_core::wire::{
-    BlobList, Build, BuildReply, BuildRequest, Event, EventKind, VerifyRequest,
+    BlobList, Build, BuildReply, BuildRequest, Event, EventKind, VerifyRequest, problem,
 };
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 
 use super::Api;
+use super::audit::Made;
 use super::body::{Json, Path, Query};
 use super::problem::{ApiError, ApiResult};
 use super::specs::hash_of;
 use super::sse;
-use crate::builds::{Events, Line, Wanted};
+use crate::builds::{BuildsError, Events, Line, Wanted};
 use crate::engine::Compression;
 use crate::places::Name;
+use crate::projects::Scope;
 use crate::resolve;
 use crate::service::Service;
 
@@ -30,13 +35,24 @@ const LIST_LIMIT: usize = 1000;
 
 pub(super) async fn start(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Json(request): Json<BuildRequest>,
-) -> ApiResult<axum::Json<BuildReply>> {
-    Ok(axum::Json(begin(&service, request).await?))
+) -> ApiResult<Response> {
+    let reply = begin(&service, &scope, request).await?;
+    let made = match &reply {
+        BuildReply::Accepted(build) => Made::New(build.id.clone()),
+        BuildReply::Reused(build) if build.name.is_some() => Made::New(build.id.clone()),
+        BuildReply::Reused(_) | BuildReply::NeedsBlobs(_) => Made::Nothing,
+    };
+    Ok((Extension(made), axum::Json(reply)).into_response())
 }
 
 /// Finds an image built, shares a build of it, or queues one.
-pub(crate) async fn begin(service: &Service, request: BuildRequest) -> ApiResult<BuildReply> {
+pub(crate) async fn begin(
+    service: &Service,
+    scope: &Scope,
+    request: BuildRequest,
+) -> ApiResult<BuildReply> {
     let BuildRequest {
         spec,
         name,
@@ -46,7 +62,7 @@ pub(crate) async fn begin(service: &Service, request: BuildRequest) -> ApiResult
         compression,
     } = request;
     let name = name.or_else(|| spec.name.clone());
-    let name = name.map(|name| parse_name(&name)).transpose()?;
+    let name = name.map(|name| parse_name(scope, &name)).transpose()?;
     let compression = match compression {
         Some(word) => Some(word.parse::<Compression>().map_err(|e| {
             ApiError::bad_request("the request is wrong", format!("compression: {e}"), "")
@@ -57,24 +73,39 @@ pub(crate) async fn begin(service: &Service, request: BuildRequest) -> ApiResult
         return Err(ApiError::unavailable("the service stops", ""));
     }
     let recipe_hash = spec.recipe_hash();
-    let spec = resolve::pin(service.bases(), spec).await?;
+    let (catalog, blobs) = (service.catalog(), service.blobs());
+    let spec = resolve::pin_seen(service.bases(), scope, catalog, blobs, spec).await?;
     let image_hash = hash_of(&spec)?;
     let wanted = Wanted {
         spec,
         image_hash,
         recipe_hash,
         name,
+        project: scope.project().clone(),
         force,
         secrets: secrets.into_iter().map(|(k, v)| (k, v.into())).collect(),
         cancel_on_disconnect,
         compression,
         verify: false,
     };
+    // Whoever has all that it is made of builds what others have built, too, and has it then.
+    if !scope.has_image(&image_hash) {
+        let digests = resolve::needed(blobs, scope, &wanted.spec).await?;
+        if !digests.is_empty() {
+            return Ok(BuildReply::NeedsBlobs(BlobList { digests }));
+        }
+        keep_apart(service, &wanted).await?;
+    }
     if wanted.forced_from().is_none()
         && let Some(known) = service.catalog().find(&image_hash).await?
         // Of an image that rotted a part may have been set aside: then it is made anew.
         && (!service.blobs().is_damaged() || service.catalog().is_whole(&image_hash).await)
     {
+        scope
+            .projects()
+            .keep_image(scope.project(), &image_hash)
+            .await?;
+        catalog.hand_over(scope, &image_hash).await?;
         if let Some(name) = &wanted.name {
             service.catalog().ensure_name(&image_hash, name).await?;
         }
@@ -84,17 +115,54 @@ pub(crate) async fn begin(service: &Service, request: BuildRequest) -> ApiResult
     if let Some(build) = service.builds().join(&wanted) {
         return Ok(BuildReply::Accepted(build));
     }
-    let digests = resolve::needed(service.blobs(), &wanted.spec).await?;
+    let digests = resolve::needed(service.blobs(), scope, &wanted.spec).await?;
     if !digests.is_empty() {
         return Ok(BuildReply::NeedsBlobs(BlobList { digests }));
     }
+    // It is the project's before anybody can find it.
+    scope
+        .projects()
+        .keep_image(scope.project(), &image_hash)
+        .await?;
     let build = service.builds().start(wanted).await?;
     Ok(BuildReply::Accepted(build))
+}
+
+/// An image that came of secrets is its project's alone, as long as the project has it: another one's
+/// build of the same declaration would be taken for it, or it for that one's.
+async fn keep_apart(service: &Service, wanted: &Wanted) -> ApiResult<()> {
+    if !uses_secrets(&wanted.spec) || service.catalog().find(&wanted.image_hash).await?.is_none() {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        problem::CONFLICT,
+        409,
+        "the image is another project's",
+        "its declaration uses secrets, and another project has built it with its own",
+        "give the declaration something of its own, such as an environment variable with the name of the project",
+    ))
+}
+
+fn uses_secrets(spec: &Spec) -> bool {
+    let stages = match &spec.base {
+        Base::Dockerfile(dockerfile) => dockerfile.stages.as_slice(),
+        _ => &[],
+    };
+    let instructions = stages.iter().flat_map(|stage| &stage.instructions);
+    let steps = spec.steps.iter().filter_map(|step| match &step.kind {
+        StepKind::Dockerfile(instruction) => Some(instruction),
+        _ => None,
+    });
+    instructions
+        .chain(steps)
+        .any(|instruction| instruction.text.contains("type=secret"))
+        || spec.steps.iter().any(|step| !step.secrets.is_empty())
 }
 
 /// Builds an image anew beside the published one, to compare the two.
 pub(super) async fn verify(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
     Json(request): Json<VerifyRequest>,
 ) -> ApiResult<axum::Json<Build>> {
@@ -102,10 +170,10 @@ pub(super) async fn verify(
         return Err(ApiError::unavailable("the service stops", ""));
     }
     let catalog = service.catalog();
-    let image_hash = catalog.resolve(&id).await?.hash();
-    let image = catalog.show(&image_hash).await?;
+    let image_hash = catalog.resolve(&scope, &id).await?.hash();
+    let image = catalog.show(&scope, &image_hash).await?;
     let spec = catalog.spec(&image_hash, &image.digest).await?;
-    let digests = resolve::needed(service.blobs(), &spec).await?;
+    let digests = resolve::needed(service.blobs(), &scope, &spec).await?;
     if let Some(first) = digests.first() {
         return Err(ApiError::bad_request(
             "the image cannot be built anew",
@@ -121,6 +189,7 @@ pub(super) async fn verify(
         spec,
         image_hash,
         name: None,
+        project: scope.project().clone(),
         force: true,
         secrets: request
             .secrets
@@ -137,8 +206,9 @@ pub(super) async fn verify(
     Ok(axum::Json(service.builds().start(wanted).await?))
 }
 
-pub(super) fn parse_name(text: &str) -> ApiResult<Name> {
-    text.parse()
+pub(super) fn parse_name(scope: &Scope, text: &str) -> ApiResult<Name> {
+    scope
+        .name(text)
         .map_err(|e| ApiError::bad_request("the name is wrong", format!("{e}"), ""))
 }
 
@@ -150,26 +220,39 @@ pub(super) struct ListQuery {
     hash: Option<String>,
 }
 
+/// A build that is seen.
+async fn seen(service: &Service, scope: &Scope, id: &str) -> ApiResult<Build> {
+    let build = service.builds().get(id).await?;
+    if !scope.sees(&build.project) {
+        return Err(BuildsError::Unknown(id.to_owned()).into());
+    }
+    Ok(build)
+}
+
 pub(super) async fn list(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Query(query): Query<ListQuery>,
 ) -> ApiResult<axum::Json<Vec<Build>>> {
     let limit = query.limit.unwrap_or(LIST).min(LIST_LIMIT);
-    let name = query.name.map(|name| parse_name(&name)).transpose()?;
+    let name = query.name.map(|name| parse_name(&scope, &name));
+    let name = name.transpose()?;
     let hash = query.hash.map(|hash| {
         let hex = hash.strip_prefix("sha256:").unwrap_or(&hash);
         hex.to_owned()
     });
     let name = name.map(|name| name.to_string());
-    let builds = service.builds().list(limit, None, name, hash).await?;
-    Ok(axum::Json(builds))
+    let project = scope.only().map(str::to_owned);
+    let builds = service.builds().list(limit, None, project, name, hash);
+    Ok(axum::Json(builds.await?))
 }
 
 pub(super) async fn get(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
 ) -> ApiResult<axum::Json<Build>> {
-    Ok(axum::Json(service.builds().get(&id).await?))
+    Ok(axum::Json(seen(&service, &scope, &id).await?))
 }
 
 #[derive(Deserialize)]
@@ -181,9 +264,11 @@ pub(super) struct CancelQuery {
 
 pub(super) async fn cancel(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
     Query(query): Query<CancelQuery>,
 ) -> ApiResult<axum::Json<Build>> {
+    seen(&service, &scope, &id).await?;
     let builds = service.builds();
     let build = match query.leave {
         true => builds.leave(&id).await?,
@@ -200,11 +285,13 @@ pub(super) struct EventsQuery {
 
 pub(super) async fn events(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
     Query(query): Query<EventsQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let after = sse::after(&headers, query.after)?;
+    seen(&service, &scope, &id).await?;
     let events = service.builds().follow(&id, after).await?;
     let sent = batches(events, true).map(|batch| batch.map(|lines| frames(&lines)));
     Ok(sse::answer(sent))
@@ -246,9 +333,11 @@ pub(super) struct LogsQuery {
 /// The output of a build as plain text.
 pub(super) async fn logs(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
     Query(query): Query<LogsQuery>,
 ) -> ApiResult<Response> {
+    seen(&service, &scope, &id).await?;
     let events = service.builds().follow(&id, 0).await?;
     let text = batches(events, query.follow).map(move |batch| {
         let mut text = String::new();

@@ -125,6 +125,7 @@ impl From<BuildsError> for ApiError {
         match error {
             BuildsError::Stopping => Self::unavailable("the service stops", error.to_string()),
             BuildsError::Full(_) => Self::unavailable("the queue is full", error.to_string()),
+            BuildsError::Quota(problem) => (*problem).into(),
             BuildsError::Unknown(_) => Self::not_found("no such build", error.to_string()),
             BuildsError::Index(error) => error.into(),
             BuildsError::Catalog(error) => error.into(),

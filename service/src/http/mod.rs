@@ -2,6 +2,7 @@
 
 mod agent;
 mod allows;
+mod audit;
 mod body;
 mod builds;
 mod errors;
@@ -12,6 +13,9 @@ pub(crate) mod nodes;
 mod openapi;
 mod page;
 mod problem;
+mod projects;
+mod registry_token;
+mod registry_view;
 mod sandbox_files;
 pub(crate) mod sandboxes;
 mod specs;
@@ -33,6 +37,7 @@ use chalk_core::wire::{self, Info, problem as kinds};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, AllowPrivateNetwork, CorsLayer};
 
+pub(crate) use audit::Peer;
 pub(crate) use builds::begin as begin_build;
 pub(crate) use guard::Guard;
 use openapi::Call;
@@ -84,6 +89,9 @@ pub(crate) fn routes() -> Vec<Route> {
     routes.extend(fleet::sandbox_routes());
     routes.extend(fleet::agent_routes());
     routes.extend(tokens::routes());
+    routes.extend(projects::routes());
+    routes.extend(audit::routes());
+    routes.extend(registry_token::routes());
     routes.extend(volume_objects::routes());
     routes
 }
@@ -287,6 +295,8 @@ pub(crate) fn router(
         router = router.route(route.path, route.handler);
     }
     let cors = guard.has_origins().then(|| cors(guard.clone()));
+    let shown = from_fn_with_state(service.clone(), registry_view::show);
+    let registry = registry.map(|registry| registry.layer(shown));
     router
         .fallback(move |request: Request| async move { no_such_call(&page, &request) })
         .method_not_allowed_fallback(no_such_method)

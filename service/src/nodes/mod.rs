@@ -5,6 +5,7 @@
 //! compared with the end of a join token.
 
 pub(crate) mod caches;
+pub(crate) mod grants;
 pub(crate) mod join;
 pub(crate) mod keys;
 pub(crate) mod lines;
@@ -89,6 +90,7 @@ impl State {
 pub(crate) struct Nodes {
     ledger: Arc<Ledger>,
     keys: Arc<Keys>,
+    grants: Arc<grants::Grants>,
     settings: settings::Nodes,
     home: String,
     /// Secrets by which the nodes of a region let each other read blobs.
@@ -220,11 +222,13 @@ impl Nodes {
             keys.put_removed(token, &removed.name);
             state.removed.insert(token, removed);
         }
+        let grants = Arc::new(grants::Grants::load(ledger.clone())?);
         let joins = join::load(&ledger, &keys)?;
         let peer_tokens = ledger.get(Table::Meta, "peer_tokens")?.unwrap_or_default();
         Ok(Self {
             ledger,
             keys,
+            grants,
             settings,
             home,
             peer_tokens: Mutex::new(peer_tokens),
@@ -236,6 +240,11 @@ impl Nodes {
     fn state(&self) -> MutexGuard<'_, State> {
         // What is under the lock does not panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What nodes may fetch.
+    pub(crate) fn grants(&self) -> &Arc<grants::Grants> {
+        &self.grants
     }
 
     /// Whether what nodes and clients are told is kept.

@@ -15,9 +15,11 @@ mod layout;
 mod referrers;
 mod regional;
 mod store;
+mod view;
 
 pub use error::EmbeddedError;
-pub(crate) use http::{Range, stream_blob};
+pub(crate) use http::{Range, Target, decode, stream_blob, target};
 pub use http::{RegistryLimits, router};
 pub use regional::{External, Regional, RegionalError};
 pub use store::Registry;
+pub(crate) use view::{Part, View, Viewed};

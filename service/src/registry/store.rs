@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use chalk_core::AnyDigest;
 use chalk_core::any_digest::Algorithm;
 use chalk_core::reference::is_tag;
+use chalk_core::{AnyDigest, Digest};
 use chalk_store::failpoint::{Step, around};
 use chalk_store::registry::MANIFEST_LIMIT;
 use chalk_store::{BlobError, BlobStore};
@@ -304,6 +304,22 @@ impl Registry {
     fn tagged(&self, repository: &str, tag: &str) -> Result<Option<AnyDigest>> {
         let text = layout::read(&self.inner.layout.tag(repository, tag)?)?;
         Ok(text.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse().ok()))
+    }
+
+    /// Blobs that a manifest of the repository names; `None` when it has no such manifest.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn named_by(
+        &self,
+        repository: &str,
+        digest: &Digest,
+    ) -> Result<Option<Vec<AnyDigest>>> {
+        let Some(found) = self.read(repository, &digest.to_string())? else {
+            return Ok(None);
+        };
+        let content = content::read(&found.media_type, &found.bytes);
+        Ok(Some(content.map_err(EmbeddedError::ManifestInvalid)?.blobs))
     }
 
     /// Size of a blob of the repository; `None` when it has no such blob.

@@ -18,13 +18,14 @@ use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_core::wire::agent::{Ask, Order, SandboxReport};
-use chalk_core::wire::{Problem, Sandbox, SandboxRequest, SandboxState, problem};
+use chalk_core::wire::{DEFAULT_PROJECT, Problem, Sandbox, SandboxRequest, SandboxState, problem};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::ids::Ids;
 use crate::ledger::{Changes, Ledger, LedgerError, Table};
 use crate::nodes::{Connected, Nodes, Selection, not_kept, session};
+use crate::projects::Scope;
 use crate::regions::{ImageAt, Regions};
 use crate::settings;
 pub(crate) use check::missing;
@@ -47,6 +48,9 @@ const IDLE_POLL: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Stored {
     sandbox: Sandbox,
+    /// Absent for sandboxes of before there were projects.
+    #[serde(default)]
+    project: Option<String>,
     #[serde(default)]
     stop_on_disconnect: bool,
 }
@@ -96,6 +100,10 @@ impl Entry {
 
     fn sandbox(&self) -> &Sandbox {
         &self.stored.sandbox
+    }
+
+    fn project(&self) -> &str {
+        self.stored.project.as_deref().unwrap_or(DEFAULT_PROJECT)
     }
 
     fn is_over(&self) -> bool {
@@ -160,12 +168,13 @@ impl Sandboxes {
         &self.streams
     }
 
-    /// Starts a sandbox, whose mounts must be in the store.
+    /// Starts a sandbox of a project, whose mounts must be in the store.
     ///
     /// # Errors
     /// When the request is wrong, no node can take it, or the ledger fails.
     pub(crate) async fn start(
         self: &Arc<Self>,
+        project: &Arc<str>,
         request: SandboxRequest,
         image: ImageAt,
     ) -> Result<Sandbox, Problem> {
@@ -193,6 +202,7 @@ impl Sandboxes {
         };
         let stored = Stored {
             sandbox: sandbox.clone(),
+            project: Some(project.to_string()),
             stop_on_disconnect: request.stop_on_disconnect,
         };
         let (id, watched) = (sandbox.id.clone(), request.stop_on_disconnect);
@@ -200,7 +210,7 @@ impl Sandboxes {
         // down is removed when that node connects again.
         let kept = {
             let mut state = self.state();
-            names::free(&state, request.name.as_deref())?;
+            names::free(&state, project, request.name.as_deref())?;
             let changes = Changes::new().put(Table::Sandboxes, &id, &stored);
             state.living.insert(id.clone());
             state.entries.insert(id.clone(), Entry::new(stored, false));
@@ -341,6 +351,14 @@ impl Sandboxes {
         }
     }
 
+    /// Whole identifier of a sandbox that is seen, by a unique prefix of it or by name.
+    ///
+    /// # Errors
+    /// When none or several of those fit.
+    pub(crate) fn seen(&self, scope: &Scope, prefix: &str) -> Result<String, Problem> {
+        self.find_of(scope.only(), prefix)
+    }
+
     /// A sandbox, by a unique prefix of its identifier.
     ///
     /// # Errors
@@ -354,15 +372,18 @@ impl Sandboxes {
         sandbox.map_or_else(|| self.find(prefix).and_then(|id| self.get(&id)), Ok)
     }
 
-    /// Sandboxes, newest first: living ones or all, of a node, of an image.
+    /// Sandboxes that are seen, newest first: living ones or all, of a node, of an image.
     pub(crate) fn list(
         &self,
+        scope: &Scope,
         all: bool,
         node: Option<&str>,
         image: impl Fn(&Sandbox) -> bool,
     ) -> Vec<Sandbox> {
         let state = self.state();
-        let sandboxes = state.entries.values().rev().map(Entry::sandbox);
+        let seen = state.entries.values().rev();
+        let seen = seen.filter(|entry| scope.sees(entry.project()));
+        let sandboxes = seen.map(Entry::sandbox);
         let wanted = |sandbox: &&Sandbox| {
             (all || !sandbox.state.is_final())
                 && node.is_none_or(|node| node == sandbox.node)

@@ -183,6 +183,12 @@ pub struct Limits {
     pub import: ByteSize,
     /// Connections open at once; further ones wait.
     pub connections: usize,
+    /// Requests of one token in a second; any number when 0.
+    pub token_requests: usize,
+    /// Requests from one address with a wrong token in a minute; any number when 0.
+    pub failed_logins: usize,
+    /// What the audit log may take; the oldest entries go.
+    pub audit: ByteSize,
 }
 
 /// What carries out `pip_install`.
@@ -299,6 +305,9 @@ impl Default for Limits {
             blob: ByteSize::gib(16),
             import: ByteSize::gib(64),
             connections: 4096,
+            token_requests: 0,
+            failed_logins: 60,
+            audit: ByteSize::mib(64),
         }
     }
 }

@@ -340,6 +340,21 @@ pub const TABLE: &[Setting] = &[
         "Connections open at once; further ones wait.",
     ),
     setting(
+        "limits.token_requests",
+        Kind::Count,
+        "Requests of one token in a second; any number when 0.",
+    ),
+    setting(
+        "limits.failed_logins",
+        Kind::Count,
+        "Requests from one address with a wrong token in a minute; any number when 0.",
+    ),
+    setting(
+        "limits.audit",
+        Kind::Size,
+        "What the audit log may take; the oldest entries go.",
+    ),
+    setting(
         "node.name",
         Kind::Text,
         "Name of the node, unique within the service; unset, the name of the host.",

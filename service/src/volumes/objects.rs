@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use chalk_core::wire::DEFAULT_PROJECT;
 use chalk_store::failpoint::{Step, around};
 use tempfile::NamedTempFile;
 
@@ -22,6 +23,8 @@ use super::hash::{ContentHash, ContentHasher};
 pub(crate) const OBJECT_LIMIT: u64 = 512 << 20;
 /// How long an object stays after it was last uploaded or asked for.
 pub(super) const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Directory with those of each project but the default one.
+const PROJECTS: &str = "projects";
 /// How long an object stays after a commit took over what is in it.
 const SPENT: Duration = Duration::from_secs(2 * 3600);
 
@@ -41,16 +44,48 @@ impl Objects {
             dir,
             making: Arc::default(),
         };
-        let incoming = objects.incoming();
-        match fs::remove_dir_all(&incoming) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(VolumeError::io("clear away")(e));
+        for place in objects.others()?.iter().chain([&objects]) {
+            let incoming = place.incoming();
+            match fs::remove_dir_all(&incoming) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(VolumeError::io("clear away")(e));
+                }
+                _ => {}
             }
-            _ => {}
+            fs::create_dir_all(&incoming).map_err(VolumeError::io("make room for"))?;
         }
-        fs::create_dir_all(&incoming).map_err(VolumeError::io("make room for"))?;
         objects.sweep(KEPT)?;
         Ok(objects)
+    }
+
+    /// Those of a project: nobody commits, or learns of, what another one uploaded. Blocks.
+    pub(super) fn of(&self, project: &str) -> Result<Self> {
+        if project == DEFAULT_PROJECT {
+            return Ok(self.clone());
+        }
+        let objects = Self {
+            dir: self.dir.join(PROJECTS).join(project),
+            making: self.making.clone(),
+        };
+        fs::create_dir_all(objects.incoming()).map_err(VolumeError::io("make room for"))?;
+        Ok(objects)
+    }
+
+    /// Those of each project but the default one.
+    fn others(&self) -> Result<Vec<Self>> {
+        let listed = match fs::read_dir(self.dir.join(PROJECTS)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            listed => listed.map_err(VolumeError::io("list"))?,
+        };
+        let mut others = Vec::new();
+        for entry in listed {
+            let dir = entry.map_err(VolumeError::io("list"))?.path();
+            others.push(Self {
+                dir,
+                making: self.making.clone(),
+            });
+        }
+        Ok(others)
     }
 
     fn incoming(&self) -> PathBuf {
@@ -108,6 +143,13 @@ impl Objects {
 
     /// Removes objects that are older than `age`.
     pub(super) fn sweep(&self, age: Duration) -> Result<()> {
+        for place in self.others()? {
+            place.sweep_here(age)?;
+        }
+        self.sweep_here(age)
+    }
+
+    fn sweep_here(&self, age: Duration) -> Result<()> {
         let listed = |dir: &Path| -> io::Result<Vec<fs::DirEntry>> { fs::read_dir(dir)?.collect() };
         let fault = || VolumeError::io("list");
         let now = SystemTime::now();

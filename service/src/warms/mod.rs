@@ -214,12 +214,13 @@ impl Warms {
         self.ledger.later(changes);
     }
 
-    /// Brings images to nodes.
+    /// Brings images to nodes, for a project.
     ///
     /// # Errors
     /// When the request is wrong, no node fits, or the ledger fails.
     pub(crate) async fn start(
         self: &Arc<Self>,
+        project: &Arc<str>,
         request: &WarmRequest,
         images: Vec<ImageAt>,
     ) -> Result<Warm, Problem> {
@@ -273,6 +274,7 @@ impl Warms {
             status: WarmStatus::Running,
             images,
             created: jiff::Timestamp::now().to_string(),
+            project: Some(project.to_string()),
             finished: None,
             pin: request.pin,
             timeout: request.timeout_seconds.unwrap_or(TIMEOUT),
@@ -324,13 +326,26 @@ impl Warms {
         Ok((header.ok_or_else(|| unknown(id))?, targets))
     }
 
-    /// Warms, newest first, of images whose hash begins with `hash`: at most `limit`, and no further
+    /// Whether a warm is one of a project, or of any.
+    ///
+    /// # Errors
+    /// When it is not, or the ledger fails.
+    pub(crate) async fn seen(&self, project: Option<&str>, id: &str) -> Result<(), Problem> {
+        let (owner, _) = self.about(id).await?;
+        match project.is_none_or(|project| *project == *owner) {
+            true => Ok(()),
+            false => Err(unknown(id)),
+        }
+    }
+
+    /// Warms of a project or of all, newest first, of images whose hash begins with `hash`: at most `limit`, and no further
     /// ones when those have [`TARGETS`] targets together.
     ///
     /// # Errors
     /// When the ledger fails.
     pub(crate) async fn list(
         &self,
+        project: Option<&str>,
         limit: usize,
         hash: Option<&str>,
     ) -> Result<Vec<Warm>, Problem> {
@@ -342,9 +357,12 @@ impl Warms {
                 break;
             }
             // One may be forgotten meanwhile.
-            let Ok(images) = self.images(id).await else {
+            let Ok((owner, images)) = self.about(id).await else {
                 continue;
             };
+            if project.is_some_and(|project| *project != *owner) {
+                continue;
+            }
             if !images
                 .iter()
                 .any(|image| hash.is_none_or(|hash| image.hex().starts_with(hash)))
@@ -359,17 +377,20 @@ impl Warms {
         Ok(warms)
     }
 
-    /// The images of a warm.
-    async fn images(&self, id: &str) -> Result<Vec<Digest>, Problem> {
+    /// Project and images of a warm.
+    async fn about(&self, id: &str) -> Result<(Arc<str>, Vec<Digest>), Problem> {
+        let about = |header: &Header| {
+            let images = header.images.iter().map(|image| image.hash);
+            (header.project().into(), images.collect())
+        };
         if let Some(live) = self.state().live.get(id) {
-            return Ok(live.header.images.iter().map(|image| image.hash).collect());
+            return Ok(about(&live.header));
         }
         let (ledger, wanted) = (self.ledger.clone(), id.to_owned());
         let read = tokio::task::spawn_blocking(move || ledger.get(Table::Warms, &wanted));
         let read = read.await.unwrap_or(Err(LedgerError::Stopping));
         let header: Option<Header> = read.map_err(|e| not_kept(&e))?;
-        let header = header.ok_or_else(|| unknown(id))?;
-        Ok(header.images.iter().map(|image| image.hash).collect())
+        Ok(about(&header.ok_or_else(|| unknown(id))?))
     }
 
     /// Events of a warm after the one numbered `after`.

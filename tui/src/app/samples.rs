@@ -213,6 +213,7 @@ pub(super) fn build(id: &str, status: BuildStatus) -> Build {
         image_hash: digest(id),
         recipe_hash: local.recipe_hash,
         name: Some(format!("team/{id}:v1")),
+        project: chalk_core::wire::DEFAULT_PROJECT.to_owned(),
         image: over.then(|| format!("127.0.0.1:7474/chalk/images:{id}")),
         digest: matches!(status, BuildStatus::Built | BuildStatus::Reused).then(|| digest("m")),
         created: "2026-01-01T09:58:00Z".to_owned(),
