@@ -276,6 +276,8 @@ impl Service {
             let (tls, watched) = (tls.clone(), stop.clone());
             tokio::spawn(async move { watched.run_until_cancelled(tls.watch()).await });
         }
+        let (counting, counted) = (projects.clone(), stop.clone());
+        tokio::spawn(async move { counted.run_until_cancelled(counting.run()).await });
         let clients = Arc::new(Clients::load(ledger)?);
         let rates = Rates::new(&settings.limits);
         let access = Access::new(token.clone(), keys, clients, projects, key, rates);

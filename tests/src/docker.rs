@@ -31,6 +31,16 @@ impl Docker {
         Self::with(dockerd, folder)
     }
 
+    /// On a host of a made-up network, as one that trusts an authority (a PEM file).
+    #[track_caller]
+    pub fn trusting(host: &Host, folder: &Path, authority: &Path) -> Self {
+        let mut dockerd = host.command("dockerd");
+        dockerd
+            .args(["--iptables=false", "--bridge=none"])
+            .env("SSL_CERT_FILE", authority);
+        Self::with(dockerd, folder)
+    }
+
     /// As a package sets it up, with a bridge and its rules, on a host of a made-up network.
     #[track_caller]
     pub fn bridged(host: &Host, folder: &Path) -> Self {

@@ -1,6 +1,7 @@
 //! The words of the command.
 
 mod node;
+mod project;
 mod sandbox;
 mod token;
 mod verify;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use node::{Agent, Cache, Node, NodeCommand, Prewarm, Token};
+pub(crate) use project::{Audit, Project, Quotas};
 pub(crate) use sandbox::{Exec, Network, Process, Run, Sandbox};
 pub(crate) use token::ClientToken;
 pub(crate) use verify::Verify;
@@ -121,6 +123,11 @@ pub(crate) enum Command {
     /// Tokens of people and programs that use the service
     #[command(subcommand)]
     Token(ClientToken),
+    /// Projects: what their tokens share, and how much of it
+    #[command(subcommand)]
+    Project(Project),
+    /// Who changed what, newest first; for administrators
+    Audit(Audit),
     /// Check whether this host can build and run images, and say what to change
     #[command(after_help = DOCTOR)]
     Doctor,

@@ -140,6 +140,14 @@ async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
             quiet_logs();
             commands::tokens::tokens(verb, loaded, json).await
         }
+        Command::Project(verb) => {
+            quiet_logs();
+            commands::projects::projects(verb, loaded, json).await
+        }
+        Command::Audit(audit) => {
+            quiet_logs();
+            commands::audit::audit(&audit, loaded, json).await
+        }
         Command::Completions { .. } => Ok(()),
     }
 }

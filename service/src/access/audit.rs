@@ -97,6 +97,10 @@ impl Audit {
             reason: error.to_string(),
         };
         fs::create_dir_all(dir).map_err(failed)?;
+        if let Some(parent) = dir.parent() {
+            let synced = File::open(parent).and_then(|parent| parent.sync_all());
+            synced.map_err(failed)?;
+        }
         let mut writer = Writer {
             dir: dir.to_owned(),
             file: None,

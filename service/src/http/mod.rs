@@ -350,6 +350,10 @@ async fn readyz(State(service): Api) -> Result<&'static str, ApiError> {
         let hint = "see the service's log, and whether the disk of its state directory is full";
         return Err(ApiError::unavailable("the database of nodes fails", hint));
     }
+    if !service.audit().is_sound() {
+        let hint = "see the service's log, and whether the disk of its state directory is full";
+        return Err(ApiError::unavailable("the audit log fails", hint));
+    }
     Ok("ok")
 }
 

@@ -79,7 +79,7 @@ pub(super) struct Download {
     signature: String,
 }
 
-fn check(service: &Service, permit: Permit, expires: i64, signature: &str) -> ApiResult<()> {
+fn check(service: &Service, permit: &Permit, expires: i64, signature: &str) -> ApiResult<()> {
     let key = service.access().key();
     if permit.is_good(key, expires, signature, Timestamp::now()) {
         return Ok(());
@@ -111,7 +111,7 @@ pub(super) async fn upload(
         size,
         project: project.as_deref().map(Arc::from),
     };
-    check(&service, permit, address.expires, &address.signature)?;
+    check(&service, &permit, address.expires, &address.signature)?;
     let mut stream = Stream::new(request.headers(), size, "size of the address")?;
     let sink = ChunkSink::new(service.volumes().upload(project.as_deref()).await?);
     let mut body = data(request.into_body());
@@ -144,7 +144,7 @@ pub(super) async fn download(
         offset,
         size,
     };
-    check(&service, permit, address.expires, &address.signature)?;
+    check(&service, &permit, address.expires, &address.signature)?;
     let wanted = headers.get(header::RANGE);
     let wanted = wanted.and_then(|range| range.to_str().ok());
     let (first, length) = match wanted.map(|range| Range::parse(range, size)) {

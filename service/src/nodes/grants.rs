@@ -251,7 +251,7 @@ mod tests {
         let open = || Arc::new(Ledger::open(&dir.path().join("l")).unwrap());
         let digest = |text: &str| Digest::of(text.as_bytes());
         let blobs = BlobStore::open(dir.path().join("store")).unwrap();
-        let tree = r#"{"entries":[]}"#;
+        let tree = Tree::new(Vec::new()).unwrap().json();
         let tree = blobs.put(tree.as_bytes()).unwrap().digest;
         let grants = Grants::load(open()).unwrap();
         let warm = Order::Warm {

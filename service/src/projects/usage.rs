@@ -1,9 +1,18 @@
 //! What projects have, and whether they may have more.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
 use chalk_core::Digest;
 use chalk_core::wire::{DEFAULT_PROJECT, Problem, Storage, problem};
 
+use chalk_store::BlobError;
+
 use super::{Changes, Counting, Projects, Table, key, not_kept};
+
+/// Pause between two looks for blobs that are gone.
+const SWEEP: Duration = Duration::from_secs(3600);
 
 fn exceeded(status: u16, detail: String, hint: &str) -> Problem {
     Problem {
@@ -102,7 +111,7 @@ impl Projects {
         self.ledger.later(changes);
     }
 
-    /// For the garbage collection: blobs that the store has no more count for nobody.
+    /// Blobs that the store has no more count for nobody.
     pub(crate) fn forget_blobs(&self, gone: &[Digest]) {
         let mut state = self.write();
         let mut changes = Changes::new();
@@ -115,6 +124,34 @@ impl Projects {
             }
         }
         self.ledger.later(changes);
+    }
+
+    /// Looks for blobs that the garbage collection took from the store, from time to time.
+    pub(crate) async fn run(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let this = self.clone();
+            let swept = tokio::task::spawn_blocking(move || this.sweep()).await;
+            if let Ok(Err(error)) = swept {
+                tracing::warn!(%error, "what projects store is counted too high");
+            }
+        }
+    }
+
+    /// Forgets blobs that the store has no more. Blocks.
+    pub(super) fn sweep(&self) -> Result<(), BlobError> {
+        let mut known: BTreeSet<Digest> = BTreeSet::new();
+        for entry in self.read().projects.values() {
+            known.extend(entry.blobs.keys());
+        }
+        let mut gone = Vec::new();
+        for digest in known {
+            if !self.blobs.contains(digest)? {
+                gone.push(digest);
+            }
+        }
+        self.forget_blobs(&gone);
+        Ok(())
     }
 
     /// What a project stores.

@@ -18,8 +18,8 @@ mod store;
 mod view;
 
 pub use error::EmbeddedError;
+pub use http::{CALLS, RegistryLimits, router};
 pub(crate) use http::{Range, Target, decode, stream_blob, target};
-pub use http::{RegistryLimits, router};
 pub use regional::{External, Regional, RegionalError};
 pub use store::Registry;
 pub(crate) use view::{Part, View, Viewed};

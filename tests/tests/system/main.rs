@@ -14,6 +14,7 @@ use std::time::Duration;
 use chalk_tests::World;
 use libtest_mimic::{Arguments, Trial};
 
+mod access;
 mod app;
 mod app_terminal;
 mod bases;
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 38] = [
+    let modules: [(&str, &[Test]); 39] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("verify", verify::TESTS),
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         ("long_logs", long_logs::TESTS),
         ("rootless", rootless::TESTS),
         ("terminals", terminals::TESTS),
+        ("access", access::TESTS),
         ("app", app::TESTS),
         ("app_terminal", app_terminal::TESTS),
         ("caches", caches::TESTS),

@@ -1,6 +1,7 @@
 //! What each word of the command does.
 
 pub(crate) mod agent;
+pub(crate) mod audit;
 pub(crate) mod build;
 mod caches;
 pub(crate) mod compare;
@@ -12,6 +13,7 @@ pub(crate) mod import;
 pub(crate) mod logs;
 pub(crate) mod nodes;
 mod prewarm;
+pub(crate) mod projects;
 pub(crate) mod sandbox;
 pub(crate) mod serve;
 mod subject;

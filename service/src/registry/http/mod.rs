@@ -51,6 +51,24 @@ const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied
 const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
+/// The calls that the router takes: the path, and its methods. What answers `GET` answers `HEAD`, too.
+pub const CALLS: [(&str, &[&str]); 8] = [
+    ("/v2/", &["GET"]),
+    ("/v2/_catalog", &["GET"]),
+    ("/v2/{name}/tags/list", &["GET"]),
+    (
+        "/v2/{name}/manifests/{reference}",
+        &["GET", "PUT", "DELETE"],
+    ),
+    ("/v2/{name}/referrers/{digest}", &["GET"]),
+    ("/v2/{name}/blobs/{digest}", &["GET", "DELETE"]),
+    ("/v2/{name}/blobs/uploads/", &["POST"]),
+    (
+        "/v2/{name}/blobs/uploads/{id}",
+        &["GET", "PATCH", "PUT", "DELETE"],
+    ),
+];
+
 /// What clients of the router may take up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RegistryLimits {
@@ -245,11 +263,10 @@ async fn check_view(
 ) -> Result<(), EmbeddedError> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     let part = match *target {
-        Target::Catalog => return Ok(()),
+        // What they list is looked at one by one.
+        Target::Catalog | Target::Referrers(_) => return Ok(()),
         Target::Tags => Part::Tags,
         Target::Manifest(at) => Part::Manifest(at),
-        // What it lists is looked at one by one.
-        Target::Referrers(_) => return Ok(()),
         Target::Blob(digest) => Part::Blob(digest),
         Target::NewUpload | Target::Upload(_) => Part::Upload,
     };
@@ -367,6 +384,16 @@ mod tests {
             "../../etc/manifests/x",
             Some(("../../etc", Target::Manifest("x"))),
         );
+    }
+
+    #[test]
+    fn every_path_is_of_a_call() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (path, _) in CALLS {
+            let path = path.replace("{name}", "a/b").replace("{digest}", &digest);
+            let path = path.trim_start_matches("/v2/");
+            assert!(path.is_empty() || target(path).is_some(), "{path}");
+        }
     }
 
     #[test]
