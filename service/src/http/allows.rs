@@ -9,7 +9,7 @@ use crate::access::rules::Sees;
 use crate::access::view::pass_allows;
 use crate::access::{Grant, Principal, rules};
 use crate::projects::Scope;
-use crate::registry;
+use crate::registry::{self, Target};
 
 /// Where machines become nodes.
 const REGISTER: &str = "/v1/agent/register";
@@ -36,12 +36,9 @@ pub(super) fn allows(
             let path = registry::decode(path).unwrap_or_default();
             let place = path.strip_prefix("/v2/").and_then(registry::target);
             let allowed = match place {
-                Some((_, registry::Target::Catalog)) => pass_allows(who, "_catalog", true, false),
+                Some((_, Target::Catalog)) => pass_allows(who, "_catalog", true, false),
                 Some((repository, target)) => {
-                    let upload = matches!(
-                        target,
-                        registry::Target::NewUpload | registry::Target::Upload(_)
-                    );
+                    let upload = matches!(target, Target::NewUpload | Target::Upload(_));
                     let deletes = *method == Method::DELETE && !upload;
                     pass_allows(who, repository, reads && !upload, deletes)
                 }
@@ -58,10 +55,10 @@ pub(super) fn allows(
         }
         Principal::Puller { repository, .. } => {
             let path = &*registry::decode(path).unwrap_or_default();
-            let rest = path.strip_prefix("/v2/").unwrap_or_default();
-            let own = rest
-                .strip_prefix(&**repository)
-                .is_some_and(|rest| rest.starts_with("/manifests/") || rest.starts_with("/blobs/"));
+            let place = path.strip_prefix("/v2/").and_then(registry::target);
+            let own = place.is_some_and(|(name, target)| {
+                name == &**repository && matches!(target, Target::Manifest(_) | Target::Blob(_))
+            });
             let ping = matches!(path, "/v2" | "/v2/" | registry_token::PATH);
             if reads && (own || ping) {
                 return Ok(());
@@ -215,6 +212,8 @@ mod tests {
             "GET /v2/a/b/c/blobs/x",
             "GET /v2/a/b/../c/blobs/x",
             "GET /v2/a/b/tags/list",
+            "GET /v2/a/b/blobs/uploads/1",
+            "GET /v2/a/b/blobs/c%2Fblobs%2Fx",
             "PUT /v2/a/b/manifests/x",
             "GET /v1/images",
         ] {

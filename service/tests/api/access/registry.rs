@@ -1,7 +1,9 @@
 //! The registry's tokens, what of its blobs is given away, quotas, rates, and the audit log.
 
 use chalk_core::Digest;
-use chalk_core::wire::{AuditEntry, AuditOutcome, BlobList, Project, Quotas, Role, problem};
+use chalk_core::wire::{
+    AuditEntry, AuditOutcome, BlobList, BuildReply, Project, Quotas, Role, problem,
+};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
@@ -150,7 +152,7 @@ async fn a_digest_alone_opens_nothing() {
         let asked = api.bare(Method::POST, "/v1/blobs/missing").bearer_auth(who);
         ok::<BlobList>(asked.json(&list)).await.digests
     };
-    assert_eq!(missing(&one).await, []);
+    assert!(missing(&one).await.is_empty());
     // Whether others brought it is not told, and does not spare the way.
     assert_eq!(missing(&two).await, [secret]);
     let read = |who: &str| {
@@ -272,7 +274,10 @@ async fn quotas_are_kept_and_shown() {
         let asked = api.bare(Method::POST, "/v1/builds").bearer_auth(who);
         asked.json(&wanted)
     };
-    assert_eq!(status(start(&one, "wait 1")).await, 200);
+    let build = match ok(start(&one, "wait 1")).await {
+        BuildReply::Accepted(build) => build,
+        other => panic!("{other:?}"),
+    };
     let refused = api.problem(start(&one, "wait 2")).await;
     assert_eq!(
         (&*refused.kind, refused.status),
@@ -285,8 +290,7 @@ async fn quotas_are_kept_and_shown() {
     assert_eq!(shown.len(), 1);
     assert_eq!((&*shown[0].name, shown[0].usage.builds), ("one", 1));
     api.control.gate.add_permits(2);
-    api.until(|control| control.running.load(std::sync::atomic::Ordering::SeqCst) == 0)
-        .await;
+    api.events(&build.id, 0).await;
     let used = set(Quotas::default()).await.usage.storage_bytes.unwrap();
     let project = set(Quotas {
         builds: None,
@@ -425,9 +429,14 @@ async fn too_many_requests_are_told_when_to_come_back() {
     // To ask without a token is no failure, and a good token is good all the same.
     assert_eq!(status(api.bare(Method::GET, "/v2/")).await, 401);
     assert_eq!(status(api.request(Method::GET, "/v1/info")).await, 200);
-    let basic = api.bare(Method::GET, "/v2/").basic_auth("x", Some("wrong"));
-    let basic = basic.send().await.unwrap();
-    assert_eq!(basic.status(), 429);
-    assert!(basic.text().await.unwrap().contains("TOOMANYREQUESTS"));
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        let basic = api.bare(Method::GET, "/v2/").basic_auth("x", Some("wrong"));
+        told.push(basic.send().await.unwrap().text().await.unwrap());
+    }
+    assert!(
+        told.iter().any(|body| body.contains("TOOMANYREQUESTS")),
+        "{told:?}"
+    );
     api.running.shutdown().await;
 }
