@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chalk_core::spec::{Base, Instruction, StepKind};
 use chalk_core::tree::{InvalidTree, Tree, TreeNode};
-use chalk_core::wire::{Plan, PlanBase, PlanState, PlanStep, ResolveRequest};
+use chalk_core::wire::{DEFAULT_PROJECT, Plan, PlanBase, PlanState, PlanStep, ResolveRequest};
 use chalk_core::{Digest, Platform, Reference, Spec};
 use chalk_store::{BlobError, BlobStore};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -247,10 +247,34 @@ fn without_engine(spec: &Spec, state: PlanState) -> Vec<PlanStep> {
     planned.collect()
 }
 
+/// Whether steps of a spec read secrets, whose values are not part of any hash.
+pub(crate) fn uses_secrets(spec: &Spec) -> bool {
+    let stages = match &spec.base {
+        Base::Dockerfile(dockerfile) => dockerfile.stages.as_slice(),
+        _ => &[],
+    };
+    let instructions = stages.iter().flat_map(|stage| &stage.instructions);
+    let steps = spec.steps.iter().filter_map(|step| match &step.kind {
+        StepKind::Dockerfile(instruction) => Some(instruction),
+        _ => None,
+    });
+    instructions
+        .chain(steps)
+        .any(|instruction| instruction.text.contains("type=secret"))
+        || spec.steps.iter().any(|step| !step.secrets.is_empty())
+}
+
 /// Says of steps that come after something which the client does not have that they would run:
 /// whether others ran them is not theirs to know.
 fn hide(steps: &mut [PlanStep], spec: &Spec, scope: &Scope) {
     if scope.is_all() {
+        return;
+    }
+    if &**scope.project() != DEFAULT_PROJECT && uses_secrets(spec) {
+        // What others left of them is not for this project.
+        for step in steps {
+            step.state = PlanState::Run;
+        }
         return;
     }
     let (files, trees) = named(spec);
@@ -265,7 +289,7 @@ fn hide(steps: &mut [PlanStep], spec: &Spec, scope: &Scope) {
     let own = spec.steps.len().min(steps.len());
     let first = steps.len() - own;
     let hidden = spec.steps.iter().position(|step| {
-        let (mut files, mut trees) = (BTreeSet::new(), BTreeSet::new());
+        let (mut files, mut trees) = (Vec::new(), BTreeSet::new());
         named_by(&step.kind, &mut files, &mut trees);
         files
             .iter()
@@ -291,16 +315,23 @@ pub(crate) async fn missing(
     digests: Vec<Digest>,
 ) -> Result<Vec<Digest>, BlobError> {
     let scope = scope.clone();
-    let lacking = blobs.run(move |store| -> Result<_, BlobError> {
-        let mut lacking = BTreeSet::new();
-        for digest in digests {
-            if !scope.has_blob(&digest) || !store.contains(digest)? {
-                lacking.insert(digest);
-            }
+    blobs.run(move |store| absent(store, &scope, digests)).await
+}
+
+fn absent(
+    store: &BlobStore,
+    scope: &Scope,
+    mut digests: Vec<Digest>,
+) -> Result<Vec<Digest>, BlobError> {
+    digests.sort_unstable();
+    digests.dedup();
+    let mut absent = Vec::new();
+    for digest in digests {
+        if !scope.has_blob(&digest) || !store.contains(digest)? {
+            absent.push(digest);
         }
-        Ok(lacking)
-    });
-    Ok(lacking.await?.into_iter().collect())
+    }
+    Ok(absent)
 }
 
 /// The blobs that a build of the spec needs and the store lacks, or has for others only: files,
@@ -318,8 +349,8 @@ pub(crate) async fn needed(
 }
 
 /// The files and trees that a spec names.
-fn named(spec: &Spec) -> (BTreeSet<Digest>, BTreeSet<Digest>) {
-    let (mut files, mut trees) = (BTreeSet::new(), BTreeSet::new());
+fn named(spec: &Spec) -> (Vec<Digest>, BTreeSet<Digest>) {
+    let (mut files, mut trees) = (Vec::new(), BTreeSet::new());
     if let Base::Dockerfile(dockerfile) = &spec.base {
         let instructions = dockerfile.stages.iter().flat_map(|s| &s.instructions);
         trees.extend(instructions.filter_map(|i: &Instruction| i.context));
@@ -330,10 +361,10 @@ fn named(spec: &Spec) -> (BTreeSet<Digest>, BTreeSet<Digest>) {
     (files, trees)
 }
 
-fn named_by(step: &StepKind, files: &mut BTreeSet<Digest>, trees: &mut BTreeSet<Digest>) {
+fn named_by(step: &StepKind, files: &mut Vec<Digest>, trees: &mut BTreeSet<Digest>) {
     match step {
         StepKind::AddFile { digest, .. } => {
-            files.insert(*digest);
+            files.push(*digest);
         }
         StepKind::UvSync(project) => files.extend([project.pyproject, project.lock]),
         StepKind::AddDir { digest, .. } => {
@@ -355,43 +386,37 @@ fn named_by(step: &StepKind, files: &mut BTreeSet<Digest>, trees: &mut BTreeSet<
 pub(crate) async fn lacking(
     blobs: &BlobStore,
     scope: &Scope,
-    mut files: BTreeSet<Digest>,
+    mut files: Vec<Digest>,
     trees: BTreeSet<Digest>,
 ) -> Result<Vec<Digest>, ResolveError> {
     let scope = scope.clone();
     let lacking = blobs.run(move |store| -> Result<_, ResolveError> {
-        let mut lacking = BTreeSet::new();
+        let mut lacking = Vec::new();
         for digest in trees {
             if !scope.has_blob(&digest) {
-                lacking.insert(digest);
+                lacking.push(digest);
                 continue;
             }
             // A damaged tree is set aside by the store, so it counts as absent.
             let json = match store.read_small(digest, TREE_LIMIT) {
                 Ok(json) => json,
                 Err(BlobError::NotFound(_) | BlobError::Mismatch { .. }) => {
-                    lacking.insert(digest);
+                    lacking.push(digest);
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            let tree =
-                Tree::parse(&json).map_err(|source| ResolveError::Tree { digest, source })?;
-            files.extend(
-                tree.entries
-                    .into_iter()
-                    .filter_map(|entry| match entry.node {
-                        TreeNode::File { digest, .. } => Some(digest),
-                        TreeNode::Dir | TreeNode::Symlink { .. } => None,
-                    }),
-            );
+            let named = Tree::scan(&json, |entry| {
+                if let TreeNode::File { digest, .. } = entry.node {
+                    files.push(digest);
+                }
+            });
+            named.map_err(|source| ResolveError::Tree { digest, source })?;
         }
-        for digest in files {
-            if !scope.has_blob(&digest) || !store.contains(digest)? {
-                lacking.insert(digest);
-            }
-        }
+        lacking.extend(absent(store, &scope, files)?);
+        lacking.sort_unstable();
+        lacking.dedup();
         Ok(lacking)
     });
-    Ok(lacking.await?.into_iter().collect())
+    lacking.await
 }

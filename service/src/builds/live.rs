@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use chalk_core::Digest;
-use chalk_core::wire::{Build, EventKind};
+use chalk_core::wire::{Build, DEFAULT_PROJECT, EventKind};
 use tokio_util::sync::CancellationToken;
 
 use super::log::EventLog;
 use super::{Builds, Wanted, record};
 use crate::engine::{EventSink, Job};
 use crate::places::Name;
+use crate::resolve::uses_secrets;
 
 /// A build that waits or runs.
 #[derive(Debug)]
@@ -169,7 +170,9 @@ impl Live {
     }
 
     pub(super) fn set_job(&self, wanted: Wanted) {
+        let own = *wanted.project != *DEFAULT_PROJECT && uses_secrets(&wanted.spec);
         let job = Job {
+            apart: own.then(|| wanted.project.to_string()),
             id: self.id.clone(),
             spec: wanted.spec,
             image_hash: wanted.image_hash,

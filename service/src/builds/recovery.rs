@@ -37,6 +37,10 @@ impl Builds {
                 continue;
             }
             let ended = self.end_interrupted(begun);
+            if self.index.image(&ended.image_hash).is_none() {
+                self.projects
+                    .release_image(&ended.project, &ended.image_hash);
+            }
             self.index.put_build(&ended)?;
         }
         self.forget_lost()?;

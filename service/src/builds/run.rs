@@ -77,6 +77,9 @@ async fn finish(builds: &Arc<Builds>, live: &Arc<Live>, result: Result<Outcome, 
             )));
         }
     }
+    if result.is_err() && matches!(builds.catalog.find(&live.hash()).await, Ok(None)) {
+        builds.projects.release_image(live.project(), &live.hash());
+    }
     live.change(|build| end(build, result, builds.catalog.pullable(&build.image_hash)));
     let build = live.snapshot();
     match &build.error {

@@ -77,6 +77,19 @@ pub struct Job {
     /// Run every step from empty caches, keep and publish nothing, and compare what comes out with
     /// the image that the registry has.
     pub verify: bool,
+    /// Project whose steps nobody else may take from the step cache, nor it others': where steps use
+    /// secrets, which are not part of their keys. Absent where the cache is common to all.
+    pub apart: Option<String>,
+}
+
+impl Job {
+    /// What a step goes by in the step cache.
+    pub fn cached_as(&self, key: &Digest) -> Digest {
+        match &self.apart {
+            None => *key,
+            Some(project) => Digest::of(format!("{project}/{key}").as_bytes()),
+        }
+    }
 }
 
 /// What a build gave.

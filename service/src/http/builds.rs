@@ -7,8 +7,6 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use chalk_core::Spec;
-use chalk_core::spec::{Base, StepKind};
 use chalk_core::wire::{
     BlobList, Build, BuildReply, BuildRequest, Event, EventKind, VerifyRequest, problem,
 };
@@ -131,7 +129,9 @@ pub(crate) async fn begin(
 /// An image that came of secrets is its project's alone, as long as the project has it: another one's
 /// build of the same declaration would be taken for it, or it for that one's.
 async fn keep_apart(service: &Service, wanted: &Wanted) -> ApiResult<()> {
-    if !uses_secrets(&wanted.spec) || service.catalog().find(&wanted.image_hash).await?.is_none() {
+    if !resolve::uses_secrets(&wanted.spec)
+        || service.catalog().find(&wanted.image_hash).await?.is_none()
+    {
         return Ok(());
     }
     Err(ApiError::new(
@@ -141,22 +141,6 @@ async fn keep_apart(service: &Service, wanted: &Wanted) -> ApiResult<()> {
         "its declaration uses secrets, and another project has built it with its own",
         "give the declaration something of its own, such as an environment variable with the name of the project",
     ))
-}
-
-fn uses_secrets(spec: &Spec) -> bool {
-    let stages = match &spec.base {
-        Base::Dockerfile(dockerfile) => dockerfile.stages.as_slice(),
-        _ => &[],
-    };
-    let instructions = stages.iter().flat_map(|stage| &stage.instructions);
-    let steps = spec.steps.iter().filter_map(|step| match &step.kind {
-        StepKind::Dockerfile(instruction) => Some(instruction),
-        _ => None,
-    });
-    instructions
-        .chain(steps)
-        .any(|instruction| instruction.text.contains("type=secret"))
-        || spec.steps.iter().any(|step| !step.secrets.is_empty())
 }
 
 /// Builds an image anew beside the published one, to compare the two.

@@ -170,15 +170,13 @@ impl Grants {
         }
         let read = |tree: &Digest| {
             let json = blobs.read_small(*tree, TREE_LIMIT).ok()?;
-            let tree = Tree::parse(&json).ok()?;
-            let files = tree
-                .entries
-                .into_iter()
-                .filter_map(|entry| match entry.node {
-                    TreeNode::File { digest, .. } => Some(digest),
-                    TreeNode::Dir | TreeNode::Symlink { .. } => None,
-                });
-            Some(files.collect())
+            let mut files = BTreeSet::new();
+            let named = Tree::scan(&json, |entry| {
+                if let TreeNode::File { digest, .. } = entry.node {
+                    files.insert(digest);
+                }
+            });
+            named.ok().map(|()| files)
         };
         self.newest(node, |kind| *kind == Kind::Dir)
             .iter()

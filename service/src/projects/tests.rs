@@ -63,6 +63,9 @@ async fn what_was_there_before_is_the_default_projects() {
     // What a project builds is its own, and what two built is both's.
     projects.keep_image("ml", &hash).await.unwrap();
     assert!(projects.has_image("ml", &hash) && !projects.has_image(DEFAULT_PROJECT, &hash));
+    projects.release_image("ml", &hash);
+    assert!(!projects.has_image("ml", &hash));
+    projects.keep_image("ml", &hash).await.unwrap();
     projects.keep_image(DEFAULT_PROJECT, &hash).await.unwrap();
     assert!(projects.has_image(DEFAULT_PROJECT, &hash));
     let usage = projects.shown(DEFAULT_PROJECT).unwrap().usage;

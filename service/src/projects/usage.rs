@@ -81,6 +81,17 @@ impl Projects {
         Ok(())
     }
 
+    /// Takes an image back that a project was given for a build which made none: another project's
+    /// is not for it.
+    pub(crate) fn release_image(&self, project: &str, hash: &Digest) {
+        let mut state = self.write();
+        let entry = state.projects.get_mut(project);
+        if entry.is_some_and(|entry| entry.images.remove(hash)) {
+            let row = Changes::new().remove(Table::ProjectImages, &key(project, hash));
+            self.ledger.later(row);
+        }
+    }
+
     /// Forgets an image that was deleted, whoever had it.
     pub(crate) fn forget_image(&self, hash: &Digest) {
         let mut state = self.write();

@@ -131,12 +131,14 @@ pub(crate) async fn missing(
     scope: &Scope,
     request: &SandboxRequest,
 ) -> Result<Vec<Digest>, ResolveError> {
-    let (mut files, mut trees) = (BTreeSet::new(), BTreeSet::new());
+    let (mut files, mut trees) = (Vec::new(), BTreeSet::new());
     for mount in &request.mounts {
         match &mount.source {
-            MountSource::File { digest, .. } => files.insert(*digest),
-            MountSource::Dir { digest } => trees.insert(*digest),
-        };
+            MountSource::File { digest, .. } => files.push(*digest),
+            MountSource::Dir { digest } => {
+                trees.insert(*digest);
+            }
+        }
     }
     resolve::lacking(blobs, scope, files, trees).await
 }

@@ -117,7 +117,7 @@ fn engines(world: &World) {
     };
     let there = format!("docker://{image}");
     let inspect = |words: &[&str]| {
-        let words = [&["inspect", "--cert-dir", &trust], words, &[&there]].concat();
+        let words = [&["inspect", "--cert-dir", &trust], words, &[there.as_str()]].concat();
         skopeo(&words)
     };
     let login = |token: &str| format!("robot:{token}");
@@ -213,7 +213,7 @@ fn another_certificate(world: &World) {
     // Half a pair is told, and the one before it stays.
     fs::write(folder.path().join("cert.pem"), "junk").unwrap();
     let pid = service.pid().to_string();
-    let hangup = || run(&mut Command::new("kill").args(["-HUP", &pid])).ok();
+    let hangup = || run(Command::new("kill").args(["-HUP", &pid])).ok();
     hangup();
     wait_until("the log tells of it", || {
         service.log().contains("the certificate is not replaced")

@@ -102,7 +102,8 @@ impl<'a> Build<'a> {
                     self.events.emit(EventKind::Warning {
                         message: format!("a cached step cannot be used and is built again: {why}"),
                     });
-                    self.shared.steps.forget(key).await;
+                    let kept = self.job.cached_as(key);
+                    self.shared.steps.forget(&kept).await;
                     usable = next - 1;
                 }
             }
@@ -142,7 +143,9 @@ impl<'a> Build<'a> {
             if op.action == Action::Config {
                 continue;
             }
-            if let Some((entry, place)) = self.shared.steps.get(&op.key).await? {
+            if let Some((entry, place)) =
+                self.shared.steps.get(&self.job.cached_as(&op.key)).await?
+            {
                 return Ok(Some((position, entry, place)));
             }
         }

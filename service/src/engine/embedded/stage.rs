@@ -321,7 +321,8 @@ impl<'a> Build<'a> {
                 self.pusher.push(STEPS, &layer.blob()).await?;
             }
             let platform = &self.job.spec.platform;
-            self.shared.steps.put(&done.op.key, entry, platform).await?;
+            let key = self.job.cached_as(&done.op.key);
+            self.shared.steps.put(&key, entry, platform).await?;
         }
         if let Some(step) = done.step {
             let size = blob.map_or(0, |blob: Blob| blob.size);

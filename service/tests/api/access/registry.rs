@@ -211,6 +211,44 @@ async fn a_digest_alone_opens_nothing() {
     api.running.shutdown().await;
 }
 
+#[tokio::test]
+async fn what_came_of_secrets_is_handed_to_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = projects(&dir).await;
+    let one = token(&api, "one", Role::Build, None).await.token.unwrap();
+    let two = token(&api, "two", Role::Build, None).await.token.unwrap();
+    let start = |who: &str, command: &str, secret: &str| {
+        let mut spec = crate::service::commands(&[command]);
+        spec.steps[0].secrets.insert("key".to_owned());
+        let mut wanted = crate::service::request(spec);
+        wanted.secrets.insert("key".to_owned(), secret.to_owned());
+        let asked = api.bare(Method::POST, "/v1/builds").bearer_auth(who);
+        asked.json(&wanted)
+    };
+    // A build that failed gives no right to what another project makes of the same declaration.
+    let failed: BuildReply = ok(start(&two, "fail", "guess")).await;
+    let BuildReply::Accepted(failed) = failed else {
+        panic!("{failed:?}");
+    };
+    api.events(&failed.id, 0).await;
+    let hash = failed.image_hash;
+    let built: BuildReply = ok(start(&one, "secret key", "right")).await;
+    let BuildReply::Accepted(built) = built else {
+        panic!("{built:?}");
+    };
+    api.events(&built.id, 0).await;
+    let refused = api.problem(start(&two, "secret key", "guess")).await;
+    assert_eq!((&*refused.kind, refused.status), (problem::CONFLICT, 409));
+    for hash in [hash, built.image_hash] {
+        let path = format!("/v1/images/{}", hash.hex());
+        let asked = api.bare(Method::GET, &path).bearer_auth(&two);
+        assert_eq!(status(asked).await, 404);
+    }
+    let again: BuildReply = ok(start(&one, "secret key", "right")).await;
+    assert!(matches!(again, BuildReply::Reused(_)));
+    api.running.shutdown().await;
+}
+
 async fn manifest_digest(api: &Api, image: &str) -> Digest {
     let image: Value = api.get(&format!("/v1/images/{image}")).await;
     image["digest"].as_str().unwrap().parse().unwrap()
