@@ -96,12 +96,12 @@ impl Case {
     }
 }
 
-fn get(world: &World, path: String) -> RequestBuilder {
-    world.api.bare(Method::GET, &path)
+fn get(world: &World, path: &str) -> RequestBuilder {
+    world.api.bare(Method::GET, path)
 }
 
-fn send(world: &World, method: Method, path: String, body: &Value) -> RequestBuilder {
-    world.api.bare(method, &path).json(body)
+fn send(world: &World, method: Method, path: &str, body: &Value) -> RequestBuilder {
+    world.api.bare(method, path).json(body)
 }
 
 /// Every call of the HTTP API.
@@ -111,25 +111,23 @@ pub(super) fn api() -> Vec<Case> {
     use Of::{All, Machines, One};
     let c = Case::new;
     vec![
-        c("GET /healthz", Nothing, All, |w, _| {
-            get(w, "/healthz".into())
-        }),
-        c("GET /readyz", Nothing, All, |w, _| get(w, "/readyz".into())),
+        c("GET /healthz", Nothing, All, |w, _| get(w, "/healthz")),
+        c("GET /readyz", Nothing, All, |w, _| get(w, "/readyz")),
         c("GET /v1/openapi.json", Read, All, |w, _| {
-            get(w, "/v1/openapi.json".into())
+            get(w, "/v1/openapi.json")
         }),
-        c("GET /v1/info", Read, All, |w, _| get(w, "/v1/info".into())),
+        c("GET /v1/info", Read, All, |w, _| get(w, "/v1/info")),
         c("POST /v1/resolve", Read, One, |w, t| {
-            send(w, M::POST, "/v1/resolve".into(), &on_image(t))
+            send(w, M::POST, "/v1/resolve", &on_image(t))
         }),
         c("POST /v1/plan", Read, One, |w, t| {
-            send(w, M::POST, "/v1/plan".into(), &on_image(t))
+            send(w, M::POST, "/v1/plan", &on_image(t))
         }),
         c("POST /v1/blobs/missing", Build, All, |w, t| {
             send(
                 w,
                 M::POST,
-                "/v1/blobs/missing".into(),
+                "/v1/blobs/missing",
                 &json!({ "digests": [t.hash] }),
             )
         }),
@@ -141,38 +139,32 @@ pub(super) fn api() -> Vec<Case> {
             w.api.bare(M::PUT, &format!("/v1/blobs/{digest}")).body("x")
         }),
         c("GET /v1/blobs/{digest}", Read, One, |w, t| {
-            get(w, format!("/v1/blobs/{}", t.layer))
+            get(w, &format!("/v1/blobs/{}", t.layer))
         }),
         c("POST /v1/builds", Build, All, |w, t| {
             let wanted = request(commands(&[&format!("echo {}", t.project)]));
             w.api.bare(M::POST, "/v1/builds").json(&wanted)
         }),
-        c("GET /v1/builds", Read, All, |w, _| {
-            get(w, "/v1/builds".into())
-        }),
+        c("GET /v1/builds", Read, All, |w, _| get(w, "/v1/builds")),
         c("GET /v1/builds/{id}", Read, One, |w, t| {
-            get(w, format!("/v1/builds/{}", t.build))
+            get(w, &format!("/v1/builds/{}", t.build))
         }),
         c("DELETE /v1/builds/{id}", Build, One, |w, t| {
             w.api.bare(M::DELETE, &format!("/v1/builds/{}", t.build))
         }),
         c("GET /v1/builds/{id}/events", Read, One, |w, t| {
-            get(w, format!("/v1/builds/{}/events", t.build))
+            get(w, &format!("/v1/builds/{}/events", t.build))
         }),
         c("GET /v1/builds/{id}/logs", Read, One, |w, t| {
-            get(w, format!("/v1/builds/{}/logs", t.build))
+            get(w, &format!("/v1/builds/{}/logs", t.build))
         }),
-        c("GET /v1/images", Read, All, |w, _| {
-            get(w, "/v1/images".into())
-        }),
-        c("GET /v1/storage", Read, All, |w, _| {
-            get(w, "/v1/storage".into())
-        }),
+        c("GET /v1/images", Read, All, |w, _| get(w, "/v1/images")),
+        c("GET /v1/storage", Read, All, |w, _| get(w, "/v1/storage")),
         c("GET /v1/images/{id}", Read, One, |w, t| {
-            get(w, format!("/v1/images/{}", &t.hash.hex()[..12]))
+            get(w, &format!("/v1/images/{}", &t.hash.hex()[..12]))
         }),
         c("GET /v1/images/{id}/manifest", Read, One, |w, t| {
-            get(w, format!("/v1/images/{}/manifest", t.hash.hex()))
+            get(w, &format!("/v1/images/{}/manifest", t.hash.hex()))
         }),
         c("DELETE /v1/images/{id}", Admin, One, |w, t| {
             w.api
@@ -187,7 +179,7 @@ pub(super) fn api() -> Vec<Case> {
             send(
                 w,
                 M::POST,
-                format!("/v1/images/{}/verify", t.hash.hex()),
+                &format!("/v1/images/{}/verify", t.hash.hex()),
                 &json!({}),
             )
         }),
@@ -198,15 +190,15 @@ pub(super) fn api() -> Vec<Case> {
             send(
                 w,
                 M::POST,
-                "/v1/sandboxes".into(),
+                "/v1/sandboxes",
                 &json!({ "image": t.hash.hex(), "node": t.node }),
             )
         }),
         c("GET /v1/sandboxes", Read, All, |w, _| {
-            get(w, "/v1/sandboxes?all=true".into())
+            get(w, "/v1/sandboxes?all=true")
         }),
         c("GET /v1/sandboxes/{id}", Read, One, |w, t| {
-            get(w, format!("/v1/sandboxes/{}", t.sandbox))
+            get(w, &format!("/v1/sandboxes/{}", t.sandbox))
         }),
         c("DELETE /v1/sandboxes/{id}", Build, One, |w, t| {
             w.api
@@ -216,7 +208,7 @@ pub(super) fn api() -> Vec<Case> {
             send(
                 w,
                 M::POST,
-                format!("/v1/sandboxes/{}/stop", t.sandbox),
+                &format!("/v1/sandboxes/{}/stop", t.sandbox),
                 &json!({}),
             )
         }),
@@ -224,15 +216,15 @@ pub(super) fn api() -> Vec<Case> {
             send(
                 w,
                 M::POST,
-                format!("/v1/sandboxes/{}/exec", t.sandbox),
+                &format!("/v1/sandboxes/{}/exec", t.sandbox),
                 &json!({ "args": ["true"] }),
             )
         }),
         c("GET /v1/sandboxes/{id}/processes", Read, One, |w, t| {
-            get(w, format!("/v1/sandboxes/{}/processes", t.sandbox))
+            get(w, &format!("/v1/sandboxes/{}/processes", t.sandbox))
         }),
         c("GET /v1/sandboxes/{id}/files", Build, One, |w, t| {
-            get(w, format!("/v1/sandboxes/{}/files?path=/x", t.sandbox))
+            get(w, &format!("/v1/sandboxes/{}/files?path=/x", t.sandbox))
         }),
         c("PUT /v1/sandboxes/{id}/files", Build, One, |w, t| {
             w.api.bare(
@@ -247,7 +239,7 @@ pub(super) fn api() -> Vec<Case> {
             |w, t| {
                 get(
                     w,
-                    format!(
+                    &format!(
                         "/v1/sandboxes/{}/processes/main/output?follow=false",
                         t.sandbox
                     ),
@@ -271,7 +263,7 @@ pub(super) fn api() -> Vec<Case> {
             One,
             |w, t| {
                 let path = format!("/v1/sandboxes/{}/processes/main/resize", t.sandbox);
-                send(w, M::POST, path, &json!({ "rows": 1, "cols": 1 }))
+                send(w, M::POST, &path, &json!({ "rows": 1, "cols": 1 }))
             },
         ),
         c(
@@ -280,22 +272,20 @@ pub(super) fn api() -> Vec<Case> {
             One,
             |w, t| {
                 let path = format!("/v1/sandboxes/{}/processes/main/signal", t.sandbox);
-                send(w, M::POST, path, &json!({ "signal": "TERM" }))
+                send(w, M::POST, &path, &json!({ "signal": "TERM" }))
             },
         ),
         c("POST /v1/warms", Warm, One, |w, t| {
             send(
                 w,
                 M::POST,
-                "/v1/warms".into(),
+                "/v1/warms",
                 &json!({ "images": [t.hash], "nodes": [t.node] }),
             )
         }),
-        c("GET /v1/warms", Read, All, |w, _| {
-            get(w, "/v1/warms".into())
-        }),
+        c("GET /v1/warms", Read, All, |w, _| get(w, "/v1/warms")),
         c("GET /v1/warms/{id}", Read, One, |w, t| {
-            get(w, format!("/v1/warms/{}", t.warm))
+            get(w, &format!("/v1/warms/{}", t.warm))
         }),
         c("POST /v1/warms/{id}/retry", Warm, One, |w, t| {
             w.api.bare(M::POST, &format!("/v1/warms/{}/retry", t.warm))
@@ -304,25 +294,19 @@ pub(super) fn api() -> Vec<Case> {
             w.api.bare(M::DELETE, &format!("/v1/warms/{}", t.warm))
         }),
         c("GET /v1/warms/{id}/events", Read, One, |w, t| {
-            get(w, format!("/v1/warms/{}/events", t.warm))
+            get(w, &format!("/v1/warms/{}/events", t.warm))
         }),
         c("GET /v1/prewarm", Read, Machines, |w, _| {
-            get(w, "/v1/prewarm".into())
+            get(w, "/v1/prewarm")
         }),
         c("PUT /v1/prewarm", Warm, Machines, |w, _| {
-            send(w, M::PUT, "/v1/prewarm".into(), &json!({ "images": [] }))
+            send(w, M::PUT, "/v1/prewarm", &json!({ "images": [] }))
         }),
-        c("GET /v1/regions", Read, All, |w, _| {
-            get(w, "/v1/regions".into())
-        }),
-        c("GET /v1/caches", Read, All, |w, _| {
-            get(w, "/v1/caches".into())
-        }),
-        c("GET /v1/nodes", Read, All, |w, _| {
-            get(w, "/v1/nodes".into())
-        }),
+        c("GET /v1/regions", Read, All, |w, _| get(w, "/v1/regions")),
+        c("GET /v1/caches", Read, All, |w, _| get(w, "/v1/caches")),
+        c("GET /v1/nodes", Read, All, |w, _| get(w, "/v1/nodes")),
         c("GET /v1/nodes/{name}", Read, All, |w, _| {
-            get(w, "/v1/nodes/node-a".into())
+            get(w, "/v1/nodes/node-a")
         }),
         c("DELETE /v1/nodes/{name}", Admin, All, |w, _| {
             w.api.bare(M::DELETE, "/v1/nodes/none")
@@ -337,7 +321,7 @@ pub(super) fn api() -> Vec<Case> {
         })
         .absent(),
         c("GET /v1/nodes/{name}/cache", Read, All, |w, _| {
-            get(w, "/v1/nodes/node-b/cache".into())
+            get(w, "/v1/nodes/node-b/cache")
         }),
         c(
             "DELETE /v1/nodes/{name}/cache/{image}",
@@ -362,49 +346,48 @@ pub(super) fn api() -> Vec<Case> {
             },
         ),
         c("POST /v1/nodes/{name}/cache/gc", Warm, Machines, |w, _| {
-            send(w, M::POST, "/v1/nodes/node-a/cache/gc".into(), &json!({}))
+            send(w, M::POST, "/v1/nodes/node-a/cache/gc", &json!({}))
         }),
         c("POST /v1/join-tokens", Admin, All, |w, _| {
-            send(w, M::POST, "/v1/join-tokens".into(), &json!({}))
+            send(w, M::POST, "/v1/join-tokens", &json!({}))
         }),
         c("GET /v1/join-tokens", Admin, All, |w, _| {
-            get(w, "/v1/join-tokens".into())
+            get(w, "/v1/join-tokens")
         }),
         c("DELETE /v1/join-tokens/{id}", Admin, All, |w, _| {
             w.api.bare(M::DELETE, "/v1/join-tokens/none")
         })
         .absent(),
-        c("GET /v1/tokens", Admin, All, |w, _| {
-            get(w, "/v1/tokens".into())
-        }),
+        c("GET /v1/tokens", Admin, All, |w, _| get(w, "/v1/tokens")),
         c("POST /v1/tokens", Admin, All, |w, _| {
-            send(w, M::POST, "/v1/tokens".into(), &json!({ "name": "x" }))
+            send(w, M::POST, "/v1/tokens", &json!({ "name": "x" }))
         }),
         c("DELETE /v1/tokens/{id}", Admin, All, |w, _| {
             w.api.bare(M::DELETE, "/v1/tokens/none")
         })
         .absent(),
-        c("GET /v1/projects", Read, All, |w, _| {
-            get(w, "/v1/projects".into())
-        }),
+        c("GET /v1/projects", Read, All, |w, _| get(w, "/v1/projects")),
         c("GET /v1/projects/{name}", Read, One, |w, t| {
-            get(w, format!("/v1/projects/{}", t.project))
+            get(w, &format!("/v1/projects/{}", t.project))
         }),
         c("POST /v1/projects", Admin, All, |w, _| {
-            send(w, M::POST, "/v1/projects".into(), &json!({ "name": "-" }))
+            send(w, M::POST, "/v1/projects", &json!({ "name": "-" }))
         }),
         c("PUT /v1/projects/{name}", Admin, One, |w, t| {
-            send(w, M::PUT, format!("/v1/projects/{}", t.project), &json!({}))
+            send(
+                w,
+                M::PUT,
+                &format!("/v1/projects/{}", t.project),
+                &json!({}),
+            )
         }),
         c("DELETE /v1/projects/{name}", Admin, All, |w, _| {
             w.api.bare(M::DELETE, "/v1/projects/none")
         })
         .absent(),
-        c("GET /v1/audit", Admin, All, |w, _| {
-            get(w, "/v1/audit".into())
-        }),
+        c("GET /v1/audit", Admin, All, |w, _| get(w, "/v1/audit")),
         c("GET /v1/registry/token", Read, All, |w, _| {
-            get(w, "/v1/registry/token".into())
+            get(w, "/v1/registry/token")
         })
         .node()
         .pulls(),
@@ -414,7 +397,7 @@ pub(super) fn api() -> Vec<Case> {
                 .body("grant_type=password&password=wrong")
         }),
         c("POST /v1/agent/register", Admin, All, |w, _| {
-            send(w, M::POST, "/v1/agent/register".into(), &json!({}))
+            send(w, M::POST, "/v1/agent/register", &json!({}))
         }),
         c("POST /v1/agent/session", Node, All, |w, _| {
             w.api.bare(M::POST, "/v1/agent/session")
@@ -428,14 +411,14 @@ pub(super) fn api() -> Vec<Case> {
         })
         .absent(),
         c("GET /v1/agent/files/{ticket}", Node, All, |w, _| {
-            get(w, "/v1/agent/files/none".into())
+            get(w, "/v1/agent/files/none")
         })
         .absent(),
         c("PUT /v1/volume-objects/{object}", Admin, All, |w, _| {
             w.api.bare(M::PUT, "/v1/volume-objects/x")
         }),
         c("GET /v1/volume-objects/{object}", Read, All, |w, _| {
-            get(w, "/v1/volume-objects/x".into())
+            get(w, "/v1/volume-objects/x")
         }),
     ]
 }
@@ -447,31 +430,28 @@ pub(super) fn registry() -> Vec<Case> {
     use Of::{All, One};
     let c = Case::new;
     vec![
-        c("GET /v2/", Read, All, |w, _| get(w, "/v2/".into()))
+        c("GET /v2/", Read, All, |w, _| get(w, "/v2/"))
             .node()
             .pulls(),
-        c("GET /v2/_catalog", Read, All, |w, _| {
-            get(w, "/v2/_catalog".into())
-        })
-        .node(),
+        c("GET /v2/_catalog", Read, All, |w, _| get(w, "/v2/_catalog")).node(),
         c("GET /v2/{name}/tags/list", Read, One, |w, t| {
-            get(w, format!("/v2/{}/app/tags/list", t.project))
+            get(w, &format!("/v2/{}/app/tags/list", t.project))
         }),
         c("GET /v2/{name}/manifests/{reference}", Read, One, |w, t| {
-            get(w, format!("/v2/{}/app/manifests/latest", t.project))
+            get(w, &format!("/v2/{}/app/manifests/latest", t.project))
         })
         .pulls(),
         c(
             "GET /v2/chalk/images/manifests/{reference}",
             Read,
             One,
-            |w, t| get(w, format!("/v2/chalk/images/manifests/{}", t.hash.hex())),
+            |w, t| get(w, &format!("/v2/chalk/images/manifests/{}", t.hash.hex())),
         ),
         c(
             "GET /v2/chalk/images/manifests/{digest}",
             Read,
             One,
-            |w, t| get(w, format!("/v2/chalk/images/manifests/{}", t.manifest)),
+            |w, t| get(w, &format!("/v2/chalk/images/manifests/{}", t.manifest)),
         )
         .node(),
         c(
@@ -495,14 +475,14 @@ pub(super) fn registry() -> Vec<Case> {
         )
         .absent(),
         c("GET /v2/{name}/referrers/{digest}", Read, One, |w, t| {
-            get(w, format!("/v2/chalk/images/referrers/{}", t.manifest))
+            get(w, &format!("/v2/chalk/images/referrers/{}", t.manifest))
         }),
         c("GET /v2/{name}/blobs/{digest}", Read, One, |w, t| {
-            get(w, format!("/v2/{}/app/blobs/{}", t.project, t.layer))
+            get(w, &format!("/v2/{}/app/blobs/{}", t.project, t.layer))
         })
         .pulls(),
         c("GET /v2/chalk/images/blobs/{digest}", Read, One, |w, t| {
-            get(w, format!("/v2/chalk/images/blobs/{}", t.layer))
+            get(w, &format!("/v2/chalk/images/blobs/{}", t.layer))
         })
         .node(),
         c("DELETE /v2/{name}/blobs/{digest}", Admin, One, |w, t| {
@@ -519,7 +499,7 @@ pub(super) fn registry() -> Vec<Case> {
         c("GET /v2/{name}/blobs/uploads/{id}", Read, One, |w, t| {
             get(
                 w,
-                format!("/v2/{}/app/blobs/uploads/{}", t.project, t.upload),
+                &format!("/v2/{}/app/blobs/uploads/{}", t.project, t.upload),
             )
         }),
         c("PATCH /v2/{name}/blobs/uploads/{id}", Build, One, |w, t| {

@@ -70,9 +70,8 @@ fn meant(case: &Case, who: Who, own: bool) -> Told {
         Needs::Nothing | Needs::Node | Needs::Login => false,
     };
     match (case.needs, who) {
-        (Needs::Nothing, _) => return Told::Yes,
+        (Needs::Nothing, _) | (Needs::Node, Who::Node) => return Told::Yes,
         (Needs::Login, _) | (_, Who::Nobody) => return Told::Unauthorized,
-        (Needs::Node, Who::Node) => return Told::Yes,
         _ => {}
     }
     match who {
