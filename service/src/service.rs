@@ -78,6 +78,10 @@ pub enum StartError {
     /// The folder of the setting `web.dir` holds no page.
     #[error("the page cannot be served: {0}; the setting `web.dir` names its folder")]
     Page(String),
+    /// The settings of builders cannot be used.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    BuildKit(#[from] crate::engine::buildkit::SettingsError),
     /// The engine cannot be made.
     #[error("the build engine cannot be used: {0}")]
     Engine(Box<EngineError>),
@@ -121,6 +125,9 @@ pub struct Surroundings<'a> {
     pub regional: Arc<dyn Regional>,
     /// `host[:port][/prefix]` by which others pull from it.
     pub public: String,
+    /// How builders log in there.
+    #[cfg(target_os = "linux")]
+    pub login: crate::engine::buildkit::LoginSource,
 }
 
 /// What all requests share.
@@ -234,6 +241,8 @@ impl Service {
             blobs: blobs.clone(),
             regional,
             public,
+            #[cfg(target_os = "linux")]
+            login: login_of_builders(&settings.registry, &token),
         })?;
         let builds = Arc::new(Builds::new(
             state.path("builds"),
@@ -454,6 +463,25 @@ fn regional(
     })
 }
 
+/// How builders of BuildKit log in to the regional registry: with the service's own token to the
+/// embedded one, else as the service does.
+#[cfg(target_os = "linux")]
+fn login_of_builders(
+    registry: &crate::settings::Registry,
+    token: &str,
+) -> crate::engine::buildkit::LoginSource {
+    use crate::engine::Secret;
+    use crate::engine::buildkit::LoginSource;
+
+    match registry.url {
+        Some(_) => LoginSource::Own(upstream_options(registry).credentials),
+        None => LoginSource::Fixed {
+            user: "chalk".to_owned(),
+            secret: Secret::new(token),
+        },
+    }
+}
+
 async fn recover(builds: &Arc<Builds>) -> Result<(), StartError> {
     let builds = builds.clone();
     let recovered = tokio::task::spawn_blocking(move || builds.recover()).await;
@@ -467,7 +495,9 @@ fn embedded(around: Surroundings<'_>) -> Result<Parts, StartError> {
     use chalk_store::registry::Client;
 
     use crate::bases::Bases;
+    use crate::engine::buildkit::BuildKitEngine;
     use crate::engine::embedded::{EmbeddedEngine, EngineSettings};
+    use crate::settings::BuildEngine;
 
     let Surroundings {
         settings,
@@ -475,15 +505,22 @@ fn embedded(around: Surroundings<'_>) -> Result<Parts, StartError> {
         blobs,
         regional,
         public,
+        login,
     } = around;
     let client = Client::new(upstream_options(&settings.registry)).map_err(RegionalError::from)?;
-    let bases = Arc::new(Bases::new(regional.clone(), public, client, blobs.clone()));
+    let (known_as, store) = (public.clone(), blobs.clone());
+    let bases = Arc::new(Bases::new(regional.clone(), known_as, client, store));
     let engine = EngineSettings::new(&settings.build, &state_dir);
     let engine = EmbeddedEngine::new(engine, blobs, regional, bases.clone())?;
-    Ok(Parts {
-        engine: Arc::new(engine),
-        bases,
-    })
+    let engine: Arc<dyn Engine> = match settings.build.engine {
+        BuildEngine::Embedded => Arc::new(engine),
+        BuildEngine::BuildKit => {
+            let settings = &settings.build.buildkit;
+            let engine = BuildKitEngine::new(settings, engine, &public, login)?;
+            Arc::new(engine)
+        }
+    };
+    Ok(Parts { engine, bases })
 }
 
 /// The engine of this program, where the system has what it needs.

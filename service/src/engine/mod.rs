@@ -1,8 +1,7 @@
 //! What turns a pinned spec into an image in the regional registry.
 //!
-//! [`Engine`] is the seam: [`embedded`] carries a build out in this process without any daemon; an
-//! engine that drives a BuildKit daemon would stand beside it. An engine knows nothing of queues,
-//! clients or the database: it gets a [`Job`], tells an [`EventSink`] what happens, obeys a
+//! [`Engine`] is the seam: [`embedded`] carries a build out in this process without any daemon;
+//! [`buildkit`] has daemons do the work. An engine knows nothing of queues, clients or the database: it gets a [`Job`], tells an [`EventSink`] what happens, obeys a
 //! cancellation token, and gives an [`Outcome`].
 
 use std::collections::BTreeMap;
@@ -15,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) mod absent;
+#[cfg(target_os = "linux")]
+pub mod buildkit;
 #[cfg(target_os = "linux")]
 pub mod embedded;
 mod error;
@@ -104,7 +105,7 @@ pub trait EventSink: Send + Sync {
 /// Carries builds out.
 #[async_trait]
 pub trait Engine: Send + Sync {
-    /// Word for logs and `/v1/info`: `embedded`.
+    /// Word for logs and `/v1/info`: `embedded`, `buildkit`.
     fn name(&self) -> &str;
 
     /// The steps of a pinned spec with their keys, and whether each is in the step cache. Writes

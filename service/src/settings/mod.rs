@@ -4,6 +4,7 @@
 //! business of whoever starts the service; [`Draft`] layers such sources and remembers which one
 //! gave each value, and [`TABLE`] lists every setting for help texts and documentation.
 
+mod buildkit;
 mod cpus;
 mod draft;
 mod fleet;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+pub use buildkit::{BuildEngine, BuildKit, StepNetwork};
 pub use cpus::Cpus;
 pub use draft::{Draft, Origin, Row, SettingsError};
 pub use fleet::{InvalidRegistry, Nodes, Prewarm, Regions, RegistryAt, Sandboxes, Warm};
@@ -108,6 +110,10 @@ pub struct Web {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Build {
+    /// What carries builds out.
+    pub engine: BuildEngine,
+    /// Builders, where that is BuildKit.
+    pub buildkit: BuildKit,
     /// PEM file of certificate authorities that steps trust besides those of their image; unset,
     /// the file that the service's own `SSL_CERT_FILE` names, if any.
     pub ca_bundle: Option<PathBuf>,
@@ -275,6 +281,8 @@ fn cores() -> usize {
 impl Default for Build {
     fn default() -> Self {
         Self {
+            engine: BuildEngine::default(),
+            buildkit: BuildKit::default(),
             ca_bundle: None,
             proxies: Proxies::default(),
             installer: Installer::default(),

@@ -172,6 +172,46 @@ pub const TABLE: &[Setting] = &[
         "Folder of a built page to serve at `/`; unset, the page of the program.",
     ),
     setting(
+        "build.engine",
+        Kind::Word(&["embedded", "buildkit"]),
+        "What carries builds out: the service itself, or builders of BuildKit.",
+    ),
+    setting(
+        "build.buildkit.addresses",
+        Kind::List,
+        "Builders: unix:///path, tcp://host:port, or docker:///path for the BuildKit of a Docker Engine.",
+    ),
+    setting(
+        "build.buildkit.ca",
+        Kind::Path,
+        "PEM file of the authority of builders reached by TCP, which then speak TLS.",
+    ),
+    setting(
+        "build.buildkit.cert",
+        Kind::Path,
+        "PEM file of the certificate by which the service shows itself to builders.",
+    ),
+    setting(
+        "build.buildkit.key",
+        Kind::Path,
+        "PEM file of that certificate's private key.",
+    ),
+    setting(
+        "build.buildkit.registry",
+        Kind::Text,
+        "host[:port][/prefix] under which builders reach the registry of built images; unset, the same as for others.",
+    ),
+    setting(
+        "build.buildkit.network",
+        Kind::Word(&["sandbox", "host"]),
+        "Network of steps on builders; host needs their consent (entitlement network.host).",
+    ),
+    setting(
+        "build.buildkit.share_cache",
+        Kind::Switch,
+        "Whether builders keep what they cache in the registry, too, for each other; a Docker Engine cannot.",
+    ),
+    setting(
         "build.ca_bundle",
         Kind::Path,
         "PEM file of certificate authorities that steps trust; unset, the file that SSL_CERT_FILE names.",

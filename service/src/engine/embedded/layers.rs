@@ -17,7 +17,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::owners::overlay_attrs;
 
 /// How a layer becomes a directory that this process can stack.
-fn for_overlays() -> UnpackOptions {
+pub(in crate::engine) fn for_overlays() -> UnpackOptions {
     UnpackOptions {
         target: Target::Snapshot(overlay_attrs()),
         ..UnpackOptions::default()
@@ -29,7 +29,7 @@ const OPAQUE: &str = "-opaque";
 
 /// A directory that overlayfs can stack. Stays while somebody holds it.
 #[derive(Debug)]
-pub(super) struct LayerDir {
+pub(in crate::engine) struct LayerDir {
     path: PathBuf,
     opaque: bool,
     /// Not named yet.
@@ -41,12 +41,12 @@ pub(super) struct LayerDir {
 
 impl LayerDir {
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::engine) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether it hides everything below it.
-    pub(super) fn opaque(&self) -> bool {
+    pub(in crate::engine) fn opaque(&self) -> bool {
         self.opaque
     }
 }
@@ -71,7 +71,7 @@ impl Drop for LayerDir {
 
 /// Why there is no directory of a layer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DirError {
+pub(in crate::engine) enum DirError {
     /// The layer cannot be unpacked.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -85,7 +85,7 @@ pub(super) enum DirError {
 
 /// All layer directories.
 #[derive(Debug)]
-pub(super) struct LayerDirs {
+pub(in crate::engine) struct LayerDirs {
     snapshots: Snapshots,
     /// In use, by name.
     used: Mutex<BTreeMap<String, Weak<LayerDir>>>,
@@ -95,7 +95,7 @@ pub(super) struct LayerDirs {
 
 impl LayerDirs {
     /// Keeps directories in `snapshots`.
-    pub(super) fn new(snapshots: Snapshots) -> Self {
+    pub(in crate::engine) fn new(snapshots: Snapshots) -> Self {
         Self {
             snapshots,
             used: Mutex::default(),
@@ -105,7 +105,7 @@ impl LayerDirs {
 
     /// Lets the disk take in what is finished, in the background: nobody waits for it, and what a
     /// crash of the machine catches unsynced is unpacked again from its layers.
-    pub(super) fn settle_later(&self) {
+    pub(in crate::engine) fn settle_later(&self) {
         let snapshots = self.snapshots.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = snapshots.settle() {
@@ -118,7 +118,7 @@ impl LayerDirs {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(super) fn create(&self) -> Result<Arc<LayerDir>, DirError> {
+    pub(in crate::engine) fn create(&self) -> Result<Arc<LayerDir>, DirError> {
         self.create_like(false)
     }
 
@@ -126,7 +126,7 @@ impl LayerDirs {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(super) fn create_like(&self, opaque: bool) -> Result<Arc<LayerDir>, DirError> {
+    pub(in crate::engine) fn create_like(&self, opaque: bool) -> Result<Arc<LayerDir>, DirError> {
         Ok(Arc::new(Self::unnamed(self.snapshots.create()?, opaque)))
     }
 
@@ -142,7 +142,7 @@ impl LayerDirs {
 
     /// Says which layer a directory from [`create`](Self::create) has become; from now on others
     /// find it.
-    pub(super) fn name(&self, dir: &Arc<LayerDir>, diff_id: &Digest) {
+    pub(in crate::engine) fn name(&self, dir: &Arc<LayerDir>, diff_id: &Digest) {
         let name = diff_id.hex();
         if dir.name.set(name.clone()).is_ok() {
             self.remember(name, dir);
@@ -157,7 +157,10 @@ impl LayerDirs {
     }
 
     /// The directory of a layer if it is there.
-    pub(super) fn find(&self, diff_id: &Digest) -> Result<Option<Arc<LayerDir>>, DirError> {
+    pub(in crate::engine) fn find(
+        &self,
+        diff_id: &Digest,
+    ) -> Result<Option<Arc<LayerDir>>, DirError> {
         let plain = diff_id.hex();
         for (name, opaque) in [(plain.clone(), false), (format!("{plain}{OPAQUE}"), true)] {
             {
@@ -183,7 +186,7 @@ impl LayerDirs {
     ///
     /// # Errors
     /// When the blob is missing, damaged, or no sound layer.
-    pub(super) async fn get(
+    pub(in crate::engine) async fn get(
         &self,
         diff_id: &Digest,
         blob: &Digest,
@@ -200,7 +203,7 @@ impl LayerDirs {
     ///
     /// # Errors
     /// When the blob does not arrive whole, or is no sound layer.
-    pub(super) async fn get_arriving(
+    pub(in crate::engine) async fn get_arriving(
         &self,
         diff_id: &Digest,
         blob: &Digest,

@@ -6,27 +6,27 @@
 //! `publish` puts the image together. Layer directories (`layers`, `chain`, `merge`) are
 //! shared between builds.
 
-mod build;
+pub(in crate::engine) mod build;
 mod caches;
-mod chain;
-mod copy;
-mod download;
-mod files;
+pub(in crate::engine) mod chain;
+pub(in crate::engine) mod copy;
+pub(in crate::engine) mod download;
+pub(in crate::engine) mod files;
 mod groups;
-mod install;
+pub(in crate::engine) mod install;
 mod join;
-mod layers;
+pub(in crate::engine) mod layers;
 mod merge;
-mod output;
-mod owners;
+pub(in crate::engine) mod output;
+pub(in crate::engine) mod owners;
 mod publish;
-mod push;
-mod resume;
-mod run;
-mod scratch;
-mod stage;
-mod steps;
-mod surroundings;
+pub(in crate::engine) mod push;
+pub(in crate::engine) mod resume;
+pub(in crate::engine) mod run;
+pub(in crate::engine) mod scratch;
+pub(in crate::engine) mod stage;
+pub(in crate::engine) mod steps;
+pub(in crate::engine) mod surroundings;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -115,28 +115,33 @@ pub struct EmbeddedEngine {
 
 /// What all builds of an engine share.
 #[derive(Debug)]
-struct Shared {
-    settings: EngineSettings,
-    surroundings: Surroundings,
-    blobs: BlobStore,
-    regional: Arc<dyn Regional>,
-    bases: Arc<Bases>,
-    dirs: LayerDirs,
-    steps: StepCache,
+pub(in crate::engine) struct Shared {
+    pub(in crate::engine) settings: EngineSettings,
+    pub(in crate::engine) surroundings: Surroundings,
+    pub(in crate::engine) blobs: BlobStore,
+    pub(in crate::engine) regional: Arc<dyn Regional>,
+    pub(in crate::engine) bases: Arc<Bases>,
+    pub(in crate::engine) dirs: LayerDirs,
+    pub(in crate::engine) steps: StepCache,
     caches: Caches,
     groups: Groups,
-    uv: UvTool,
+    pub(in crate::engine) uv: UvTool,
     /// Places for running steps.
     slots: Semaphore,
     /// Place for packing: compression takes all cores by itself.
     packing: Semaphore,
     /// Parent of the scratch directories.
-    scratch: PathBuf,
+    pub(in crate::engine) scratch: PathBuf,
     /// An empty directory, in place of the layers of the empty base.
     empty: PathBuf,
 }
 
 impl EmbeddedEngine {
+    /// What its builds share, for an engine that has the work done elsewhere.
+    pub(in crate::engine) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Makes an engine that keeps layers in `blobs`, publishes to `regional` and takes bases from
     /// `bases`. Removes what builds that died left behind.
     ///
@@ -255,9 +260,7 @@ impl Engine for EmbeddedEngine {
         events: &dyn EventSink,
         cancel: &CancellationToken,
     ) -> Result<Outcome, EngineError> {
-        let outcome = build::build(&self.shared, job, events, cancel).await;
-        self.shared.dirs.settle_later();
-        outcome
+        build::build(&self.shared, &build::Here, job, events, cancel).await
     }
 }
 
@@ -296,7 +299,7 @@ fn is_config(title: &str) -> bool {
 }
 
 /// What went wrong with the store or the registry.
-fn storage(doing: &str, error: &dyn std::error::Error) -> EngineError {
+pub(in crate::engine) fn storage(doing: &str, error: &dyn std::error::Error) -> EngineError {
     EngineError::Storage {
         doing: doing.to_owned(),
         cause: error.to_string(),

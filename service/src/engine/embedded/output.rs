@@ -18,7 +18,7 @@ const TAIL_LINES: usize = 40;
 const TAIL_WIDTH: usize = 2000;
 
 /// Takes the output of one step and gives `Log` events.
-pub(super) struct StepLog<'a> {
+pub(in crate::engine) struct StepLog<'a> {
     step: usize,
     emit: &'a (dyn Fn(EventKind) + Send + Sync),
     secrets: Vec<Vec<u8>>,
@@ -39,7 +39,7 @@ struct Held {
 impl<'a> StepLog<'a> {
     /// A log for a step in which no value of `secrets` shows. The lines of a secret are masked
     /// one by one too, since tools print them so.
-    pub(super) fn new(
+    pub(in crate::engine) fn new(
         step: usize,
         secrets: &BTreeMap<String, Secret>,
         emit: &'a (dyn Fn(EventKind) + Send + Sync),
@@ -68,18 +68,18 @@ impl<'a> StepLog<'a> {
     }
 
     /// Takes bytes as they came.
-    pub(super) fn write(&mut self, stream: Stream, bytes: &[u8]) {
+    pub(in crate::engine) fn write(&mut self, stream: Stream, bytes: &[u8]) {
         self.take(stream, bytes, false);
     }
 
     /// Adds a line of the engine's own.
-    pub(super) fn note(&mut self, text: &str) {
+    pub(in crate::engine) fn note(&mut self, text: &str) {
         self.take(Stream::Stderr, text.as_bytes(), false);
         self.take(Stream::Stderr, b"\n", false);
     }
 
     /// Gives out what is held back, and the last lines of the output.
-    pub(super) fn finish(mut self) -> Vec<String> {
+    pub(in crate::engine) fn finish(mut self) -> Vec<String> {
         self.take(Stream::Stdout, b"", true);
         self.take(Stream::Stderr, b"", true);
         self.tail.into()

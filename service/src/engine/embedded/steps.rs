@@ -27,16 +27,16 @@ const CONFIG_LIMIT: u64 = 16 << 20;
 
 /// A layer as an image names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Layer {
+pub(in crate::engine) struct Layer {
     /// The blob.
-    pub(super) descriptor: Descriptor,
+    pub(in crate::engine) descriptor: Descriptor,
     /// Digest of what it unpacks to.
-    pub(super) diff_id: Digest,
+    pub(in crate::engine) diff_id: Digest,
 }
 
 impl Layer {
     /// A layer that was packed just now.
-    pub(super) fn of(packed: &PackedLayer) -> Self {
+    pub(in crate::engine) fn of(packed: &PackedLayer) -> Self {
         Self {
             descriptor: Descriptor {
                 media_type: packed.media_type.to_owned(),
@@ -49,7 +49,7 @@ impl Layer {
     }
 
     /// Digest and size of the blob.
-    pub(super) fn blob(&self) -> Blob {
+    pub(in crate::engine) fn blob(&self) -> Blob {
         Blob {
             digest: self.descriptor.digest,
             size: self.descriptor.size,
@@ -59,16 +59,16 @@ impl Layer {
 
 /// What is known under a key.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Entry {
+pub(in crate::engine) struct Entry {
     /// All layers, bottom first.
-    pub(super) layers: Vec<Layer>,
+    pub(in crate::engine) layers: Vec<Layer>,
     /// One entry for each layer among those that made none.
-    pub(super) history: Vec<History>,
+    pub(in crate::engine) history: Vec<History>,
 }
 
 /// Where an entry was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(in crate::engine) enum Place {
     /// In the state directory.
     Local,
     /// In the registry.
@@ -77,7 +77,7 @@ pub(super) enum Place {
 
 impl Place {
     /// The word of the events.
-    pub(super) fn word(self) -> &'static str {
+    pub(in crate::engine) fn word(self) -> &'static str {
         match self {
             Self::Local => "local",
             Self::Registry => "registry",
@@ -87,7 +87,7 @@ impl Place {
 
 /// The step cache.
 #[derive(Debug)]
-pub(super) struct StepCache {
+pub(in crate::engine) struct StepCache {
     dir: PathBuf,
     regional: Arc<dyn Regional>,
     blobs: BlobStore,
@@ -102,7 +102,11 @@ fn failed(doing: &str, error: &dyn std::error::Error) -> EngineError {
 
 impl StepCache {
     /// Keeps its files in `dir`.
-    pub(super) fn new(dir: PathBuf, regional: Arc<dyn Regional>, blobs: BlobStore) -> Self {
+    pub(in crate::engine) fn new(
+        dir: PathBuf,
+        regional: Arc<dyn Regional>,
+        blobs: BlobStore,
+    ) -> Self {
         Self {
             dir,
             regional,
@@ -114,7 +118,7 @@ impl StepCache {
     ///
     /// # Errors
     /// When the registry fails.
-    pub(super) async fn has(&self, key: &Digest) -> Result<bool, EngineError> {
+    pub(in crate::engine) async fn has(&self, key: &Digest) -> Result<bool, EngineError> {
         if self.local(key).await.is_some() {
             return Ok(true);
         }
@@ -128,7 +132,10 @@ impl StepCache {
     ///
     /// # Errors
     /// When the registry fails.
-    pub(super) async fn get(&self, key: &Digest) -> Result<Option<(Entry, Place)>, EngineError> {
+    pub(in crate::engine) async fn get(
+        &self,
+        key: &Digest,
+    ) -> Result<Option<(Entry, Place)>, EngineError> {
         if let Some(entry) = self.local(key).await {
             return Ok(Some((entry, Place::Local)));
         }
@@ -188,7 +195,7 @@ impl StepCache {
     ///
     /// # Errors
     /// When the registry or the store fails.
-    pub(super) async fn put(
+    pub(in crate::engine) async fn put(
         &self,
         key: &Digest,
         entry: &Entry,
@@ -223,7 +230,7 @@ impl StepCache {
     }
 
     /// Takes an entry for absent from now on, since its blobs turned out to be damaged.
-    pub(super) async fn forget(&self, key: &Digest) {
+    pub(in crate::engine) async fn forget(&self, key: &Digest) {
         let path = self.path(key);
         let _ = tokio::fs::remove_file(path).await;
         if let Err(error) = self.regional.delete(STEPS, &key.hex()).await {

@@ -1,0 +1,403 @@
+//! From the image that a builder made to the layers of our own: each is unpacked, freed of what the
+//! builder left, and packed again as the embedded engine packs, so that image, step cache and
+//! verification do not depend on who built.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use chalk_core::lower::{Action, Op};
+use chalk_core::wire::StepState;
+use chalk_store::Blob;
+use chalk_store::layer::unpack_blob;
+use chalk_store::registry::Progress;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::lowering::{Part, Stage};
+use super::watch::OpId;
+use crate::engine::EngineError;
+use crate::engine::embedded::build::Build;
+use crate::engine::embedded::chain::{Chain, merge_dirs};
+use crate::engine::embedded::install::{command, tidy};
+use crate::engine::embedded::layers::{LayerDir, for_overlays};
+use crate::engine::embedded::owners::overlay_attrs;
+use crate::engine::embedded::stage::{Finished, StageDone, is_empty};
+use crate::engine::embedded::storage;
+use crate::engine::oci::{Descriptor, History, ImageFile, Manifest};
+use crate::places::BUILDS;
+
+const DOING: &str = "take what the builder made";
+/// Largest config of an image.
+const CONFIG_LIMIT: u64 = 16 << 20;
+/// What container runtimes mount in every process and may leave a mount point for.
+const RUNTIME_MOUNTS: [&str; 5] = ["/etc/resolv.conf", "/etc/hosts", "/proc", "/sys", "/dev"];
+
+/// What a stage came to, as layers of ours. `tag` names the builder's image in [`BUILDS`]; `None`
+/// where there was nothing to build.
+///
+/// # Errors
+/// When the image is not what was ordered, or cannot be read or kept.
+pub(super) async fn collect(
+    build: &Build<'_>,
+    stage: Stage,
+    tag: Option<&str>,
+) -> Result<StageDone, EngineError> {
+    let last = build.stages.len().saturating_sub(1);
+    let Stage { start, parts, .. } = stage;
+    let image = match tag {
+        Some(tag) => Some(Image::read(build, tag).await?),
+        None => None,
+    };
+    let made = match &image {
+        Some(image) => image.layers_by_part(start.layers.len(), &parts)?,
+        None => vec![Vec::new(); parts.len()],
+    };
+    let mut made_by = vec![None; start.layers.len()];
+    let (mut entry, mut dirs) = (start, Vec::new());
+    for (part, layers) in parts.iter().zip(made) {
+        let (stage, at) = part.op;
+        let op = &build.stages[stage].ops[at];
+        let step = build.position(op.step, &op.key);
+        let dir = match layers.is_empty() {
+            true => None,
+            false => unpacked(build, op, &layers).await?,
+        };
+        let before = entry.layers.len();
+        let finished = Finished {
+            op,
+            // Its end was told when the builder told it.
+            step: None,
+            dir,
+            seconds: 0.0,
+        };
+        build.finish(&mut entry, &mut dirs, finished).await?;
+        made_by.extend(vec![step; entry.layers.len() - before]);
+        if let (Some(step), Some(layer)) = (step, entry.layers.get(before)) {
+            let size = layer.descriptor.size;
+            build.record(step, |record| {
+                if record.state == StepState::Ran {
+                    record.layer_bytes = size;
+                }
+            });
+        }
+    }
+    let base_key = build.stages[build.root_stage(last)].base_key;
+    Ok(StageDone {
+        entry,
+        made_by,
+        // Layers below were never unpacked here; who wants directories asks by layer.
+        dirs: Vec::new(),
+        chain: Chain::new(base_key, Vec::new()),
+    })
+}
+
+/// A layer as the builder packed it.
+type Made = (Descriptor, chalk_core::Digest);
+
+struct Image {
+    manifest: Manifest,
+    config: ImageFile,
+}
+
+impl Image {
+    async fn read(build: &Build<'_>, tag: &str) -> Result<Self, EngineError> {
+        let regional = &build.shared.regional;
+        let found = regional.manifest(BUILDS, tag).await;
+        let found = found.map_err(|e| storage(DOING, &e))?;
+        let found = found.ok_or_else(|| unfit("the registry does not have it"))?;
+        let manifest: Manifest =
+            serde_json::from_slice(&found.bytes).map_err(|e| storage(DOING, &e))?;
+        let config = Blob {
+            digest: manifest.config.digest,
+            size: manifest.config.size,
+        };
+        if config.size > CONFIG_LIMIT {
+            return Err(unfit(&format!("its config has {} bytes", config.size)));
+        }
+        pull(build, &config).await?;
+        let bytes = build
+            .shared
+            .blobs
+            .run(move |blobs| blobs.read_small(config.digest, CONFIG_LIMIT))
+            .await
+            .map_err(|e| storage(DOING, &e))?;
+        let config: ImageFile = serde_json::from_slice(&bytes).map_err(|e| storage(DOING, &e))?;
+        if config.rootfs.diff_ids.len() != manifest.layers.len() {
+            return Err(unfit("its config does not fit its manifest"));
+        }
+        Ok(Self { manifest, config })
+    }
+
+    /// The layers that each part made. The history that was ordered has one entry for each layer
+    /// below and each vertex; the builder marks those that made none.
+    fn layers_by_part(&self, below: usize, parts: &[Part]) -> Result<Vec<Vec<Made>>, EngineError> {
+        let history = &self.config.history;
+        let vertexes: usize = parts.iter().map(|part| part.vertexes).sum();
+        let made = history.iter().filter(|entry| !entry.empty_layer).count();
+        if history.len() != below + vertexes || made != self.manifest.layers.len() {
+            return Err(unfit(&format!(
+                "it has {} layers and {} entries of history where {below} layers and {vertexes} steps were ordered",
+                self.manifest.layers.len(),
+                history.len()
+            )));
+        }
+        let layers = self.manifest.layers.iter().cloned();
+        let mut layers = layers.zip(self.config.rootfs.diff_ids.iter().copied());
+        let mut entries = history.iter();
+        let mut take = |count: usize| -> Vec<Made> {
+            let entries = entries.by_ref().take(count);
+            let real: Vec<&History> = entries.filter(|entry| !entry.empty_layer).collect();
+            real.iter().filter_map(|_| layers.next()).collect()
+        };
+        take(below);
+        Ok(parts.iter().map(|part| take(part.vertexes)).collect())
+    }
+}
+
+/// History to order an image with: one entry for each layer below and each vertex.
+pub(super) fn ordered_history(
+    below: usize,
+    parts: &[Part],
+    name: impl Fn(OpId) -> String,
+) -> Vec<History> {
+    let entry = |created_by: String| History {
+        created: Some(crate::engine::oci::CREATED.to_owned()),
+        created_by: Some(created_by),
+        ..History::default()
+    };
+    let mut history = vec![entry("below".to_owned()); below];
+    for part in parts {
+        history.extend(vec![entry(name(part.op)); part.vertexes]);
+    }
+    history
+}
+
+fn unfit(why: &str) -> EngineError {
+    EngineError::Storage {
+        doing: DOING.to_owned(),
+        cause: why.to_owned(),
+    }
+}
+
+async fn pull(build: &Build<'_>, blob: &Blob) -> Result<(), EngineError> {
+    let shared = build.shared;
+    let none = Progress::none();
+    let pulled = shared
+        .regional
+        .pull_blob(BUILDS, blob, &shared.blobs, &none);
+    pulled.await.map_err(|e| storage(DOING, &e))
+}
+
+/// What an operation changed; `None` when it changed nothing.
+async fn unpacked(
+    build: &Build<'_>,
+    op: &Op,
+    layers: &[Made],
+) -> Result<Option<Arc<LayerDir>>, EngineError> {
+    let mut parts = Vec::new();
+    for (descriptor, diff_id) in layers {
+        let blob = Blob {
+            digest: descriptor.digest,
+            size: descriptor.size,
+        };
+        pull(build, &blob).await?;
+        let dir = build.shared.dirs.create();
+        let dir = dir.map_err(|e| storage(DOING, &e))?;
+        let (path, store, diff_id) = (dir.path().to_owned(), build.shared.blobs.clone(), *diff_id);
+        let work =
+            move || unpack_blob(&store, &blob.digest, Some(&diff_id), &path, &for_overlays());
+        let done = tokio::task::spawn_blocking(work).await;
+        let unpacked = done
+            .map_err(|e| storage(DOING, &e))?
+            .map_err(|e| storage(DOING, &e))?;
+        if unpacked.opaque_root {
+            return Err(unfit("a layer replaces the whole root"));
+        }
+        // The layer that is kept is the one packed from here.
+        let removed = build
+            .shared
+            .blobs
+            .run(move |blobs| blobs.remove(&blob.digest));
+        removed.await.map_err(|e| storage(DOING, &e))?;
+        parts.push(dir);
+    }
+    let dir = match parts.len() {
+        1 => parts.remove(0),
+        _ => merge_dirs(parts, &build.shared.dirs).await?,
+    };
+    let (path, targets) = (dir.path().to_owned(), mount_targets(op));
+    let epoch = match &op.action {
+        Action::Install(install) => Some(command::epoch(&install.env)),
+        _ => None,
+    };
+    let work = move || {
+        if let Some(epoch) = epoch {
+            tidy::tidy(&path, epoch)?;
+        }
+        strip(&path, &targets)
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| storage(DOING, &e))?
+        .map_err(|why| unfit(&why))?;
+    Ok((!is_empty(&dir).await).then_some(dir))
+}
+
+/// Where something was mounted while an operation ran.
+fn mount_targets(op: &Op) -> Vec<String> {
+    let (mounts, secrets) = match &op.action {
+        Action::Run(run) => (run.mounts.as_slice(), &run.secrets),
+        Action::Install(install) => ([].as_slice(), &install.secrets),
+        _ => return Vec::new(),
+    };
+    let secrets = secrets.iter().map(|name| format!("/run/secrets/{name}"));
+    let mounts = mounts.iter().map(|mount| mount.target.clone());
+    let runtime = RUNTIME_MOUNTS.iter().map(|path| (*path).to_owned());
+    let mut targets: Vec<String> = secrets.chain(mounts).chain(runtime).collect();
+    // What lies deeper goes first.
+    targets.sort_by_key(|path| std::cmp::Reverse(path.matches('/').count()));
+    targets
+}
+
+/// Removes mount points that the builder made, with the directories above that hold nothing else of the
+/// layer: they are in it for these alone.
+fn strip(root: &Path, targets: &[String]) -> Result<(), String> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let work = || -> Result<(), Errno> {
+        let root = rustix::fs::openat(CWD, root, flags, Mode::empty())?;
+        for target in targets {
+            let mut path = target.trim_matches('/');
+            let mut is_target = true;
+            while !path.is_empty() && remove_bare(&root, path, is_target)? {
+                path = path.rsplit_once('/').map_or("", |(above, _)| above);
+                is_target = false;
+            }
+        }
+        Ok(())
+    };
+    work().map_err(|e| {
+        let error = std::io::Error::from(e);
+        format!("mount points cannot be removed: {error}")
+    })
+}
+
+/// Removes an empty directory, or an empty file if that is asked for; whether it did.
+fn remove_bare(root: &OwnedFd, path: &str, file_too: bool) -> Result<bool, Errno> {
+    let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let parent = match rustix::fs::openat2(root, parent, flags, Mode::empty(), within) {
+        Ok(parent) => parent,
+        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let stat = match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile if file_too && stat.st_size == 0 => {
+            rustix::fs::unlinkat(&parent, name, AtFlags::empty())?;
+            Ok(true)
+        }
+        FileType::Directory => {
+            let flags = flags | OFlags::NOFOLLOW;
+            let dir = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
+            let mut entries = Dir::read_from(&dir)?;
+            let holds = entries.any(|entry| {
+                entry.is_ok_and(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
+            });
+            // One that hides what is below says something by being empty.
+            let mut value = [0_u8; 1];
+            let opaque = rustix::fs::fgetxattr(&dir, overlay_attrs().opaque(), &mut value[..]);
+            if holds || opaque.is_ok() {
+                return Ok(false);
+            }
+            rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn mount_points_go_and_all_else_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |path: &str| temp.path().join(path);
+        for dir in ["run/secrets", "root/.cache/pip", "srv/data", "etc", "proc"] {
+            fs::create_dir_all(at(dir)).unwrap();
+        }
+        for file in ["run/secrets/a", "etc/resolv.conf", "etc/hosts", "srv/note"] {
+            fs::write(at(file), "").unwrap();
+        }
+        fs::write(at("etc/passwd"), "x").unwrap();
+        std::os::unix::fs::symlink("etc", at("link")).unwrap();
+        let targets = [
+            "/run/secrets/a",
+            "/root/.cache/pip",
+            "/srv/data",
+            "/etc/resolv.conf",
+            "/etc/passwd",
+            "/link/hosts",
+            "/proc",
+            "/not/there",
+        ];
+        strip(temp.path(), &targets.map(str::to_owned)).unwrap();
+        for gone in ["run", "root", "srv/data", "etc/resolv.conf", "proc"] {
+            assert!(!at(gone).exists(), "{gone}");
+        }
+        for kept in ["etc/passwd", "etc/hosts", "srv/note", "link"] {
+            assert!(at(kept).exists(), "{kept}");
+        }
+    }
+
+    #[test]
+    fn layers_go_to_the_steps_that_made_them() {
+        let digest = |n: u8| chalk_core::Digest::of(&[n]);
+        let layer = |n: u8| Descriptor {
+            digest: digest(n),
+            ..Descriptor::of("x", b"")
+        };
+        let check = |history: &str, below, vertexes: &[usize], expect: Option<&[&[u8]]>| {
+            let count = u8::try_from(history.matches('l').count()).unwrap();
+            let mut config = ImageFile::empty(&"linux/amd64".parse().unwrap());
+            config.rootfs.diff_ids = (0..count).map(digest).collect();
+            let entry = |c: char| History {
+                empty_layer: c == 'e',
+                ..History::default()
+            };
+            config.history = history.chars().map(entry).collect();
+            let image = Image {
+                manifest: Manifest::new(layer(99), (0..count).map(layer).collect()),
+                config,
+            };
+            let part = |(at, vertexes): (usize, &usize)| Part {
+                op: (0, at),
+                vertexes: *vertexes,
+            };
+            let parts: Vec<Part> = vertexes.iter().enumerate().map(part).collect();
+            let got = image.layers_by_part(below, &parts).ok();
+            let got = got.map(|parts| {
+                let digests = |made: &Vec<Made>| made.iter().map(|(_, id)| *id).collect::<Vec<_>>();
+                parts.iter().map(digests).collect::<Vec<_>>()
+            });
+            let expect = expect.map(|parts| {
+                let digests = |made: &&[u8]| made.iter().map(|n| digest(*n)).collect::<Vec<_>>();
+                parts.iter().map(digests).collect::<Vec<_>>()
+            });
+            assert_eq!(got, expect, "{history}");
+        };
+        check("llll", 2, &[1, 0, 1], Some(&[&[2], &[], &[3]]));
+        check("lelel", 2, &[1, 1, 1], Some(&[&[1], &[], &[2]]));
+        check("lll", 1, &[2], Some(&[&[1, 2]]));
+        check("lle", 1, &[2], Some(&[&[1]]));
+        check("lll", 1, &[1], None);
+    }
+}
