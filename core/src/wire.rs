@@ -159,6 +159,9 @@ pub struct Info {
     pub version: String,
     /// Version of the builder's meaning; part of step keys.
     pub builder: String,
+    /// What builds: `embedded`, `buildkit`, or `none` where this system cannot.
+    #[serde(default)]
+    pub engine: String,
     /// `host:port[/prefix]` under which built images are pulled.
     pub registry: String,
     /// When it started.
@@ -494,7 +497,7 @@ pub enum EventKind {
     StepCached {
         /// Index in the steps.
         step: usize,
-        /// `local` or `registry`.
+        /// `local`, `registry` or, of a step that a BuildKit had, `builder`.
         source: String,
     },
     /// A step ended well.

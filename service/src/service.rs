@@ -371,6 +371,7 @@ impl Service {
         Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             builder: BUILDER_VERSION.to_owned(),
+            engine: self.engine.name().to_owned(),
             registry: self.catalog.public().to_owned(),
             started: self.started.to_string(),
         }

@@ -27,6 +27,7 @@ mod declarations;
 mod dockerfiles;
 mod doctor;
 mod durability;
+mod engines;
 mod escapes;
 mod failures;
 mod flow;
@@ -65,9 +66,10 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 38] = [
+    let modules: [(&str, &[Test]); 39] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
+        ("engines", engines::TESTS),
         ("verify", verify::TESTS),
         ("restarts", restarts::TESTS),
         ("pulls", pulls::TESTS),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bollard_buildkit_proto::moby::buildkit::v1::ListWorkersRequest;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
+use bollard_buildkit_proto::moby::buildkit::v1::types::WorkerRecord;
 use chalk_core::Digest;
 use chalk_core::lower::BuildStage;
 use tonic::transport::Channel;
@@ -45,6 +46,24 @@ impl Builder {
     /// # Errors
     /// Why it cannot; in words.
     pub(super) async fn check(&self) -> Result<Channel, String> {
+        self.ask().await.map(|(channel, _)| channel)
+    }
+
+    /// Connects, and asks for which platforms it builds.
+    ///
+    /// # Errors
+    /// Why it cannot build; in words.
+    pub(super) async fn platforms(&self) -> Result<String, String> {
+        let (_, workers) = self.ask().await?;
+        let platforms = workers.into_iter().flat_map(|worker| worker.platforms);
+        let words = platforms.map(|p| match p.variant.as_str() {
+            "" => format!("{}/{}", p.os, p.architecture),
+            variant => format!("{}/{}/{variant}", p.os, p.architecture),
+        });
+        Ok(words.collect::<Vec<_>>().join(", "))
+    }
+
+    async fn ask(&self) -> Result<(Channel, Vec<WorkerRecord>), String> {
         let asking = async {
             let channel = channel(&self.address, &self.tls).await?;
             let mut control = ControlClient::new(channel.clone());
@@ -53,7 +72,7 @@ impl Builder {
             let workers = workers.map_err(|status| words(&status))?.into_inner();
             match workers.record.is_empty() {
                 true => Err("it has no worker".to_owned()),
-                false => Ok(channel),
+                false => Ok((channel, workers.record)),
             }
         };
         let asked = tokio::time::timeout(ANSWER, asking).await;
@@ -72,6 +91,11 @@ impl Fleet {
             builders: addresses.into_iter().map(builder).collect(),
             failed: Mutex::default(),
         }
+    }
+
+    /// All builders, in the order of the settings.
+    pub(super) fn builders(&self) -> &[Builder] {
+        &self.builders
     }
 
     /// All builders, the one for `place` first; those that failed a moment ago last.

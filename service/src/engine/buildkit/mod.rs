@@ -107,19 +107,10 @@ impl BuildKitEngine {
         public: &str,
         login: LoginSource,
     ) -> Result<Self, SettingsError> {
-        if settings.addresses.is_empty() {
-            return Err(SettingsError::NoBuilder);
-        }
-        let addresses: Vec<Address> = settings
-            .addresses
-            .iter()
-            .map(|address| address.parse())
-            .collect::<Result<_, _>>()?;
-        let tls = connect::Tls::new(settings)?;
         let registry = settings.registry.as_deref().unwrap_or(public);
         Ok(Self {
             inner,
-            fleet: Fleet::new(addresses, &tls),
+            fleet: fleet_of(settings)?,
             settings: BuildKitSettings {
                 registry: registry.to_owned(),
                 login,
@@ -335,6 +326,31 @@ impl BuildKitEngine {
             tracing::warn!(%why, tag, "an image on its way stays in the Docker Engine");
         }
     }
+}
+
+/// Asks every builder of the settings whether it can build: its address, and the platforms that it
+/// builds for, or why it cannot.
+///
+/// # Errors
+/// When the settings cannot be used.
+pub async fn ask_builders(
+    settings: &BuildKit,
+) -> Result<Vec<(String, Result<String, String>)>, SettingsError> {
+    let fleet = fleet_of(settings)?;
+    let asked = fleet.builders().iter().map(|builder| async {
+        let answer = builder.platforms().await;
+        (builder.address.to_string(), answer)
+    });
+    Ok(futures_util::future::join_all(asked).await)
+}
+
+fn fleet_of(settings: &BuildKit) -> Result<Fleet, SettingsError> {
+    if settings.addresses.is_empty() {
+        return Err(SettingsError::NoBuilder);
+    }
+    let addresses = settings.addresses.iter().map(|address| address.parse());
+    let addresses: Vec<Address> = addresses.collect::<Result<_, _>>()?;
+    Ok(Fleet::new(addresses, &connect::Tls::new(settings)?))
 }
 
 /// The result, where the step cache has all of it, so that no builder is needed.
