@@ -25,6 +25,7 @@ mod watch;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bollard_buildkit_proto::pb;
 use chalk_core::lower::{Action, Build as Lowered};
 use chalk_core::wire::{EventKind, PlanStep, StepState};
 use chalk_core::{Digest, Spec};
@@ -48,7 +49,7 @@ use docker::DockerApi;
 use fleet::{Builder, Fleet, place};
 use llb::Output;
 use login::Login;
-use lowering::{Lowering, Stage};
+use lowering::{Lowering, Part, Stage};
 use session::Answers;
 use solve::{Attempt, Export, Halt};
 use watch::{Failed, Watch};
@@ -229,37 +230,47 @@ impl BuildKitEngine {
         let stage = lowering.stage(last).await?;
         let (graph, parts) = lowering.finish();
         let has_work = stage.parts.iter().any(|part| part.vertexes > 0);
-        let made = match &stage.state {
-            Some(output) if has_work => {
-                let definition = graph.definition(output);
-                Some(
-                    self.made(&attempt, definition, &stage, build, place, watch)
-                        .await?,
-                )
-            }
-            _ => None,
+        let output = stage.state.clone().filter(|_| has_work);
+        let Some(output) = output else {
+            settle(watch, &parts);
+            return Ok(collect::collect(build, stage, None).await?);
         };
-        for part in parts {
-            watch.settle(part.op, part.vertexes == 0);
+        let tag = hex::encode(rand::random::<[u8; 16]>());
+        let order = Order {
+            definition: graph.definition(&output),
+            stage: &stage,
+            place,
+            tag: &tag,
+        };
+        let made = self.made(&attempt, order, build, watch).await;
+        let done = match made {
+            Ok(()) => {
+                settle(watch, &parts);
+                let collected = collect::collect(build, stage, Some(&tag)).await;
+                collected.map_err(Halt::from)
+            }
+            Err(halt) => Err(halt),
+        };
+        if !matches!(done, Err(Halt::Builder(_))) {
+            self.clear(builder, &tag, build).await;
         }
-        let done = collect::collect(build, stage, made.as_deref()).await;
-        if let Some(tag) = &made {
-            self.clear(builder, tag, build).await;
-        }
-        Ok(done?)
+        done
     }
 
-    /// Has the result made and brought into the registry; gives its tag in [`BUILDS`].
-    async fn made<'a>(
+    /// Has the result made and brought into the registry.
+    async fn made(
         &self,
         attempt: &Attempt<'_>,
-        definition: bollard_buildkit_proto::pb::Definition,
-        stage: &Stage,
+        order: Order<'_>,
         build: &Build<'_>,
-        place: &Digest,
-        watch: &mut Watch<'a>,
-    ) -> Result<String, Halt> {
-        let tag = hex::encode(rand::random::<[u8; 16]>());
+        watch: &mut Watch<'_>,
+    ) -> Result<(), Halt> {
+        let Order {
+            definition,
+            stage,
+            place,
+            tag,
+        } = order;
         let repository = self.repository();
         let mut file = ImageFile::empty(&build.job.spec.platform);
         file.history = collect::ordered_history(stage.start.layers.len(), &stage.parts, |op| {
@@ -288,7 +299,7 @@ impl BuildKitEngine {
         };
         attempt.solve(definition, export, watch).await?;
         if let Some(docker) = docker {
-            let push = docker.push(&repository, &tag, attempt.answers.login.as_ref());
+            let push = docker.push(&repository, tag, attempt.answers.login.as_ref());
             let pushed = tokio::select! {
                 pushed = push => pushed,
                 () = build.cancel.cancelled() => return Err(EngineError::Cancelled.into()),
@@ -303,7 +314,7 @@ impl BuildKitEngine {
                 });
             }
         }
-        Ok(tag)
+        Ok(())
     }
 
     fn repository(&self) -> String {
@@ -325,6 +336,23 @@ impl BuildKitEngine {
         if let Err(why) = cleared {
             tracing::warn!(%why, tag, "an image on its way stays in the Docker Engine");
         }
+    }
+}
+
+/// What a builder is to make.
+struct Order<'a> {
+    definition: pb::Definition,
+    stage: &'a Stage,
+    /// What the build is placed by.
+    place: &'a Digest,
+    /// Tag in [`BUILDS`].
+    tag: &'a str,
+}
+
+/// Tells of the steps that the builder told nothing of.
+fn settle(watch: &mut Watch<'_>, parts: &[Part]) {
+    for part in parts {
+        watch.settle(part.op, part.vertexes == 0);
     }
 }
 
@@ -369,7 +397,7 @@ async fn all_cached(build: &Build<'_>) -> Result<Option<StageDone>, EngineError>
         return Ok(None);
     }
     build.tell_cached(last, 0, ops.len(), place);
-    let part = |op| lowering::Part {
+    let part = |op| Part {
         op: (last, op),
         vertexes: 0,
     };

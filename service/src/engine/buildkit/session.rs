@@ -313,3 +313,6 @@ impl Auth for Handler {
         Err(Status::unimplemented("the builder fetches tokens"))
     }
 }
+
+#[cfg(test)]
+mod tests;
