@@ -214,12 +214,6 @@ async fn unpacked(
         if unpacked.opaque_root {
             return Err(unfit("a layer replaces the whole root"));
         }
-        // The layer that is kept is the one packed from here.
-        let removed = build
-            .shared
-            .blobs
-            .run(move |blobs| blobs.remove(&blob.digest));
-        removed.await.map_err(|e| storage(DOING, &e))?;
         parts.push(dir);
     }
     let dir = match parts.len() {

@@ -257,8 +257,7 @@ impl<'a, 'w> Lowering<'a, 'w> {
             Action::Install(install) => self.install(id, op, state, install).await?,
             files => {
                 let about = self.about(id, 0, op);
-                *state = Some(self.files(id, state, files, about).await?);
-                1
+                usize::from(self.files(id, state, files, about).await?)
             }
         };
         self.watch.expect(id, vertexes);

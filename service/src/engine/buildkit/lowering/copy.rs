@@ -20,14 +20,15 @@ use crate::engine::embedded::storage;
 const PATTERNS: &str = "file.copy.includeexcludepatterns";
 
 impl Lowering<'_, '_> {
-    /// Lowers an operation that changes files without a process.
+    /// Lowers an operation that changes files without a process; whether there is something to change,
+    /// which makes one vertex.
     pub(super) async fn files(
         &mut self,
         id: OpId,
-        state: &State,
+        state: &mut State,
         action: &Action,
         mut about: About,
-    ) -> Result<Output, Halt> {
+    ) -> Result<bool, Halt> {
         let actions = match action {
             Action::Sequence(actions) => actions.as_slice(),
             one => std::slice::from_ref(one),
@@ -63,7 +64,12 @@ impl Lowering<'_, '_> {
                 }
             }
         }
-        Ok(self.graph.files(state, changes, about))
+        // A pattern may match nothing.
+        if changes.is_empty() {
+            return Ok(false);
+        }
+        *state = Some(self.graph.files(state, changes, about));
+        Ok(true)
     }
 
     async fn copied_from_store(

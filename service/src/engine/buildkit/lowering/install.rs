@@ -72,8 +72,7 @@ impl Lowering<'_, '_> {
             .expect(id, commands.len() + usize::from(files.is_some()));
         if let Some(files) = &files {
             let about = self.about(id, part, op);
-            *state = Some(self.files(id, state, files, about).await?);
-            part += 1;
+            part += usize::from(self.files(id, state, files, about).await?);
         }
         for command in commands {
             self.process(id, op, part, state, install, command).await?;
