@@ -155,7 +155,9 @@ impl Drop for Docker {
     fn drop(&mut self) {
         let pid = self.child.id();
         // Asked nicely, dockerd ends its containerd and unmounts.
-        let _ = tool("kill", ["-TERM", &pid.to_string()]).output();
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = tool("kill", ["-TERM", &pid.to_string()]).output();
+        }
         let until = Instant::now() + PATIENCE;
         while self.child.try_wait().is_ok_and(|status| status.is_none()) {
             if Instant::now() > until {

@@ -365,7 +365,7 @@ pub async fn ask_builders(
     settings: &BuildKit,
 ) -> Result<Vec<(String, Result<String, String>)>, SettingsError> {
     let fleet = fleet_of(settings)?;
-    let asked = fleet.builders().iter().map(|builder| async {
+    let asked = fleet.builders().iter().map(|builder| async move {
         let answer = builder.platforms().await;
         (builder.address.to_string(), answer)
     });
