@@ -2,8 +2,6 @@
 //! builder left, and packed again as the embedded engine packs, so that image, step cache and
 //! verification do not depend on who built.
 
-use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 
 use chalk_core::lower::{Action, Op};
@@ -11,18 +9,17 @@ use chalk_core::wire::StepState;
 use chalk_store::Blob;
 use chalk_store::layer::unpack_blob;
 use chalk_store::registry::Progress;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
 
 use super::lowering::{Part, Stage};
+use super::stubs;
 use super::watch::OpId;
 use crate::engine::EngineError;
 use crate::engine::embedded::build::Build;
 use crate::engine::embedded::chain::{Chain, merge_dirs};
 use crate::engine::embedded::install::{command, tidy};
 use crate::engine::embedded::layers::{LayerDir, for_overlays};
-use crate::engine::embedded::owners::overlay_attrs;
 use crate::engine::embedded::stage::{Finished, StageDone, is_empty};
+use crate::engine::embedded::steps::Entry;
 use crate::engine::embedded::storage;
 use crate::engine::oci::{Descriptor, History, ImageFile, Manifest};
 use crate::places::BUILDS;
@@ -61,7 +58,7 @@ pub(super) async fn collect(
         let step = build.position(op.step, &op.key);
         let dir = match layers.is_empty() {
             true => None,
-            false => unpacked(build, op, &layers).await?,
+            false => unpacked(build, op, &layers, &entry).await?,
         };
         let before = entry.layers.len();
         let finished = Finished {
@@ -189,12 +186,15 @@ async fn pull(build: &Build<'_>, blob: &Blob) -> Result<(), EngineError> {
     pulled.await.map_err(|e| storage(DOING, &e))
 }
 
-/// What an operation changed; `None` when it changed nothing.
+/// What an operation changed of what is `below`; `None` when it changed nothing.
 async fn unpacked(
     build: &Build<'_>,
     op: &Op,
     layers: &[Made],
+    below: &Entry,
 ) -> Result<Option<Arc<LayerDir>>, EngineError> {
+    let last = build.stages.len().saturating_sub(1);
+    let base_key = build.stages[build.root_stage(last)].base_key;
     let mut parts = Vec::new();
     for (descriptor, diff_id) in layers {
         let blob = Blob {
@@ -220,20 +220,36 @@ async fn unpacked(
         1 => parts.remove(0),
         _ => merge_dirs(parts, &build.shared.dirs).await?,
     };
-    let (path, targets) = (dir.path().to_owned(), mount_targets(op));
+    let path = dir.path().to_owned();
     let epoch = match &op.action {
         Action::Install(install) => Some(command::epoch(&install.env)),
         _ => None,
     };
+    let targets = mount_targets(op);
     let work = move || {
         if let Some(epoch) = epoch {
             tidy::tidy(&path, epoch)?;
         }
-        strip(&path, &targets)
+        stubs::remove(&path, &targets)
     };
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| storage(DOING, &e))?
+    let bare = done
+        .map_err(|e| storage(DOING, &e))?
         .map_err(|why| unfit(&why))?;
+    if !bare.is_empty() {
+        // Whether the step changed them shows only beside what was there before.
+        let below = build.layer_dirs(&below.layers).await?;
+        let work = {
+            let (path, empty) = (dir.path().to_owned(), build.shared.empty.clone());
+            move || {
+                let below = Chain::new(base_key, below).lower_dirs(&empty);
+                stubs::remove_unchanged(&path, bare, &below)
+            }
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|e| storage(DOING, &e))?
+            .map_err(|why| unfit(&why))?;
+    }
     Ok((!is_empty(&dir).await).then_some(dir))
 }
 
@@ -247,110 +263,12 @@ fn mount_targets(op: &Op) -> Vec<String> {
     let secrets = secrets.iter().map(|name| format!("/run/secrets/{name}"));
     let mounts = mounts.iter().map(|mount| mount.target.clone());
     let runtime = RUNTIME_MOUNTS.iter().map(|path| (*path).to_owned());
-    let mut targets: Vec<String> = secrets.chain(mounts).chain(runtime).collect();
-    // What lies deeper goes first.
-    targets.sort_by_key(|path| std::cmp::Reverse(path.matches('/').count()));
-    targets
-}
-
-/// Removes mount points that the builder made, with the directories above that hold nothing else of the
-/// layer: they are in it for these alone.
-fn strip(root: &Path, targets: &[String]) -> Result<(), String> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let work = || -> Result<(), Errno> {
-        let root = rustix::fs::openat(CWD, root, flags, Mode::empty())?;
-        for target in targets {
-            let mut path = target.trim_matches('/');
-            let mut is_target = true;
-            while !path.is_empty() && remove_bare(&root, path, is_target)? {
-                path = path.rsplit_once('/').map_or("", |(above, _)| above);
-                is_target = false;
-            }
-        }
-        Ok(())
-    };
-    work().map_err(|e| {
-        let error = std::io::Error::from(e);
-        format!("mount points cannot be removed: {error}")
-    })
-}
-
-/// Removes an empty directory, or an empty file if that is asked for; whether it did.
-fn remove_bare(root: &OwnedFd, path: &str, file_too: bool) -> Result<bool, Errno> {
-    let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let parent = match rustix::fs::openat2(root, parent, flags, Mode::empty(), within) {
-        Ok(parent) => parent,
-        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let stat = match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => stat,
-        Err(Errno::NOENT) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile if file_too && stat.st_size == 0 => {
-            rustix::fs::unlinkat(&parent, name, AtFlags::empty())?;
-            Ok(true)
-        }
-        FileType::Directory => {
-            let flags = flags | OFlags::NOFOLLOW;
-            let dir = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
-            let mut entries = Dir::read_from(&dir)?;
-            let holds = entries.any(|entry| {
-                entry.is_ok_and(|entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
-            });
-            // One that hides what is below says something by being empty.
-            let mut value = [0_u8; 1];
-            let opaque = rustix::fs::fgetxattr(&dir, overlay_attrs().opaque(), &mut value[..]);
-            if holds || opaque.is_ok() {
-                return Ok(false);
-            }
-            rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?;
-            Ok(true)
-        }
-        _ => Ok(false),
-    }
+    secrets.chain(mounts).chain(runtime).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
-
-    #[test]
-    fn mount_points_go_and_all_else_stays() {
-        let temp = tempfile::tempdir().unwrap();
-        let at = |path: &str| temp.path().join(path);
-        for dir in ["run/secrets", "root/.cache/pip", "srv/data", "etc", "proc"] {
-            fs::create_dir_all(at(dir)).unwrap();
-        }
-        for file in ["run/secrets/a", "etc/resolv.conf", "etc/hosts", "srv/note"] {
-            fs::write(at(file), "").unwrap();
-        }
-        fs::write(at("etc/passwd"), "x").unwrap();
-        std::os::unix::fs::symlink("etc", at("link")).unwrap();
-        let targets = [
-            "/run/secrets/a",
-            "/root/.cache/pip",
-            "/srv/data",
-            "/etc/resolv.conf",
-            "/etc/passwd",
-            "/link/hosts",
-            "/proc",
-            "/not/there",
-        ];
-        strip(temp.path(), &targets.map(str::to_owned)).unwrap();
-        for gone in ["run", "root", "srv/data", "etc/resolv.conf", "proc"] {
-            assert!(!at(gone).exists(), "{gone}");
-        }
-        for kept in ["etc/passwd", "etc/hosts", "srv/note", "link"] {
-            assert!(at(kept).exists(), "{kept}");
-        }
-    }
 
     #[test]
     fn layers_go_to_the_steps_that_made_them() {

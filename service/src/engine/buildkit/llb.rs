@@ -19,9 +19,10 @@ const NAME: &str = "llb.customname";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Output(String);
 
+#[cfg(test)]
 impl Output {
     /// Digest of the operation.
-    pub(super) fn digest(&self) -> &str {
+    fn digest(&self) -> &str {
         &self.0
     }
 }

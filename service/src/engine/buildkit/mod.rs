@@ -20,6 +20,7 @@ mod login;
 mod lowering;
 mod session;
 mod solve;
+mod stubs;
 mod watch;
 
 use std::sync::Arc;

@@ -49,6 +49,13 @@ pub(super) struct Failed {
     pub(super) tail: Vec<String>,
 }
 
+/// A vertex whose output is wanted.
+struct Captured {
+    name: String,
+    digests: BTreeSet<String>,
+    output: Vec<u8>,
+}
+
 /// What is known of an operation.
 #[derive(Default)]
 struct Progress {
@@ -71,9 +78,9 @@ pub(super) struct Watch<'a> {
     vertices: BTreeMap<String, (OpId, usize)>,
     ops: BTreeMap<OpId, Progress>,
     logs: BTreeMap<OpId, StepLog<'a>>,
-    /// Digests of vertexes whose output is captured, and their output.
-    captured: BTreeMap<String, Vec<u8>>,
-    /// Operations whose vertexes are known from names.
+    /// The vertex whose output is captured.
+    captured: Option<Captured>,
+    /// The first operation that failed, and why.
     failed: Option<(OpId, String)>,
     /// Errors of vertexes that belong to no operation.
     other: Option<String>,
@@ -90,7 +97,7 @@ impl<'a> Watch<'a> {
             vertices: BTreeMap::new(),
             ops: BTreeMap::new(),
             logs: BTreeMap::new(),
-            captured: BTreeMap::new(),
+            captured: None,
             failed: None,
             other: None,
             seen: BTreeSet::new(),
@@ -102,14 +109,19 @@ impl<'a> Watch<'a> {
         self.ops.entry(op).or_default().parts = parts;
     }
 
-    /// Begins to keep the standard output of a vertex, instead of taking it for a log.
-    pub(super) fn capture(&mut self, digest: &str) {
-        self.captured.insert(digest.to_owned(), Vec::new());
+    /// Begins to keep the standard output of the vertex of that name, instead of taking it for a log.
+    pub(super) fn capture(&mut self, name: &str) {
+        self.captured = Some(Captured {
+            name: name.to_owned(),
+            digests: BTreeSet::new(),
+            output: Vec::new(),
+        });
     }
 
-    /// What a captured vertex wrote.
-    pub(super) fn output(&mut self, digest: &str) -> Vec<u8> {
-        self.captured.remove(digest).unwrap_or_default()
+    /// What the captured vertex wrote; nothing is captured any more.
+    pub(super) fn output(&mut self) -> Vec<u8> {
+        let captured = self.captured.take();
+        captured.map(|captured| captured.output).unwrap_or_default()
     }
 
     /// Adds a line of our own to the log of an operation.
@@ -128,6 +140,12 @@ impl<'a> Watch<'a> {
     }
 
     fn vertex(&mut self, vertex: &Vertex) {
+        if let Some(captured) = &mut self.captured
+            && captured.name == vertex.name
+        {
+            // Not the digest that we know: builders may write a definition anew.
+            captured.digests.insert(vertex.digest.clone());
+        }
         let known = self.vertices.get(&vertex.digest).copied();
         let Some((op, part)) = known.or_else(|| op_of(&vertex.name)) else {
             if !vertex.error.is_empty() {
@@ -234,10 +252,13 @@ impl<'a> Watch<'a> {
     }
 
     fn line(&mut self, line: &VertexLog) {
-        if let Some(output) = self.captured.get_mut(&line.vertex) {
+        if let Some(captured) = &mut self.captured
+            && captured.digests.contains(&line.vertex)
+        {
             if line.stream != STDERR {
-                let room = CAPTURE_LIMIT.saturating_sub(output.len());
-                output.extend_from_slice(&line.msg[..line.msg.len().min(room)]);
+                let room = CAPTURE_LIMIT.saturating_sub(captured.output.len());
+                let taken = line.msg.len().min(room);
+                captured.output.extend_from_slice(&line.msg[..taken]);
             }
             return;
         }
@@ -312,7 +333,7 @@ impl<'a> Watch<'a> {
     pub(super) fn forget(&mut self) {
         self.vertices.clear();
         self.seen.clear();
-        self.captured.clear();
+        self.captured = None;
         (self.failed, self.other) = (None, None);
         for (op, progress) in &mut self.ops {
             if !progress.told_end {

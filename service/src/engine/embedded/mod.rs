@@ -133,7 +133,7 @@ pub(in crate::engine) struct Shared {
     /// Parent of the scratch directories.
     pub(in crate::engine) scratch: PathBuf,
     /// An empty directory, in place of the layers of the empty base.
-    empty: PathBuf,
+    pub(in crate::engine) empty: PathBuf,
 }
 
 impl EmbeddedEngine {

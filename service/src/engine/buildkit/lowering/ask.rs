@@ -112,18 +112,19 @@ impl Lowering<'_, '_> {
             let mut exec = self.exec(args, &install.env, "/", &install.user, true);
             self.trust(&mut exec).map_err(|why| self.fault(id, &why))?;
             // Its output is the result, which no cache has.
+            let shown = format!("look at {name}");
             let about = About {
                 anew: true,
-                ..About::new(format!("look at {name}"))
+                ..About::new(&shown)
             };
             let probe = self.graph.exec(state, exec, about);
-            self.watch.capture(probe.digest());
+            self.watch.capture(&shown);
             let definition = self.graph.definition(&probe);
             let solved = self
                 .attempt
                 .solve(definition, Export::default(), self.watch)
                 .await;
-            let output = self.watch.output(probe.digest());
+            let output = self.watch.output();
             match solved {
                 Err(Halt::Build(EngineError::Host(why)))
                     if NO_PROGRAM.iter().any(|words| why.contains(words)) =>
