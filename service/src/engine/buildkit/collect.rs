@@ -19,7 +19,7 @@ use crate::engine::embedded::chain::{Chain, merge_dirs};
 use crate::engine::embedded::install::{command, tidy};
 use crate::engine::embedded::layers::{LayerDir, for_overlays};
 use crate::engine::embedded::stage::{Finished, StageDone, is_empty};
-use crate::engine::embedded::steps::Entry;
+use crate::engine::embedded::steps::Layer;
 use crate::engine::embedded::storage;
 use crate::engine::oci::{Descriptor, History, ImageFile, Manifest};
 use crate::places::BUILDS;
@@ -51,6 +51,7 @@ pub(super) async fn collect(
         None => vec![Vec::new(); parts.len()],
     };
     let mut made_by = vec![None; start.layers.len()];
+    let start_layers = start.layers.clone();
     let (mut entry, mut dirs) = (start, Vec::new());
     for (part, layers) in parts.iter().zip(made) {
         let (stage, at) = part.op;
@@ -58,7 +59,13 @@ pub(super) async fn collect(
         let step = build.position(op.step, &op.key);
         let dir = match layers.is_empty() {
             true => None,
-            false => unpacked(build, op, &layers, &entry).await?,
+            false => {
+                let below = Below {
+                    start: &start_layers,
+                    made: &dirs,
+                };
+                unpacked(build, op, &layers, below).await?
+            }
         };
         let before = entry.layers.len();
         let finished = Finished {
@@ -186,12 +193,20 @@ async fn pull(build: &Build<'_>, blob: &Blob) -> Result<(), EngineError> {
     pulled.await.map_err(|e| storage(DOING, &e))
 }
 
+/// What is there before an operation.
+struct Below<'a> {
+    /// Layers that were there before the build.
+    start: &'a [Layer],
+    /// Those that it made.
+    made: &'a [Arc<LayerDir>],
+}
+
 /// What an operation changed of what is `below`; `None` when it changed nothing.
 async fn unpacked(
     build: &Build<'_>,
     op: &Op,
     layers: &[Made],
-    below: &Entry,
+    below: Below<'_>,
 ) -> Result<Option<Arc<LayerDir>>, EngineError> {
     let last = build.stages.len().saturating_sub(1);
     let base_key = build.stages[build.root_stage(last)].base_key;
@@ -238,13 +253,13 @@ async fn unpacked(
         .map_err(|why| unfit(&why))?;
     if !bare.is_empty() {
         // Whether the step changed them shows only beside what was there before.
-        let below = build.layer_dirs(&below.layers).await?;
-        let work = {
-            let (path, empty) = (dir.path().to_owned(), build.shared.empty.clone());
-            move || {
-                let below = Chain::new(base_key, below).lower_dirs(&empty);
-                stubs::remove_unchanged(&path, bare, &below)
-            }
+        let mut all = build.layer_dirs(below.start).await?;
+        all.extend(below.made.iter().cloned());
+        let (path, empty) = (dir.path().to_owned(), build.shared.empty.clone());
+        let work = move || {
+            // Keeps the directories where they are.
+            let chain = Chain::new(base_key, all);
+            stubs::remove_unchanged(&path, bare, &chain.lower_dirs(&empty))
         };
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|e| storage(DOING, &e))?

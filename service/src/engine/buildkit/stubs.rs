@@ -76,7 +76,7 @@ pub(super) fn remove_unchanged(
         let unneeded = match found {
             Some(there) => {
                 there.kind() == EntryKind::Dir
-                    && (there.mode(), there.uid(), there.gid())
+                    && (there.mode() & 0o7777, there.uid(), there.gid())
                         == (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)
             }
             None => held_stub,
