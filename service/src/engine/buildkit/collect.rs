@@ -194,6 +194,7 @@ async fn pull(build: &Build<'_>, blob: &Blob) -> Result<(), EngineError> {
 }
 
 /// What is there before an operation.
+#[derive(Clone, Copy)]
 struct Below<'a> {
     /// Layers that were there before the build.
     start: &'a [Layer],
