@@ -13,7 +13,11 @@ use crate::engine::buildkit::watch::OpId;
 use crate::engine::embedded::install::{NO_PYTHON, Python};
 
 /// Words of container runtimes for a program that is not there.
-const NO_PROGRAM: [&str; 2] = ["executable file not found", "no such file or directory"];
+const NO_PROGRAM: [&str; 3] = [
+    "executable file not found",
+    "no such file or directory",
+    "exit code: 127",
+];
 
 impl Lowering<'_, '_> {
     /// Who `user[:group]` is in a filesystem.
