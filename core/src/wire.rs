@@ -80,7 +80,7 @@ use serde::{Deserialize, Serialize};
 
 pub use nodes::{
     CacheItem, CacheItemKind, CacheListing, CacheMap, CacheUsage, CachedImage, GcReport, GcRequest,
-    JoinToken, JoinTokenRequest, Node, NodeState, Prewarm, PrewarmState, Region,
+    JoinToken, JoinTokenRequest, Node, NodeRuntime, NodeState, Prewarm, PrewarmState, Region,
 };
 pub use sandboxes::{
     ExecRequest, FileWritten, MountSource, OutputEvent, OutputEventKind, ProcessStatus, Sandbox,

@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod cache;
+mod containerd;
 pub mod files;
 pub mod mirror;
 pub mod mounts;
@@ -17,5 +18,6 @@ mod real;
 pub mod sandboxes;
 mod settings;
 
+pub use containerd::ContainerdSettings;
 pub use node::{Node, NodeError, Parts, RunningNode, Surroundings};
-pub use settings::{CacheForm, Join, NodeSettings};
+pub use settings::{CacheForm, Join, NodeSettings, Runtime};

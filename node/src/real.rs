@@ -110,7 +110,7 @@ async fn blocking<T: Send + 'static>(
 
 /// How the node's settings say that registries are read. The service's own registry is spoken to as
 /// the service is.
-fn options(settings: &NodeSettings) -> Options {
+pub(crate) fn options(settings: &NodeSettings) -> Options {
     let mut insecure: BTreeSet<String> = settings.insecure.iter().cloned().collect();
     if let Some(service) = settings.server.strip_prefix("http://") {
         let authority = service.split('/').next().unwrap_or_default();

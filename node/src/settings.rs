@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::containerd::ContainerdSettings;
+
 /// Form in which layers lie on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CacheForm {
@@ -15,6 +17,16 @@ pub enum CacheForm {
     Erofs,
     /// One directory a layer.
     Directory,
+}
+
+/// What keeps a node's images.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Runtime {
+    /// The node itself, in a cache of its own, from which it runs sandboxes.
+    #[default]
+    Chalk,
+    /// A containerd, for the containers of Kubernetes or nerdctl.
+    Containerd(ContainerdSettings),
 }
 
 /// By what a node that has no credentials yet may join.
@@ -53,6 +65,8 @@ pub struct NodeSettings {
     pub labels: BTreeMap<String, String>,
     /// Directory of everything that the node keeps.
     pub dir: PathBuf,
+    /// What keeps the images.
+    pub runtime: Runtime,
     /// Most bytes that layers and mounted files may take; never more than 80 % of the disk.
     pub cache_size: u64,
     /// Form of layers on the disk.
@@ -95,6 +109,7 @@ impl NodeSettings {
             region: None,
             labels: BTreeMap::new(),
             dir,
+            runtime: Runtime::default(),
             cache_size: 200 << 30,
             cache_form: CacheForm::default(),
             parallel: 4,

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod command;
+mod containerd;
 mod distribution;
 mod docker;
 mod fleet;
@@ -28,6 +29,7 @@ mod talk;
 mod world;
 
 pub use command::{Chalk, Ran, Running, output, run, tool};
+pub use containerd::Containerd;
 pub use distribution::Distribution;
 pub use docker::Docker;
 pub use fleet::{Fleet, QUICK, STEADY, targets};

@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CacheUsage, CachedImage, ExecRequest, GcRequest, LayerProgress, Problem, Receipt, Sandbox,
-    SandboxEnd, SandboxRequest, SandboxState, TerminalSize,
+    CacheUsage, CachedImage, ExecRequest, GcRequest, LayerProgress, NodeRuntime, Problem, Receipt,
+    Sandbox, SandboxEnd, SandboxRequest, SandboxState, TerminalSize,
 };
 use crate::Digest;
 
@@ -325,6 +325,9 @@ pub enum Report {
         /// How many of them run.
         #[serde(default)]
         running: usize,
+        /// What keeps the images.
+        #[serde(default, skip_serializing_if = "NodeRuntime::is_chalk")]
+        runtime: NodeRuntime,
     },
     /// It lives.
     Heartbeat {

@@ -21,11 +21,11 @@ mod report;
 mod room;
 mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use chalk_core::wire::CacheItem;
 use chalk_core::{Digest, Reference};
@@ -45,6 +45,7 @@ pub(crate) use state::{Image, KeptBlob, Layer, State, Victims};
 
 use crate::CacheForm;
 use crate::agent::AccessWatch;
+use crate::pull::{PassedOver, Patience};
 
 /// Bytes of memory in one permit of the budget.
 pub(crate) const MEMORY_UNIT: u64 = 1 << 20;
@@ -92,6 +93,16 @@ impl CacheSettings {
             first_delay: Duration::from_millis(500),
             peer_idle: Duration::from_secs(5),
             peer_patience: Duration::from_secs(60),
+        }
+    }
+
+    /// How servers are waited for.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience {
+            attempts: self.attempts,
+            first_delay: self.first_delay,
+            peer_idle: self.peer_idle,
+            peer_patience: self.peer_patience,
         }
     }
 }
@@ -170,7 +181,7 @@ pub(crate) struct Inner {
     pub(crate) memory_units: u32,
     /// Peers and mirrors that failed or sent wrong bytes lately, and until when nothing is asked of
     /// them.
-    pub(crate) passed_over: Mutex<BTreeMap<String, Instant>>,
+    pub(crate) passed_over: PassedOver,
     /// Bytes of blobs that are kept as they come. Grows under `state` only.
     spooling: Arc<AtomicU64>,
     files: OnceLock<Arc<dyn FileCache>>,
@@ -229,7 +240,7 @@ impl Cache {
                 parallel: Arc::new(Semaphore::new(settings.parallel.max(1))),
                 memory: Arc::new(Semaphore::new(units as usize)),
                 memory_units: units,
-                passed_over: Mutex::default(),
+                passed_over: PassedOver::default(),
                 spooling: Arc::default(),
                 files: OnceLock::new(),
                 mounts: OnceLock::new(),

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_core::wire::agent::{Ask, Order, Report};
-use chalk_core::wire::{CacheMap, CacheUsage, Node, NodeState, Problem, problem};
+use chalk_core::wire::{CacheMap, CacheUsage, Node, NodeRuntime, NodeState, Problem, problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -62,6 +62,7 @@ struct Entry {
     gone: Option<Instant>,
     mirror: Option<String>,
     usage: CacheUsage,
+    runtime: NodeRuntime,
     sandboxes: usize,
     held: Held,
     /// Life of the node's process that `revision` belongs to.
@@ -126,6 +127,7 @@ impl Entry {
             gone: Some(Instant::now()),
             mirror: None,
             usage: CacheUsage::default(),
+            runtime: NodeRuntime::default(),
             sandboxes: 0,
             held: Held::default(),
             epoch: String::new(),
@@ -153,6 +155,7 @@ impl Entry {
             last_seen: record.last_seen,
             cache: self.usage,
             sandboxes: self.sandboxes,
+            runtime: self.runtime,
             mirror: self.mirror.clone(),
         }
     }
@@ -282,6 +285,7 @@ impl Nodes {
             epoch,
             usage,
             running,
+            runtime,
             ..
         } = hello
         else {
@@ -310,6 +314,7 @@ impl Nodes {
         entry.record.last_seen = now();
         entry.mirror.clone_from(mirror);
         entry.usage = *usage;
+        entry.runtime = *runtime;
         entry.sandboxes = *running;
         if entry.epoch != *epoch || epoch.is_empty() {
             caches.clear(&mut entry.held);

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use cpus::Cpus;
 pub use draft::{Draft, Origin, Row, SettingsError};
 pub use fleet::{InvalidRegistry, Nodes, Prewarm, Regions, RegistryAt, Sandboxes, Warm};
-pub use node::{CacheForm, Node};
+pub use node::{CacheForm, Containerd, Node, Runtime};
 pub use table::{Kind, Setting, TABLE, find};
 pub use web_origin::{AllowedOrigin, InvalidOrigin, WebOrigin};
 

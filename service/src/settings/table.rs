@@ -365,6 +365,31 @@ pub const TABLE: &[Setting] = &[
         "File with the token by which the node joins.",
     ),
     setting(
+        "node.runtime",
+        Kind::Word(&super::Runtime::WORDS),
+        "What keeps the images: the node itself, which runs sandboxes from them, or a containerd.",
+    ),
+    setting(
+        "node.containerd.address",
+        Kind::Path,
+        "Socket of the containerd.",
+    ),
+    setting(
+        "node.containerd.namespace",
+        Kind::Text,
+        "Namespace of the images in containerd; the kubelet's is k8s.io, nerdctl's default.",
+    ),
+    setting(
+        "node.containerd.snapshotter",
+        Kind::Text,
+        "Snapshotter of containerd that layers are unpacked into.",
+    ),
+    setting(
+        "node.containerd.hosts_dir",
+        Kind::Path,
+        "Directory of containerd's hosts.toml files, whose mirrors and certificates count here, too.",
+    ),
+    setting(
         "node.cache_size",
         Kind::Size,
         "Most that layers and mounted files may take; never more than 80 % of the disk.",

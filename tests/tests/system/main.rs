@@ -22,6 +22,7 @@ mod caches;
 mod clients;
 mod commands;
 mod concurrency;
+mod containerd;
 mod copies;
 mod declarations;
 mod dockerfiles;
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 38] = [
+    let modules: [(&str, &[Test]); 39] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("verify", verify::TESTS),
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         ("pulls", pulls::TESTS),
         ("warms", warms::TESTS),
         ("regions", regions::TESTS),
+        ("containerd", containerd::TESTS),
         ("sandbox_files", sandbox_files::TESTS),
         ("sandboxes", sandboxes::TESTS),
         ("isolation", isolation::TESTS),

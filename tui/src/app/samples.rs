@@ -304,6 +304,7 @@ pub(super) fn nodes() -> Vec<Node> {
             evictions: 4,
         },
         sandboxes: 3,
+        runtime: chalk_core::wire::NodeRuntime::default(),
         mirror: None,
     };
     vec![
