@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod cache;
 pub mod files;
+mod metrics;
 pub mod mirror;
 pub mod mounts;
 mod node;

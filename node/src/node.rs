@@ -54,6 +54,15 @@ pub enum NodeError {
         #[source]
         source: io::Error,
     },
+    /// The address of the metrics cannot be listened on.
+    #[error("cannot serve metrics on {address}: {source}")]
+    Metrics {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The agent cannot go on.
     #[error(transparent)]
     Agent(#[from] AgentError),

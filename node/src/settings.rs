@@ -75,6 +75,8 @@ pub struct NodeSettings {
     pub ca_bundle: Option<PathBuf>,
     /// Docker's credentials file; `~/.docker/config.json` when absent.
     pub credentials: Option<PathBuf>,
+    /// Address to serve metrics on, if at all.
+    pub metrics_listen: Option<SocketAddr>,
     /// Bytes that the writable layer of a sandbox may take, unless it says otherwise.
     pub sandbox_disk: u64,
     /// Bytes of output that are kept of one process of a sandbox.
@@ -106,6 +108,7 @@ impl NodeSettings {
             insecure: Vec::new(),
             ca_bundle: None,
             credentials: None,
+            metrics_listen: None,
             sandbox_disk: 10 << 30,
             log_limit: 64 << 20,
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],

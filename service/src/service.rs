@@ -21,6 +21,7 @@ use crate::grpc;
 use crate::http::{self, Guard, PackError, Page};
 use crate::index::{Found, Index, IndexError};
 use crate::ledger::{Ledger, LedgerError};
+use crate::metrics::Metrics;
 use crate::nodes::Nodes;
 use crate::nodes::keys::Keys;
 use crate::places::upstream_options;
@@ -34,6 +35,9 @@ use crate::state::{Discovery, StateDir, StateError};
 use crate::tls::{self, TlsError};
 use crate::volumes::{VolumeError, Volumes};
 
+/// Connections for metrics that are open at once; further ones wait.
+const METRICS_CLIENTS: usize = 16;
+
 /// Why a service does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -45,6 +49,17 @@ pub enum StartError {
         "cannot listen on {address}: {source}; choose another address by the setting `serve.listen`"
     )]
     Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The address of the metrics cannot be listened on.
+    #[error(
+        "cannot serve metrics on {address}: {source}; choose another address by the setting `metrics.listen`"
+    )]
+    Metrics {
         /// The address.
         address: SocketAddr,
         /// Why not.
@@ -135,6 +150,7 @@ pub struct Service {
     fleet: Arc<Fleet>,
     access: Arc<Access>,
     volumes: Arc<Volumes>,
+    metrics: Metrics,
     url: String,
     started: jiff::Timestamp,
     stop: CancellationToken,
@@ -266,6 +282,12 @@ impl Service {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{advertised}");
         let connections = settings.limits.connections;
+        let metrics_listen = settings.metrics.listen;
+        let metrics = Metrics::new(
+            builds.metrics(),
+            fleet.warms().metrics(),
+            fleet.sandboxes().metrics(),
+        );
         let service = Arc::new(Self {
             settings,
             state,
@@ -277,6 +299,7 @@ impl Service {
             fleet,
             access,
             volumes,
+            metrics,
             url: url.clone(),
             started: jiff::Timestamp::now(),
             stop: stop.clone(),
@@ -284,6 +307,7 @@ impl Service {
         let calls = grpc::router(&service).await;
         let calls = calls.map_err(|error| StartError::Grpc(error.to_string()))?;
         let router = http::router(service.clone(), guard.into(), page, registry, calls);
+        serve_metrics(&service, metrics_listen, &stop, &hurry).await?;
         let server = server::serve(listener, router, tls, connections, stop, hurry.clone());
         let server = tokio::spawn(server);
         let local_url = format!("http://{}", reachable(addr));
@@ -343,6 +367,11 @@ impl Service {
         &self.volumes
     }
 
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// `http[s]://host[:port]` that others reach the service under.
     pub(crate) fn url(&self) -> &str {
         &self.url
@@ -386,6 +415,33 @@ fn raise_file_limit(connections: usize) {
     if raised <= current || setrlimit(Resource::Nofile, limit).is_err() {
         tracing::warn!(current, wanted, "few files can be open at once");
     }
+}
+
+/// Serves the metrics at an address of their own, if they are to be.
+async fn serve_metrics(
+    service: &Arc<Service>,
+    address: Option<SocketAddr>,
+    stop: &CancellationToken,
+    hurry: &CancellationToken,
+) -> Result<(), StartError> {
+    let Some(address) = address else {
+        return Ok(());
+    };
+    let unable = |source| StartError::Metrics { address, source };
+    let listener = TcpListener::bind(address).await.map_err(unable)?;
+    let bound = listener.local_addr().map_err(unable)?;
+    tracing::info!(%bound, "metrics are served");
+    let router = http::metrics_router(service.clone());
+    let (stop, hurry) = (stop.clone(), hurry.clone());
+    tokio::spawn(server::serve(
+        listener,
+        router,
+        None,
+        METRICS_CLIENTS,
+        stop,
+        hurry,
+    ));
+    Ok(())
 }
 
 /// The page in that folder, or the program's own.

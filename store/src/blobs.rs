@@ -330,7 +330,9 @@ impl BlobStore {
         E: From<BlobError> + Send + 'static,
     {
         let store = self.clone();
-        match tokio::task::spawn_blocking(move || work(&store)).await {
+        // What is logged there is said of the same work.
+        let span = tracing::Span::current();
+        match tokio::task::spawn_blocking(move || span.in_scope(|| work(&store))).await {
             Ok(done) => done,
             Err(_) => Err(BlobError::Cancelled.into()),
         }

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_core::wire::{self, Problem, exit};
+use chalk_watch::traces;
 use futures_util::TryStreamExt as _;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::Span;
 
 use crate::error::Failure;
 
@@ -22,6 +24,8 @@ pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
     token: String,
+    /// Trace that the requests are a part of.
+    traceparent: Option<String>,
 }
 
 impl Client {
@@ -39,6 +43,7 @@ impl Client {
             http,
             url,
             token: token.to_owned(),
+            traceparent: traces::traceparent(&Span::current()),
         })
     }
 
@@ -52,9 +57,14 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http
+        let request = self
+            .http
             .request(method, format!("{}{path}", self.url))
-            .bearer_auth(&self.token)
+            .bearer_auth(&self.token);
+        match &self.traceparent {
+            Some(trace) => request.header(traces::TRACEPARENT, trace),
+            None => request,
+        }
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {

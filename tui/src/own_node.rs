@@ -35,6 +35,7 @@ pub(crate) fn settings(settings: &Settings, server: &str, join: Join) -> NodeSet
     made.insecure = node.insecure.clone();
     made.ca_bundle = node.ca_bundle.clone();
     made.credentials = node.credentials.clone();
+    made.metrics_listen = node.metrics_listen;
     made.sandbox_disk = node.sandbox_disk.as_u64();
     made.log_limit = node.log_limit.as_u64();
     made.cdi_dirs = node.cdi_dirs.clone();

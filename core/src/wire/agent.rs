@@ -71,6 +71,9 @@ pub struct ImageRef {
     /// Base URLs of nodes that serve its blobs, best first; asked before the registry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
+    /// Trace that the order is a part of (W3C Trace Context, `traceparent`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// A line from the service.

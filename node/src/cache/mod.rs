@@ -45,6 +45,7 @@ pub(crate) use state::{Image, KeptBlob, Layer, State, Victims};
 
 use crate::CacheForm;
 use crate::agent::AccessWatch;
+use crate::metrics::PullMetrics;
 
 /// Bytes of memory in one permit of the budget.
 pub(crate) const MEMORY_UNIT: u64 = 1 << 20;
@@ -173,6 +174,7 @@ pub(crate) struct Inner {
     pub(crate) passed_over: Mutex<BTreeMap<String, Instant>>,
     /// Bytes of blobs that are kept as they come. Grows under `state` only.
     spooling: Arc<AtomicU64>,
+    metrics: PullMetrics,
     files: OnceLock<Arc<dyn FileCache>>,
     mounts: OnceLock<Arc<dyn LayerMounts>>,
 }
@@ -231,6 +233,7 @@ impl Cache {
                 memory_units: units,
                 passed_over: Mutex::default(),
                 spooling: Arc::default(),
+                metrics: PullMetrics::default(),
                 files: OnceLock::new(),
                 mounts: OnceLock::new(),
                 disk,
@@ -241,6 +244,11 @@ impl Cache {
         // Limits may be lower than they were.
         cache.inner.free_for(0, "the cache").ok();
         Ok(cache)
+    }
+
+    /// What is counted of pulls.
+    pub(crate) fn metrics(&self) -> &PullMetrics {
+        &self.inner.metrics
     }
 
     /// Form of new layers, as found out or told.

@@ -438,6 +438,7 @@ impl Pull<'_> {
             senders.origin |= source.is_origin();
             *have += count;
             self.flight.fetched.fetch_add(count, Ordering::Relaxed);
+            self.cache.metrics().fetched(count, source.is_origin());
             if !source.is_origin() {
                 let from_mirrors = &self.flight.from_mirrors;
                 from_mirrors.fetch_add(count, Ordering::Relaxed);

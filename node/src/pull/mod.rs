@@ -18,9 +18,11 @@ use std::time::{Duration, Instant, SystemTime};
 use chalk_core::Digest;
 use chalk_core::wire::Receipt;
 use chalk_store::registry::RegistryError;
+use chalk_watch::traces;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 pub(crate) use layer::{Flight, in_flight};
 pub(crate) use spool::{Filled, Keeping, Spool};
@@ -299,6 +301,12 @@ impl Cache {
                 return Ok(());
             }
             let seat = Seat::take(self, layer, source);
+            let span = tracing::info_span!(
+                target: traces::TARGET,
+                "layer",
+                layer = %layer.digest,
+                bytes = layer.size,
+            );
             let flight = Arc::clone(seat.flight());
             tally.note(
                 layer.digest,
@@ -307,7 +315,7 @@ impl Cache {
                     false => Stage::Others(flight),
                 },
             );
-            match seat.wait().await {
+            match seat.wait().instrument(span).await {
                 Ok(()) => {
                     tally.finished(&layer.digest);
                     return Ok(());

@@ -8,8 +8,10 @@ use chalk_core::wire::Role;
 
 /// Calls below `/v1` that change something and need less than the administrator; `*` is one part of
 /// the path.
-const RULES: [(&str, &str, Role); 32] = [
+const RULES: [(&str, &str, Role); 34] = [
     // Tell what would be, and change nothing.
+    ("GET", "/metrics", Role::Read),
+    ("HEAD", "/metrics", Role::Read),
     ("POST", "/v1/resolve", Role::Read),
     ("POST", "/v1/plan", Role::Read),
     ("POST", "/v1/blobs/missing", Role::Build),

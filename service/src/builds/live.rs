@@ -7,10 +7,13 @@ use std::time::Duration;
 use chalk_core::Digest;
 use chalk_core::wire::{Build, EventKind};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::log::EventLog;
+use super::watched::Watched;
 use super::{Builds, Wanted, record};
 use crate::engine::{EventSink, Job};
+use crate::metrics::BuildMetrics;
 use crate::places::Name;
 
 /// A build that waits or runs.
@@ -21,6 +24,7 @@ pub(crate) struct Live {
     forced_from: Option<usize>,
     verifies: bool,
     grace: Duration,
+    watched: Watched,
     log: Arc<EventLog>,
     cancel: CancellationToken,
     /// Some request wants the build whether it is followed or not.
@@ -47,8 +51,15 @@ struct State {
 }
 
 impl Live {
-    pub(super) fn new(record: Build, log: EventLog, wanted: &Wanted, grace: Duration) -> Self {
+    pub(super) fn new(
+        record: Build,
+        log: EventLog,
+        wanted: &Wanted,
+        grace: Duration,
+        metrics: &BuildMetrics,
+    ) -> Self {
         Self {
+            watched: Watched::new(&record, metrics.clone()),
             id: record.id.clone(),
             hash: wanted.image_hash,
             forced_from: wanted.forced_from(),
@@ -102,6 +113,16 @@ impl Live {
 
     pub(super) fn grace(&self) -> Duration {
         self.grace
+    }
+
+    /// The span of the build, of which its id is known to the log.
+    pub(super) fn span(&self) -> Span {
+        self.watched.span()
+    }
+
+    /// What is counted and traced of it.
+    pub(super) fn watched(&self) -> &Watched {
+        &self.watched
     }
 
     pub(super) fn log(&self) -> Arc<EventLog> {
@@ -178,7 +199,7 @@ impl Live {
     pub(super) fn cancel(&self, why: &str) {
         let mut state = self.state();
         if state.why_cancelled.is_none() {
-            tracing::info!(id = self.id, why, "build is cancelled");
+            tracing::info!(build = self.id, why, "build is cancelled");
             state.why_cancelled = Some(why.to_owned());
         }
         drop(state);
@@ -225,6 +246,7 @@ impl Live {
 impl EventSink for Live {
     fn emit(&self, event: EventKind) {
         let mut state = self.state();
+        self.watched.event(&state.record, &event);
         if !matches!(event, EventKind::Log { .. }) {
             record::apply(&mut state.record, &event);
         }

@@ -16,6 +16,7 @@ mod log;
 pub(crate) mod record;
 mod recovery;
 mod run;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -27,11 +28,13 @@ use chalk_core::wire::{Build, BuildStatus, Event, EventKind};
 use chalk_core::{Digest, Spec};
 use chalk_store::failpoint::{Step, around};
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::engine::{Compression, Engine, EventSink, Secret};
 use crate::ids::Ids;
 use crate::index::{Index, IndexError};
+use crate::metrics::BuildMetrics;
 use crate::places::Name;
 use crate::settings;
 use crate::state::StateError;
@@ -116,6 +119,7 @@ pub(crate) struct Builds {
     engine: Arc<dyn Engine>,
     catalog: Arc<Catalog>,
     index: Arc<Index>,
+    metrics: BuildMetrics,
     queue: Mutex<Queue>,
     tasks: TaskTracker,
     ids: Ids,
@@ -154,10 +158,22 @@ impl Builds {
             engine,
             catalog,
             index,
+            metrics: BuildMetrics::default(),
             queue: Mutex::default(),
             tasks: TaskTracker::new(),
             ids: Ids::default(),
         }
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &BuildMetrics {
+        &self.metrics
+    }
+
+    /// How many builds run, and how many wait.
+    pub(crate) fn lengths(&self) -> (usize, usize) {
+        let queue = self.queue();
+        (queue.running.len(), queue.waiting.len())
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -225,7 +241,7 @@ impl Builds {
             // In case that this client never follows it.
             self.watch_left(shared);
         }
-        tracing::info!(id = shared.id(), hash = %wanted.image_hash, "build is shared");
+        tracing::info!(build = shared.id(), hash = %wanted.image_hash, "build is shared");
         Some(shared.snapshot())
     }
 
@@ -249,6 +265,7 @@ impl Builds {
             log,
             &wanted,
             self.settings.disconnect_grace,
+            &self.metrics,
         ));
         let (taken, answer) = self.enqueue(&live, wanted);
         if !taken {
@@ -274,12 +291,13 @@ impl Builds {
         if let Err(refused) = self.admit(&queue, &wanted.image_hash) {
             return (false, Err(refused));
         }
-        tracing::info!(id = live.id(), hash = %live.hash(), forced_from = ?live.forced_from(), "build is queued");
+        tracing::info!(build = live.id(), hash = %live.hash(), forced_from = ?live.forced_from(), "build is queued");
         queue.live.insert(live.id().to_owned(), live.clone());
         live.set_job(wanted);
         if queue.has_place(&live.hash(), self.settings.parallel) {
             queue.running.insert(live.hash());
-            self.tasks.spawn(run::run(self.clone(), live.clone()));
+            let run = run::run(self.clone(), live.clone());
+            self.tasks.spawn(run.instrument(live.span()));
         } else {
             queue.waiting.push_back(live.clone());
             live.emit(EventKind::Queued {
@@ -333,7 +351,9 @@ impl Builds {
         };
         while let Some(live) = may_run(&queue).and_then(|at| queue.waiting.remove(at)) {
             queue.running.insert(live.hash());
-            self.tasks.spawn(run::run(self.clone(), live));
+            let span = live.span();
+            self.tasks
+                .spawn(run::run(self.clone(), live).instrument(span));
         }
         for (position, live) in queue.waiting.iter().enumerate() {
             live.emit(EventKind::Queued {
@@ -387,8 +407,8 @@ impl Builds {
         let waiting = queue.waiting.len();
         queue.waiting.retain(|other| !Arc::ptr_eq(other, live));
         if queue.waiting.len() < waiting {
-            self.tasks
-                .spawn(run::drop_waiting(self.clone(), live.clone()));
+            let drop = run::drop_waiting(self.clone(), live.clone());
+            self.tasks.spawn(drop.instrument(live.span()));
         }
     }
 
@@ -603,7 +623,8 @@ impl Events {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BuildsError> + Send + 'static,
 ) -> Result<T, BuildsError> {
-    match tokio::task::spawn_blocking(work).await {
+    let span = Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(done) => done,
         Err(_) => Err(BuildsError::Stopping),
     }

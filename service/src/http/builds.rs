@@ -1,9 +1,10 @@
 //! Builds: start, list, watch, cancel.
 
 use std::convert::Infallible;
+use std::time::Instant;
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use chalk_core::wire::{
@@ -17,10 +18,12 @@ use super::body::{Json, Path, Query};
 use super::problem::{ApiError, ApiResult};
 use super::specs::hash_of;
 use super::sse;
+use crate::access::Principal;
 use crate::builds::{Events, Line, Wanted};
 use crate::engine::Compression;
 use crate::places::Name;
 use crate::resolve;
+use crate::secrets;
 use crate::service::Service;
 
 /// Builds that are listed unless the client says how many.
@@ -30,13 +33,20 @@ const LIST_LIMIT: usize = 1000;
 
 pub(super) async fn start(
     State(service): Api,
+    Extension(who): Extension<Principal>,
     Json(request): Json<BuildRequest>,
 ) -> ApiResult<axum::Json<BuildReply>> {
-    Ok(axum::Json(begin(&service, request).await?))
+    Ok(axum::Json(begin(&service, Some(&who), request).await?))
 }
 
-/// Finds an image built, shares a build of it, or queues one.
-pub(crate) async fn begin(service: &Service, request: BuildRequest) -> ApiResult<BuildReply> {
+/// Finds an image built, shares a build of it, or queues one. Secrets of the service are those of
+/// `who`.
+pub(crate) async fn begin(
+    service: &Service,
+    who: Option<&Principal>,
+    request: BuildRequest,
+) -> ApiResult<BuildReply> {
+    let began = Instant::now();
     let BuildRequest {
         spec,
         name,
@@ -59,7 +69,7 @@ pub(crate) async fn begin(service: &Service, request: BuildRequest) -> ApiResult
     let recipe_hash = spec.recipe_hash();
     let spec = resolve::pin(service.bases(), spec).await?;
     let image_hash = hash_of(&spec)?;
-    let wanted = Wanted {
+    let mut wanted = Wanted {
         spec,
         image_hash,
         recipe_hash,
@@ -79,8 +89,11 @@ pub(crate) async fn begin(service: &Service, request: BuildRequest) -> ApiResult
             service.catalog().ensure_name(&image_hash, name).await?;
         }
         let build = service.builds().reused(&wanted, known.digest);
+        service.builds().metrics().skipped(began.elapsed());
         return Ok(BuildReply::Reused(build));
     }
+    let own = &service.settings().secrets;
+    wanted.secrets = secrets::fill(own, who, &wanted.spec, wanted.secrets).await?;
     if let Some(build) = service.builds().join(&wanted) {
         return Ok(BuildReply::Accepted(build));
     }
@@ -95,6 +108,7 @@ pub(crate) async fn begin(service: &Service, request: BuildRequest) -> ApiResult
 /// Builds an image anew beside the published one, to compare the two.
 pub(super) async fn verify(
     State(service): Api,
+    Extension(who): Extension<Principal>,
     Path(id): Path<String>,
     Json(request): Json<VerifyRequest>,
 ) -> ApiResult<axum::Json<Build>> {
@@ -116,17 +130,17 @@ pub(super) async fn verify(
             "build the declaration again, which uploads them: `chalk compute image build FILE`",
         ));
     }
+    let given = request.secrets.into_iter();
+    let given = given.map(|(name, value)| (name, value.into())).collect();
+    let own = &service.settings().secrets;
+    let secrets = secrets::fill(own, Some(&who), &spec, given).await?;
     let wanted = Wanted {
         recipe_hash: spec.recipe_hash(),
         spec,
         image_hash,
         name: None,
         force: true,
-        secrets: request
-            .secrets
-            .into_iter()
-            .map(|(name, value)| (name, value.into()))
-            .collect(),
+        secrets,
         cancel_on_disconnect: request.cancel_on_disconnect,
         compression: None,
         verify: true,
@@ -207,7 +221,8 @@ pub(super) async fn events(
     let after = sse::after(&headers, query.after)?;
     let events = service.builds().follow(&id, after).await?;
     let sent = batches(events, true).map(|batch| batch.map(|lines| frames(&lines)));
-    Ok(sse::answer(sent))
+    let following = service.metrics().requests().follows("build");
+    Ok(sse::answer(sent, following))
 }
 
 /// All events of a batch go out at once, since a long log has millions.

@@ -14,6 +14,7 @@ use crate::engine::EngineError;
 use crate::index::IndexError;
 use crate::registry::RegionalError;
 use crate::resolve::ResolveError;
+use crate::secrets::SecretError;
 use crate::volumes::VolumeError;
 
 impl From<BaseError> for ApiError {
@@ -39,6 +40,28 @@ impl From<BlobError> for ApiError {
                 "send the file again; it may have changed while it was sent",
             ),
             _ => Self::internal("the store failed", &error),
+        }
+    }
+}
+
+impl From<SecretError> for ApiError {
+    fn from(error: SecretError) -> Self {
+        match &error {
+            SecretError::Denied(_) => Self::new(
+                problem::FORBIDDEN,
+                403,
+                "a secret is not for this client",
+                error.to_string(),
+                "give a value by `--secret NAME`, or add the token's name to the service's setting `secrets.clients`",
+            ),
+            SecretError::Unreadable { .. } => Self::internal("a secret cannot be read", &error),
+            SecretError::TooLarge { .. } => Self::new(
+                problem::TOO_LARGE,
+                413,
+                "the secrets are too large",
+                error.to_string(),
+                "keep what is large in a file that is encrypted, and its key as the secret",
+            ),
         }
     }
 }

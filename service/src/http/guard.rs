@@ -150,7 +150,7 @@ pub(crate) async fn guard(
     let id = format!("{:08x}", guard.requests.fetch_add(1, Ordering::Relaxed) + 1);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let span = tracing::info_span!("request", id, %method, path);
+    let span = tracing::info_span!("request", request = id, %method, path);
     let start = Instant::now();
     let answer = async {
         match check_sender(&guard, &request) {

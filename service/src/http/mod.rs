@@ -8,6 +8,7 @@ mod errors;
 mod fleet;
 mod guard;
 mod images;
+mod metrics;
 pub(crate) mod nodes;
 mod openapi;
 mod page;
@@ -35,12 +36,14 @@ use tower_http::cors::{AllowOrigin, AllowPrivateNetwork, CorsLayer};
 
 pub(crate) use builds::begin as begin_build;
 pub(crate) use guard::Guard;
+pub(crate) use metrics::router as metrics_router;
 use openapi::Call;
 use openapi::Of::{Flag, Number, Text};
 pub(crate) use page::{PackError, Page};
 pub(crate) use problem::ApiError;
 
 use crate::grpc;
+use crate::metrics::count;
 use crate::service::Service;
 
 type Api = State<Arc<Service>>;
@@ -104,6 +107,12 @@ fn image_routes() -> Vec<Route> {
             "/readyz",
             get(readyz),
             Call::new("Whether the service takes requests").gives_other(TEXT),
+        ),
+        route(
+            get_.clone(),
+            "/metrics",
+            get(metrics::metrics),
+            Call::new("What the service counts, for Prometheus").gives_other(TEXT),
         ),
         route(
             get_.clone(),
@@ -286,6 +295,7 @@ pub(crate) fn router(
     for route in routes() {
         router = router.route(route.path, route.handler);
     }
+    let requests = service.metrics().requests().clone();
     let cors = guard.has_origins().then(|| cors(guard.clone()));
     router
         .fallback(move |request: Request| async move { no_such_call(&page, &request) })
@@ -298,6 +308,7 @@ pub(crate) fn router(
         .layer(tower::util::option_layer(cors))
         .layer(from_fn_with_state(guard, guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(requests, count))
 }
 
 /// Answers browsers that ask whether a page of another origin may send a request, and lets that page

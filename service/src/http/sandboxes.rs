@@ -212,7 +212,8 @@ pub(super) async fn output(
             Some((event, (output, stop)))
         },
     );
-    Ok(sse::answer(events))
+    let following = service.metrics().requests().follows("sandbox");
+    Ok(sse::answer(events, following))
 }
 
 /// Where a node sends output for a client.

@@ -101,7 +101,8 @@ pub(super) async fn events(
     let after = sse::after(&headers, query.after)?;
     let events = service.fleet().warms().follow(&id, after).await?;
     let stop = service.fleet().stop().clone();
-    Ok(sse::answer(batches(events, stop)))
+    let following = service.metrics().requests().follows("warm");
+    Ok(sse::answer(batches(events, stop), following))
 }
 
 fn batches(

@@ -406,6 +406,20 @@ impl Nodes {
         self.state().nodes.values().map(Entry::shown).collect()
     }
 
+    /// How many nodes are in each state.
+    pub(crate) fn by_state(&self) -> [(&'static str, usize); 3] {
+        let mut count = [("ready", 0), ("draining", 0), ("lost", 0)];
+        for entry in self.state().nodes.values() {
+            let at = match entry.state() {
+                NodeState::Ready => 0,
+                NodeState::Draining => 1,
+                NodeState::Lost => 2,
+            };
+            count[at].1 += 1;
+        }
+        count
+    }
+
     /// Which connected node has which image.
     pub(crate) fn cache_map(&self) -> CacheMap {
         let state = self.state();

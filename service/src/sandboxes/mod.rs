@@ -19,11 +19,14 @@ use std::time::Duration;
 use chalk_core::Digest;
 use chalk_core::wire::agent::{Ask, Order, SandboxReport};
 use chalk_core::wire::{Problem, Sandbox, SandboxRequest, SandboxState, problem};
+use chalk_watch::traces;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tracing::Span;
 
 use crate::ids::Ids;
 use crate::ledger::{Changes, Ledger, LedgerError, Table};
+use crate::metrics::{SandboxMetrics, sandbox_word};
 use crate::nodes::{Connected, Nodes, Selection, not_kept, session};
 use crate::regions::{ImageAt, Regions};
 use crate::settings;
@@ -80,6 +83,7 @@ pub(crate) struct Sandboxes {
     ids: Ids,
     streams: Streams,
     transfers: Transfers,
+    metrics: SandboxMetrics,
     state: Mutex<State>,
 }
 
@@ -147,6 +151,7 @@ impl Sandboxes {
             ids,
             streams: Streams::default(),
             transfers: Transfers::default(),
+            metrics: SandboxMetrics::default(),
             state: Mutex::new(state),
         })
     }
@@ -272,9 +277,10 @@ impl Sandboxes {
             .iter()
             .filter(|n| n.region == region && *n.name != *node);
         let peers = near.filter_map(|n| n.mirror.clone()).take(PEERS);
-        let image = self
+        let mut image = self
             .regions
             .image_ref(&region, session.host(), image, peers.collect());
+        image.traceparent = traces::traceparent(&Span::current());
         let order = Order::StartSandbox {
             id: id.to_owned(),
             image,
@@ -304,9 +310,13 @@ impl Sandboxes {
         let Some(entry) = entries.get_mut(id) else {
             return;
         };
+        let was_over = entry.is_over();
         change(&mut entry.stored.sandbox);
         entry.tell();
         if entry.is_over() {
+            if !was_over {
+                self.metrics.ended(entry.sandbox().state);
+            }
             let changes = Changes::new().put(Table::Sandboxes, id, &entry.stored);
             self.ledger.later(changes);
             living.remove(id);
@@ -369,6 +379,24 @@ impl Sandboxes {
                 && image(sandbox)
         };
         sandboxes.filter(wanted).cloned().collect()
+    }
+
+    /// How many sandboxes are in each state in which they live.
+    pub(crate) fn by_state(&self) -> [(&'static str, usize); 2] {
+        let state = self.state();
+        let of = |wanted: SandboxState| {
+            let living = state.living.iter().filter_map(|id| state.entries.get(id));
+            let count = living
+                .filter(|entry| entry.sandbox().state == wanted)
+                .count();
+            (sandbox_word(wanted), count)
+        };
+        [of(SandboxState::Starting), of(SandboxState::Running)]
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &SandboxMetrics {
+        &self.metrics
     }
 
     /// Sandboxes that live on a node, as far as is known.

@@ -8,7 +8,9 @@ mod cpus;
 mod draft;
 mod fleet;
 mod node;
+mod secrets;
 mod table;
+mod watch;
 mod web_origin;
 
 use std::collections::BTreeMap;
@@ -24,7 +26,9 @@ pub use cpus::Cpus;
 pub use draft::{Draft, Origin, Row, SettingsError};
 pub use fleet::{InvalidRegistry, Nodes, Prewarm, Regions, RegistryAt, Sandboxes, Warm};
 pub use node::{CacheForm, Node};
+pub use secrets::Secrets;
 pub use table::{Kind, Setting, TABLE, find};
+pub use watch::{Log, LogFormat, Metrics, Trace};
 pub use web_origin::{AllowedOrigin, InvalidOrigin, WebOrigin};
 
 /// Settings of the service. A path such as `build.parallel` names a field of a section here, a
@@ -50,8 +54,16 @@ pub struct Settings {
     pub warm: Warm,
     /// Base images that every node keeps ready.
     pub prewarm: Prewarm,
+    /// Secrets that the service has for builds.
+    pub secrets: Secrets,
     /// Records of sandboxes.
     pub sandboxes: Sandboxes,
+    /// Who reads metrics without a token.
+    pub metrics: Metrics,
+    /// The log.
+    pub log: Log,
+    /// Traces.
+    pub trace: Trace,
     /// What a client may ask for at most.
     pub limits: Limits,
     /// The node of `chalk node`, or inside this process.

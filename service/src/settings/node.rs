@@ -46,6 +46,8 @@ pub struct Node {
     /// Docker's credentials file; unset, `$DOCKER_CONFIG/config.json` or
     /// `~/.docker/config.json`.
     pub credentials: Option<PathBuf>,
+    /// Address that serves `/metrics` of the node without a token; unset, none does.
+    pub metrics_listen: Option<SocketAddr>,
     /// Bytes that the writable layer of a sandbox may take, unless it asks for another limit.
     pub sandbox_disk: ByteSize,
     /// Bytes of output that are kept of one process of a sandbox.
@@ -94,6 +96,7 @@ impl Default for Node {
             insecure: Vec::new(),
             ca_bundle: None,
             credentials: None,
+            metrics_listen: None,
             sandbox_disk: ByteSize::gib(10),
             log_limit: ByteSize::mib(64),
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],

@@ -318,6 +318,21 @@ pub const TABLE: &[Setting] = &[
         "How often is looked whether tags of pre-warmed images moved.",
     ),
     setting(
+        "secrets.files",
+        Kind::Pairs,
+        "Secret of builds to the service's file with its value.",
+    ),
+    setting(
+        "secrets.env",
+        Kind::Pairs,
+        "Secret of builds to the service's environment variable with its value.",
+    ),
+    setting(
+        "secrets.clients",
+        Kind::Map,
+        "Secret to the tokens, by name, that may use it besides the administrator's; unlisted, all that may build.",
+    ),
+    setting(
         "sandboxes.keep",
         Kind::Count,
         "Ended sandboxes whose records are kept.",
@@ -326,6 +341,21 @@ pub const TABLE: &[Setting] = &[
         "sandboxes.disconnect_grace",
         Kind::Time,
         "How long a sandbox that is to end with its clients waits for one to come back.",
+    ),
+    setting(
+        "metrics.listen",
+        Kind::Address,
+        "Address that serves /metrics of the service without a token, and nothing else; unset, none does.",
+    ),
+    setting(
+        "log.format",
+        Kind::Word(&super::LogFormat::WORDS),
+        "Form of the log of service and node: text, or one JSON document a line.",
+    ),
+    setting(
+        "trace.endpoint",
+        Kind::Text,
+        "Base URL of an OpenTelemetry collector (OTLP over HTTP); unset, that of OTEL_EXPORTER_OTLP_ENDPOINT, if any.",
     ),
     setting(
         "limits.request",
@@ -418,6 +448,11 @@ pub const TABLE: &[Setting] = &[
         "node.credentials",
         Kind::Path,
         "Docker's credentials file of the node; unset, ~/.docker/config.json.",
+    ),
+    setting(
+        "node.metrics_listen",
+        Kind::Address,
+        "Address that serves /metrics of the node without a token; unset, none does.",
     ),
     setting(
         "node.sandbox_disk",

@@ -16,12 +16,15 @@ use std::time::Duration;
 use chalk_core::Digest;
 use chalk_core::wire::agent::Report;
 use chalk_core::wire::{Problem, Warm, WarmEvent, WarmEventKind, WarmRequest, WarmStatus, problem};
+use chalk_watch::traces;
 
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
+use tracing::Span;
 
 use crate::ids::Ids;
 use crate::ledger::{Changes, Ledger, LedgerError, Table};
+use crate::metrics::WarmMetrics;
 use crate::nodes::{Nodes, Selection, not_kept};
 use crate::regions::{ImageAt, Regions};
 use crate::settings;
@@ -62,6 +65,7 @@ pub(crate) struct Warms {
     regions: Arc<Regions>,
     settings: settings::Warm,
     ids: Ids,
+    metrics: WarmMetrics,
     state: Mutex<State>,
     /// Warms that are only in the ledger, with the number of their targets.
     past: Mutex<BTreeMap<String, usize>>,
@@ -113,7 +117,8 @@ impl Warms {
             direct: settings.registry_pulls,
             chain: u32::try_from(settings.chain).unwrap_or(u32::MAX),
         };
-        let mut state = State::new(nodes.clone(), regions.clone(), limits);
+        let metrics = WarmMetrics::default();
+        let mut state = State::new(nodes.clone(), regions.clone(), limits, metrics.clone());
         let mut past = BTreeMap::new();
         let ids = Ids::default();
         for (id, mut header) in ledger.all::<Header>(Table::Warms, "")? {
@@ -133,10 +138,23 @@ impl Warms {
             regions,
             settings,
             ids,
+            metrics,
             state: Mutex::new(state),
             past: Mutex::new(past),
             changed: Notify::new(),
         })
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &WarmMetrics {
+        &self.metrics
+    }
+
+    /// How many warms run.
+    pub(crate) fn running(&self) -> usize {
+        let state = self.state();
+        let running = |live: &&state::Live| live.header.status == WarmStatus::Running;
+        state.live.values().filter(running).count()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -280,6 +298,7 @@ impl Warms {
             last_event: 0,
             targets: targets.len(),
             awaits: false,
+            traceparent: traces::traceparent(&Span::current()),
         };
         let mut changes = Changes::new().put(Table::Warms, &header.id, &header);
         for (at, stored) in targets.iter().enumerate() {

@@ -30,6 +30,9 @@ pub(super) struct Header {
     /// Whether it ended with nodes that were lost and may still come back.
     #[serde(default)]
     pub(super) awaits: bool,
+    /// Trace of the request for it.
+    #[serde(default)]
+    pub(super) traceparent: Option<String>,
 }
 
 /// An image of a warm.

@@ -24,6 +24,7 @@ use super::stage::StageDone;
 use super::{PARALLEL, Shared, forced, missing_blobs, storage};
 use crate::bases::Base;
 use crate::engine::{EngineError, EventSink, Job, Outcome};
+use crate::secrets::redact::Redaction;
 
 /// Largest JSON of a directory tree.
 pub(super) const TREE_LIMIT: u64 = 256 << 20;
@@ -49,6 +50,8 @@ pub(super) struct Build<'a> {
     pub(super) forced: Vec<Vec<bool>>,
     pub(super) pusher: Pusher<'a>,
     pub(super) scratch: Scratch,
+    /// What no output of a step may show.
+    pub(super) redaction: Redaction,
     /// Where new layers are packed to.
     pub(super) store: BlobStore,
     /// Empty cache directories, where those of the builder are not to be used.
@@ -91,6 +94,8 @@ pub(super) async fn build(
     events.emit(EventKind::Started {
         steps: steps.clone(),
     });
+    let redaction = Redaction::new(&job.secrets);
+    let redaction = redaction.map_err(|error| EngineError::Host(error.to_string()))?;
     let scratch = Scratch::new(&shared.scratch, &job.id)?;
     let (store, own_caches) = places(shared, job, &scratch)?;
     let Lowered {
@@ -107,6 +112,7 @@ pub(super) async fn build(
         stages,
         pusher: Pusher::new(shared, events, images.into_values().collect()),
         bases,
+        redaction,
         scratch,
         store,
         own_caches,

@@ -13,6 +13,7 @@ use chalk_store::layer::{LayerError, Target, UnpackOptions, Unpacked, unpack_as,
 use chalk_store::snapshots::{NewSnapshot, SnapshotError, Snapshots};
 use chalk_store::{BlobStore, Follower};
 use tokio::sync::Mutex as AsyncMutex;
+use tracing::Span;
 
 use super::owners::overlay_attrs;
 
@@ -58,13 +59,17 @@ impl Drop for LayerDir {
         };
         let name = self.name.take();
         // Both ways write to the disk, which async threads must not wait for.
-        self.runtime.spawn_blocking(move || match name {
-            Some(name) => {
-                if let Err(error) = snapshot.commit(&name) {
-                    tracing::warn!(%error, "a layer directory is not kept");
+        let span = Span::current();
+        self.runtime.spawn_blocking(move || {
+            let _of = span.entered();
+            match name {
+                Some(name) => {
+                    if let Err(error) = snapshot.commit(&name) {
+                        tracing::warn!(%error, "a layer directory is not kept");
+                    }
                 }
+                None => drop(snapshot),
             }
-            None => drop(snapshot),
         });
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tracing::Span;
 
 use crate::engine::EngineError;
 
@@ -80,7 +81,8 @@ impl Scratch {
 
     /// Removes it all, off the async threads.
     pub(super) async fn close(self) {
-        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+        let span = Span::current();
+        let _ = tokio::task::spawn_blocking(move || span.in_scope(|| drop(self))).await;
     }
 }
 

@@ -219,7 +219,8 @@ impl<'a> Build<'a> {
             sources,
             upper: layer.path().to_owned(),
             scratch: &self.scratch,
-            log: StepLog::new(position, &self.job.secrets, &emit),
+            redaction: &self.redaction,
+            log: StepLog::new(position, &self.redaction, &emit),
             deadline: began + self.shared.settings.step_timeout,
         };
         let done = match &op.action {
@@ -235,6 +236,7 @@ impl<'a> Build<'a> {
             Err(StepError::Engine(error)) => (error.to_string(), None),
             Err(StepError::Failed { message, exit_code }) => (message, exit_code),
         };
+        let message = self.redaction.text(message);
         let seconds = began.elapsed().as_secs_f64();
         self.record(position, |record| {
             record.state = StepState::Failed;
@@ -289,7 +291,7 @@ impl<'a> Build<'a> {
     }
 
     fn cancel_for(&self, error: &EngineError) {
-        tracing::warn!(build = self.job.id, %error, "a layer cannot be kept");
+        tracing::warn!(%error, "a layer cannot be kept");
         self.cancel.cancel();
     }
 

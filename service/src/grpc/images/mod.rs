@@ -107,7 +107,7 @@ impl Images {
             compression: None,
         };
         for _ in 0..TRIES {
-            let reply = begin_build(&self.service, request()).await;
+            let reply = begin_build(&self.service, None, request()).await;
             let reply = reply.map_err(|error| declared.explain(error.into()))?;
             match &reply {
                 BuildReply::NeedsBlobs(_) => {}
