@@ -53,6 +53,7 @@ mod terminals;
 mod tokens;
 mod verify;
 mod warms;
+mod watching;
 
 /// Name and body of a test.
 type Test = (&'static str, fn(&World));
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         ("restarts", restarts::TESTS),
         ("pulls", pulls::TESTS),
         ("warms", warms::TESTS),
+        ("watching", watching::TESTS),
         ("regions", regions::TESTS),
         ("sandbox_files", sandbox_files::TESTS),
         ("sandboxes", sandboxes::TESTS),
