@@ -1,5 +1,8 @@
 //! Directory trees by content: what `add_dir` and Dockerfile contexts count as.
 
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::Digest;
@@ -83,10 +86,31 @@ impl Tree {
     /// # Errors
     /// When the bytes are no sound tree.
     pub fn parse(json: &[u8]) -> Result<Self, InvalidTree> {
-        let tree: Self =
-            serde_json::from_slice(json).map_err(|e| InvalidTree::Json(e.to_string()))?;
-        tree.validate()?;
-        Ok(tree)
+        let mut entries = Vec::new();
+        Self::scan(json, |entry| entries.push(entry))?;
+        Ok(Self { entries })
+    }
+
+    /// Reads the JSON of a tree, checks it, and hands out its entries one by one, so that a tree of
+    /// any length takes no memory beyond that of its JSON.
+    ///
+    /// # Errors
+    /// When the bytes are no sound tree; entries before the first unsound one were handed out then.
+    pub fn scan(json: &[u8], take: impl FnMut(TreeEntry)) -> Result<(), InvalidTree> {
+        let mut order = Order::default();
+        let mut unsound = None;
+        let entries = Entries {
+            order: &mut order,
+            unsound: &mut unsound,
+            take,
+        };
+        let mut reader = serde_json::Deserializer::from_slice(json);
+        let read = entries.deserialize(&mut reader).and_then(|()| reader.end());
+        match (unsound, read) {
+            (Some(unsound), _) => Err(unsound),
+            (None, Err(error)) => Err(InvalidTree::Json(error.to_string())),
+            (None, Ok(())) => Ok(()),
+        }
     }
 
     /// The digest of the tree of listed entries below `root`, and the files to upload with it: every
@@ -156,46 +180,8 @@ impl Tree {
     /// # Errors
     /// Names the first entry that breaks a rule.
     pub fn validate(&self) -> Result<(), InvalidTree> {
-        let mut last: Option<&str> = None;
-        // A directory whose parents are known to be directories too.
-        let mut sound = "";
-        for (at, entry) in self.entries.iter().enumerate() {
-            let path = entry.path.as_str();
-            let word = |word: &str| !matches!(word, "" | "." | "..") && !word.contains('\0');
-            if !path.split('/').all(word) {
-                return Err(InvalidTree::Path(path.to_owned()));
-            }
-            if last.is_some_and(|last| last >= path) {
-                return Err(InvalidTree::Order(path.to_owned()));
-            }
-            last = Some(path);
-            let before = &self.entries[..at];
-            let is_leaf = |parent: &str| {
-                let place = before.binary_search_by(|entry| entry.path.as_str().cmp(parent));
-                place.is_ok_and(|place| before[place].node != TreeNode::Dir)
-            };
-            let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
-            if dir != sound {
-                if path.match_indices('/').any(|(i, _)| is_leaf(&path[..i])) {
-                    return Err(InvalidTree::Parent(path.to_owned()));
-                }
-                sound = dir;
-            }
-            match &entry.node {
-                TreeNode::Dir => {}
-                TreeNode::File { mode, .. } => {
-                    if mode != "0644" && mode != "0755" {
-                        return Err(InvalidTree::Mode(path.to_owned()));
-                    }
-                }
-                TreeNode::Symlink { target } => {
-                    if target.is_empty() || target.contains('\0') {
-                        return Err(InvalidTree::Path(path.to_owned()));
-                    }
-                }
-            }
-        }
-        Ok(())
+        let mut order = Order::default();
+        self.entries.iter().try_for_each(|entry| order.check(entry))
     }
 
     /// The RFC 8785 JSON that is hashed and uploaded.
@@ -224,6 +210,98 @@ impl Tree {
     /// SHA-256 of [`Tree::json`].
     pub fn digest(&self) -> Digest {
         Digest::of(self.json().as_bytes())
+    }
+}
+
+/// What the rules of a tree need to know of the entries before one.
+#[derive(Default)]
+struct Order {
+    last: Option<String>,
+    /// Lengths of the beginnings of `last` that are entries and no directories. Where an entry lies
+    /// below one, all between the two begin with its path, since they are sorted.
+    leaves: Vec<usize>,
+}
+
+impl Order {
+    fn check(&mut self, entry: &TreeEntry) -> Result<(), InvalidTree> {
+        let path = entry.path.as_str();
+        let word = |word: &str| !matches!(word, "" | "." | "..") && !word.contains('\0');
+        if !path.split('/').all(word) {
+            return Err(InvalidTree::Path(path.to_owned()));
+        }
+        if let Some(last) = &self.last {
+            if last.as_str() >= path {
+                return Err(InvalidTree::Order(path.to_owned()));
+            }
+            let same = |(a, b): &(u8, u8)| a == b;
+            let shared = last.bytes().zip(path.bytes()).take_while(same).count();
+            while self.leaves.last().is_some_and(|leaf| *leaf > shared) {
+                self.leaves.pop();
+            }
+        }
+        let bytes = path.as_bytes();
+        if self
+            .leaves
+            .iter()
+            .any(|leaf| bytes.get(*leaf) == Some(&b'/'))
+        {
+            return Err(InvalidTree::Parent(path.to_owned()));
+        }
+        match &entry.node {
+            TreeNode::Dir => {}
+            TreeNode::File { mode, .. } => {
+                if mode != "0644" && mode != "0755" {
+                    return Err(InvalidTree::Mode(path.to_owned()));
+                }
+            }
+            TreeNode::Symlink { target } => {
+                if target.is_empty() || target.contains('\0') {
+                    return Err(InvalidTree::Path(path.to_owned()));
+                }
+            }
+        }
+        if entry.node != TreeNode::Dir {
+            self.leaves.push(path.len());
+        }
+        let last = self.last.get_or_insert_default();
+        last.clear();
+        last.push_str(path);
+        Ok(())
+    }
+}
+
+/// The list of a tree's JSON, whose entries are checked and handed on as they come.
+struct Entries<'a, F> {
+    order: &'a mut Order,
+    /// Which rule was broken; the reader can only say that one was.
+    unsound: &'a mut Option<InvalidTree>,
+    take: F,
+}
+
+impl<'de, F: FnMut(TreeEntry)> DeserializeSeed<'de> for Entries<'_, F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, F: FnMut(TreeEntry)> Visitor<'de> for Entries<'_, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of entries")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        while let Some(entry) = list.next_element::<TreeEntry>()? {
+            if let Err(unsound) = self.order.check(&entry) {
+                *self.unsound = Some(unsound);
+                return Err(A::Error::custom("an entry is unsound"));
+            }
+            (self.take)(entry);
+        }
+        Ok(())
     }
 }
 
@@ -264,6 +342,50 @@ mod tests {
             )
         );
         assert_eq!(Tree::parse(tree.json().as_bytes()), Ok(tree));
+    }
+
+    #[test]
+    fn nothing_lies_below_a_leaf() {
+        // Every set of three names over an alphabet with what sorts before and after the slash.
+        let mut names = Vec::new();
+        for a in ["a", "a-", "a0", "b"] {
+            names.push(a.to_owned());
+            for b in ["/a", "/-", "-/a", "0/a", "/a/b"] {
+                names.push(format!("{a}{b}"));
+            }
+        }
+        names.sort();
+        names.dedup();
+        let dir = |path: &str| TreeEntry {
+            path: path.into(),
+            node: TreeNode::Dir,
+        };
+        for (i, x) in names.iter().enumerate() {
+            for (j, y) in names.iter().enumerate().skip(i + 1) {
+                for z in &names[j + 1..] {
+                    for leaves in 0..8_u8 {
+                        let three = [x, y, z];
+                        let entry = |(n, path): (usize, &&String)| match leaves & (1 << n) {
+                            0 => dir(path),
+                            _ => file(path),
+                        };
+                        let entries: Vec<_> = three.iter().enumerate().map(entry).collect();
+                        let below = |path: &str| {
+                            entries.iter().any(|e| {
+                                e.node != TreeNode::Dir && path.starts_with(&format!("{}/", e.path))
+                            })
+                        };
+                        let expect = three.iter().find(|path| below(path));
+                        let expect = match expect {
+                            Some(path) => Err(InvalidTree::Parent((*path).clone())),
+                            None => Ok(()),
+                        };
+                        let tree = Tree { entries };
+                        assert_eq!(tree.validate(), expect, "{tree:?}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

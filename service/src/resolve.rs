@@ -173,16 +173,19 @@ fn without_engine(spec: &Spec, state: PlanState) -> Vec<PlanStep> {
 /// # Errors
 /// When the store fails.
 pub async fn missing(blobs: &BlobStore, digests: Vec<Digest>) -> Result<Vec<Digest>, BlobError> {
-    let lacking = blobs.run(move |store| -> Result<_, BlobError> {
-        let mut lacking = BTreeSet::new();
-        for digest in digests {
-            if !store.contains(digest)? {
-                lacking.insert(digest);
-            }
+    blobs.run(move |store| absent(store, digests)).await
+}
+
+fn absent(store: &BlobStore, mut digests: Vec<Digest>) -> Result<Vec<Digest>, BlobError> {
+    digests.sort_unstable();
+    digests.dedup();
+    let mut absent = Vec::new();
+    for digest in digests {
+        if !store.contains(digest)? {
+            absent.push(digest);
         }
-        Ok(lacking)
-    });
-    Ok(lacking.await?.into_iter().collect())
+    }
+    Ok(absent)
 }
 
 /// The blobs that a build of the spec needs and the store lacks: files, trees, and the files of
@@ -191,7 +194,7 @@ pub async fn missing(blobs: &BlobStore, digests: Vec<Digest>) -> Result<Vec<Dige
 /// # Errors
 /// When the store fails, or a blob that stands for a directory is no tree.
 pub async fn needed(blobs: &BlobStore, spec: &Spec) -> Result<Vec<Digest>, ResolveError> {
-    let (mut files, mut trees) = (BTreeSet::new(), BTreeSet::new());
+    let (mut files, mut trees) = (Vec::new(), BTreeSet::new());
     if let Base::Dockerfile(dockerfile) = &spec.base {
         let instructions = dockerfile.stages.iter().flat_map(|s| &s.instructions);
         trees.extend(instructions.filter_map(|i: &Instruction| i.context));
@@ -199,7 +202,7 @@ pub async fn needed(blobs: &BlobStore, spec: &Spec) -> Result<Vec<Digest>, Resol
     for step in &spec.steps {
         match &step.kind {
             StepKind::AddFile { digest, .. } => {
-                files.insert(*digest);
+                files.push(*digest);
             }
             StepKind::UvSync(project) => files.extend([project.pyproject, project.lock]),
             StepKind::AddDir { digest, .. } => {
@@ -222,38 +225,32 @@ pub async fn needed(blobs: &BlobStore, spec: &Spec) -> Result<Vec<Digest>, Resol
 /// When the store fails, or a blob that stands for a directory is no tree.
 pub(crate) async fn lacking(
     blobs: &BlobStore,
-    mut files: BTreeSet<Digest>,
+    mut files: Vec<Digest>,
     trees: BTreeSet<Digest>,
 ) -> Result<Vec<Digest>, ResolveError> {
     let lacking = blobs.run(move |store| -> Result<_, ResolveError> {
-        let mut lacking = BTreeSet::new();
+        let mut lacking = Vec::new();
         for digest in trees {
             // A damaged tree is set aside by the store, so it counts as absent.
             let json = match store.read_small(digest, TREE_LIMIT) {
                 Ok(json) => json,
                 Err(BlobError::NotFound(_) | BlobError::Mismatch { .. }) => {
-                    lacking.insert(digest);
+                    lacking.push(digest);
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            let tree =
-                Tree::parse(&json).map_err(|source| ResolveError::Tree { digest, source })?;
-            files.extend(
-                tree.entries
-                    .into_iter()
-                    .filter_map(|entry| match entry.node {
-                        TreeNode::File { digest, .. } => Some(digest),
-                        TreeNode::Dir | TreeNode::Symlink { .. } => None,
-                    }),
-            );
+            let named = Tree::scan(&json, |entry| {
+                if let TreeNode::File { digest, .. } = entry.node {
+                    files.push(digest);
+                }
+            });
+            named.map_err(|source| ResolveError::Tree { digest, source })?;
         }
-        for digest in files {
-            if !store.contains(digest)? {
-                lacking.insert(digest);
-            }
-        }
+        lacking.extend(absent(store, files)?);
+        lacking.sort_unstable();
+        lacking.dedup();
         Ok(lacking)
     });
-    Ok(lacking.await?.into_iter().collect())
+    lacking.await
 }

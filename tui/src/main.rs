@@ -9,6 +9,7 @@ mod commands;
 mod connect;
 mod declaration;
 mod error;
+mod memory;
 mod output;
 mod own_node;
 mod progress;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         let _ = write!(std::io::stdout(), "{points}");
         return ExitCode::from(exit::OK);
     }
+    memory::set_up();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

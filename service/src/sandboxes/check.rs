@@ -129,12 +129,14 @@ pub(crate) async fn missing(
     blobs: &BlobStore,
     request: &SandboxRequest,
 ) -> Result<Vec<Digest>, ResolveError> {
-    let (mut files, mut trees) = (BTreeSet::new(), BTreeSet::new());
+    let (mut files, mut trees) = (Vec::new(), BTreeSet::new());
     for mount in &request.mounts {
         match &mount.source {
-            MountSource::File { digest, .. } => files.insert(*digest),
-            MountSource::Dir { digest } => trees.insert(*digest),
-        };
+            MountSource::File { digest, .. } => files.push(*digest),
+            MountSource::Dir { digest } => {
+                trees.insert(*digest);
+            }
+        }
     }
     resolve::lacking(blobs, files, trees).await
 }

@@ -247,11 +247,7 @@ async fn check_files(shared: &Shared, lowered: &Lowered) -> Result<(), EngineErr
         return Err(EngineError::MissingBlobs(missing));
     }
     for tree in trees {
-        let tree = shared.tree(tree).await?;
-        wanted.extend(tree.entries.iter().filter_map(|entry| match entry.node {
-            TreeNode::File { digest, .. } => Some(digest),
-            _ => None,
-        }));
+        wanted.extend(shared.files_of(tree).await?);
     }
     let missing = missing_blobs(&shared.blobs, wanted).await?;
     match missing.is_empty() {
@@ -319,17 +315,26 @@ fn forced_operations(job: &Job, stages: &[BuildStage]) -> Vec<Vec<bool>> {
 }
 
 impl Shared {
-    /// A tree of the store.
+    /// The files that a tree of the store names.
     ///
     /// # Errors
     /// When it is not there, damaged, or no tree.
-    pub(super) async fn tree(&self, digest: Digest) -> Result<Tree, EngineError> {
+    async fn files_of(&self, tree: Digest) -> Result<Vec<Digest>, EngineError> {
         let bytes = self
             .blobs
-            .run(move |blobs| blobs.read_small(digest, TREE_LIMIT))
+            .run(move |blobs| blobs.read_small(tree, TREE_LIMIT))
             .await
             .map_err(|e| storage("read a directory's listing", &e))?;
-        Tree::parse(&bytes).map_err(|e| EngineError::Spec(format!("{digest} is {e}")))
+        let mut files = Vec::new();
+        let read = Tree::scan(&bytes, |entry| {
+            if let TreeNode::File { digest, .. } = entry.node {
+                files.push(digest);
+            }
+        });
+        match read {
+            Ok(()) => Ok(files),
+            Err(error) => Err(EngineError::Spec(format!("{tree} is {error}"))),
+        }
     }
 }
 

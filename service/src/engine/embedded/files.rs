@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use chalk_core::Digest;
 use chalk_core::lower::{Action, Chmod, Copy, CopySource, Download};
-use chalk_core::tree::Tree;
 use chalk_store::BlobStore;
 use chalk_store::stack::Stack;
 
@@ -205,8 +204,7 @@ fn read_tree(digest: Digest, store: &BlobStore) -> Result<Virtual, String> {
     let bytes = store
         .read_small(digest, TREE_LIMIT)
         .map_err(|e| e.to_string())?;
-    let tree = Tree::parse(&bytes).map_err(|e| format!("{digest} is {e}"))?;
-    Virtual::of_tree(&tree)
+    Virtual::of_tree(&bytes).map_err(|why| format!("{digest} is {why}"))
 }
 
 impl Shared {

@@ -74,23 +74,30 @@ impl Virtual {
         Self::Dir(BTreeMap::new())
     }
 
-    /// The tree of a directory that was uploaded.
-    pub(in crate::engine::embedded) fn of_tree(tree: &Tree) -> Result<Self> {
+    /// The tree of a directory that was uploaded, from its JSON.
+    pub(in crate::engine::embedded) fn of_tree(json: &[u8]) -> Result<Self> {
         let mut root = Self::empty();
-        for entry in &tree.entries {
-            let node = match &entry.node {
+        let mut wrong = None;
+        let read = Tree::scan(json, |entry| {
+            let node = match entry.node {
                 TreeNode::Dir => Self::empty(),
-                TreeNode::Symlink { target } => Self::Symlink(target.clone().into_bytes()),
+                TreeNode::Symlink { target } => Self::Symlink(target.into_bytes()),
                 TreeNode::File { digest, mode } => Self::File {
-                    contents: Contents::Blob(*digest),
-                    mode: u32::from_str_radix(mode, 8)
-                        .map_err(|_| format!("`{}` has the mode `{mode}`", entry.path))?,
+                    contents: Contents::Blob(digest),
+                    // A sound tree has one of two.
+                    mode: if mode == "0755" { 0o755 } else { 0o644 },
                     mtime: MTIME,
                 },
             };
-            root.insert(&entry.path, node)?;
+            if let Err(why) = root.insert(&entry.path, node) {
+                wrong.get_or_insert(why);
+            }
+        });
+        match (read, wrong) {
+            (Err(error), _) => Err(error.to_string()),
+            (Ok(()), Some(why)) => Err(why),
+            (Ok(()), None) => Ok(root),
         }
-        Ok(root)
     }
 
     /// Puts a node at a path, making its parents.
