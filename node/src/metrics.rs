@@ -26,7 +26,7 @@ use crate::sandboxes::Sandboxes;
 const CLIENTS: usize = 16;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct From {
+struct Origin {
     from: &'static str,
 }
 
@@ -43,15 +43,15 @@ struct ImageLabel {
 /// What is counted of pulls. Clones count together.
 #[derive(Debug, Clone)]
 pub(crate) struct PullMetrics {
-    fetched: Family<From, Counter>,
+    fetched: Family<Origin, Counter>,
 }
 
 impl Default for PullMetrics {
     fn default() -> Self {
-        let fetched: Family<From, Counter> = Family::default();
+        let fetched: Family<Origin, Counter> = Family::default();
         // A count that begins with its first event hides that one from whoever looks at changes.
         for from in ["registry", "mirror"] {
-            drop(fetched.get_or_create(&From { from }));
+            drop(fetched.get_or_create(&Origin { from }));
         }
         Self { fetched }
     }
@@ -61,7 +61,7 @@ impl PullMetrics {
     /// Bytes of a layer came over the network.
     pub(crate) fn fetched(&self, bytes: u64, from_origin: bool) {
         let from = if from_origin { "registry" } else { "mirror" };
-        self.fetched.get_or_create(&From { from }).inc_by(bytes);
+        self.fetched.get_or_create(&Origin { from }).inc_by(bytes);
     }
 }
 
