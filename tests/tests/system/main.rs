@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 38] = [
+    let modules: [(&str, &[Test]); 39] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("verify", verify::TESTS),
