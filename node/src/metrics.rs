@@ -129,7 +129,8 @@ struct Asked {
 
 impl NodeMetrics {
     pub(crate) fn new(cache: Cache, sandboxes: Sandboxes, line: Line) -> Self {
-        let mut registry = Registry::with_prefix("chalk_node");
+        let mut all = Registry::default();
+        let registry = all.sub_registry_with_prefix("chalk_node");
         let help = "Bytes of layers that came over the network, by where they came from";
         let fetched = cache.metrics().fetched.clone();
         registry.register_with_unit("fetched", help, Unit::Bytes, fetched);
@@ -139,9 +140,9 @@ impl NodeMetrics {
         let help = "Time from the order for a sandbox until it runs, by whether its image was in the cache";
         let duration = starts.duration.clone();
         registry.register_with_unit("sandbox_start_duration", help, Unit::Seconds, duration);
-        let asked = Asked::new(&mut registry);
+        let asked = Asked::new(registry);
         Self {
-            exposition: Exposition::new(registry),
+            exposition: Exposition::new(all),
             cache,
             sandboxes,
             line,

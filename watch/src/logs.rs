@@ -71,7 +71,9 @@ where
             .with_filter(filter)
             .boxed(),
     };
-    let all = log.and_then(traces.layer());
+    // A list, since an absent layer would have all others off.
+    let mut all = vec![log];
+    all.extend(traces.layer());
     let _ = tracing_subscriber::registry().with(all).try_init();
 }
 

@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn both_formats_have_help_and_type() {
-        let mut registry = Registry::with_prefix("chalk");
+        let mut all = Registry::default();
+        let registry = all.sub_registry_with_prefix("chalk");
         let duration = slow();
         registry.register_with_unit(
             "work_duration",
@@ -82,7 +83,7 @@ mod tests {
             duration.clone(),
         );
         duration.observe(0.2);
-        let exposition = Exposition::new(registry);
+        let exposition = Exposition::new(all);
         let (kind, text) = exposition.text(None).unwrap();
         assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
         assert!(

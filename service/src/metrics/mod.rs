@@ -65,7 +65,8 @@ impl Metrics {
         warms: &WarmMetrics,
         sandboxes: &SandboxMetrics,
     ) -> Self {
-        let mut registry = Registry::with_prefix("chalk");
+        let mut all = Registry::default();
+        let registry = all.sub_registry_with_prefix("chalk");
         let program = [
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("builder".to_owned(), BUILDER_VERSION.to_owned()),
@@ -75,11 +76,11 @@ impl Metrics {
             "Version of the service",
             Info::new(program.to_vec()),
         );
-        builds.register(&mut registry);
-        warms.register(&mut registry);
-        sandboxes.register(&mut registry);
+        builds.register(registry);
+        warms.register(registry);
+        sandboxes.register(registry);
         let requests = Arc::new(RequestMetrics::default());
-        requests.register(&mut registry);
+        requests.register(registry);
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -97,7 +98,7 @@ impl Metrics {
         let living = Family::default();
         registry.register("sandboxes", "Sandboxes that live, by state", living.clone());
         Self {
-            exposition: Exposition::new(registry),
+            exposition: Exposition::new(all),
             requests,
             builds_running,
             builds_queued,
