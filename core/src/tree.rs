@@ -113,6 +113,20 @@ impl Tree {
         }
     }
 
+    /// The contents of the files of a tree, from its JSON, in the order of their paths.
+    ///
+    /// # Errors
+    /// When the bytes are no sound tree.
+    pub fn files(json: &[u8]) -> Result<Vec<Digest>, InvalidTree> {
+        let mut files = Vec::new();
+        Self::scan(json, |entry| {
+            if let TreeNode::File { digest, .. } = entry.node {
+                files.push(digest);
+            }
+        })?;
+        Ok(files)
+    }
+
     /// The digest of the tree of listed entries below `root`, and the files to upload with it: every
     /// regular file once by digest, and the tree's own JSON last.
     ///

@@ -23,6 +23,7 @@
 //! | `DELETE /v1/images/{id}` | hash prefix, or a name (removes the name only) | 204 |
 //! | `GET /v1/blobs/{digest}` | | the bytes |
 //! | `GET /v1/storage` | | [`Storage`] |
+//! | `POST /v1/gc` | [`CollectRequest`] | [`CollectEvent`]s, a line of JSON each; empty lines mean that it goes on |
 //! | `GET /v1/regions` | | `[`[`Region`]`]` |
 //! | `GET /v1/caches` | | [`CacheMap`] |
 //! | `GET /v1/nodes` | | `[`[`Node`]`]`, by name |
@@ -36,6 +37,11 @@
 //! | `GET /v1/join-tokens`, `DELETE /v1/join-tokens/{id}` | | `[`[`JoinToken`]`]`, 204 |
 //! | `POST /v1/tokens` | [`ClientTokenRequest`] | [`ClientToken`] |
 //! | `GET /v1/tokens`, `DELETE /v1/tokens/{id}` | | `[`[`ClientToken`]`]`, 204 |
+//! | `GET /v1/projects`, `GET /v1/projects/{name}` | | `[`[`Project`]`]`, [`Project`] |
+//! | `POST /v1/projects` | [`ProjectRequest`] | [`Project`] |
+//! | `PUT /v1/projects/{name}` | [`Quotas`] | [`Project`] |
+//! | `DELETE /v1/projects/{name}` | | 204; its tokens end, and its name is not given again |
+//! | `GET /v1/audit?limit=&before=&who=&action=&project=` | | `[`[`AuditEntry`]`]`, newest first |
 //! | `GET /v1/prewarm`, `PUT /v1/prewarm` | [`Prewarm`] | [`Prewarm`] |
 //! | `POST /v1/warms` | [`WarmRequest`] | [`Warm`] |
 //! | `GET /v1/warms?limit=&image=` | | `[`[`Warm`]`]`, newest first |
@@ -66,9 +72,12 @@
 //! Every call but health carries `Authorization: Bearer <token>`. Errors are [`Problem`]s.
 
 pub mod agent;
+mod audit;
 pub mod blob_batch;
+mod collect;
 mod nodes;
 pub mod problem;
+mod projects;
 mod sandboxes;
 mod tokens;
 mod verify;
@@ -78,10 +87,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use audit::{AuditEntry, AuditOutcome};
+pub use collect::{
+    CollectArea, CollectEvent, CollectItem, CollectRequest, CollectSummary, CollectTotal,
+};
 pub use nodes::{
     CacheItem, CacheItemKind, CacheListing, CacheMap, CacheUsage, CachedImage, GcReport, GcRequest,
-    JoinToken, JoinTokenRequest, Node, NodeState, Prewarm, PrewarmState, Region,
+    JoinToken, JoinTokenRequest, Node, NodeRuntime, NodeState, Prewarm, PrewarmState, Region,
 };
+pub use projects::{DEFAULT_PROJECT, Project, ProjectRequest, ProjectUsage, Quotas};
 pub use sandboxes::{
     ExecRequest, FileWritten, MountSource, OutputEvent, OutputEventKind, ProcessStatus, Sandbox,
     SandboxEnd, SandboxLimits, SandboxMount, SandboxNetwork, SandboxProcess, SandboxReply,
@@ -159,6 +173,9 @@ pub struct Info {
     pub version: String,
     /// Version of the builder's meaning; part of step keys.
     pub builder: String,
+    /// What builds: `embedded`, `buildkit`, or `none` where this system cannot.
+    #[serde(default)]
+    pub engine: String,
     /// `host:port[/prefix]` under which built images are pulled.
     pub registry: String,
     /// When it started.
@@ -355,6 +372,12 @@ pub struct Build {
     pub recipe_hash: Digest,
     /// Name it was built under.
     pub name: Option<String>,
+    /// Project that it belongs to.
+    #[serde(
+        default = "projects::default_project",
+        skip_serializing_if = "projects::is_default"
+    )]
+    pub project: String,
     /// Pullable reference, when finished.
     pub image: Option<String>,
     /// Digest of the manifest, when finished.
@@ -494,7 +517,7 @@ pub enum EventKind {
     StepCached {
         /// Index in the steps.
         step: usize,
-        /// `local` or `registry`.
+        /// `local`, `registry` or, of a step that a BuildKit had, `builder`.
         source: String,
     },
     /// A step ended well.

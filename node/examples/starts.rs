@@ -92,6 +92,7 @@ mod linux {
                     name: "image".into(),
                     node_login: false,
                     peers: Vec::new(),
+                    traceparent: None,
                 };
                 let request = SandboxRequest {
                     args: args.clone(),

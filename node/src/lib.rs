@@ -8,7 +8,9 @@
 
 pub mod agent;
 pub mod cache;
+mod containerd;
 pub mod files;
+mod metrics;
 pub mod mirror;
 pub mod mounts;
 mod node;
@@ -17,5 +19,6 @@ mod real;
 pub mod sandboxes;
 mod settings;
 
+pub use containerd::ContainerdSettings;
 pub use node::{Node, NodeError, Parts, RunningNode, Surroundings};
-pub use settings::{CacheForm, Join, NodeSettings};
+pub use settings::{CacheForm, Join, NodeSettings, Runtime};

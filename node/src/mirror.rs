@@ -6,7 +6,7 @@
 //! `Retry-After`, which tells the other node that it will come. Bytes of a blob on its way are not
 //! verified yet: the receiver checks every digest, as it does with any mirror.
 
-mod listen;
+pub(crate) mod listen;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

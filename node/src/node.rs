@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{
     AccessWatch, Agent, AgentEnd, AgentError, AgentState, CredentialsError, Images, Line, Sandboxes,
 };
-use crate::settings::NodeSettings;
+use crate::settings::{NodeSettings, Runtime};
 
 /// How long a start waits for a node that is just stopping.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -48,6 +48,15 @@ pub enum NodeError {
     /// The address for other nodes cannot be listened on.
     #[error("cannot serve blobs to other nodes on {address}: {source}")]
     Mirror {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The address of the metrics cannot be listened on.
+    #[error("cannot serve metrics on {address}: {source}")]
+    Metrics {
         /// The address.
         address: std::net::SocketAddr,
         /// Why not.
@@ -115,13 +124,17 @@ impl std::fmt::Debug for RunningNode {
 }
 
 impl Node {
-    /// Starts a node with a cache and sandboxes of its own, on the tokio runtime of the caller.
+    /// Starts a node with a cache and sandboxes of its own, or with a containerd, as its settings say,
+    /// on the tokio runtime of the caller.
     ///
     /// # Errors
     /// As [`start_with`](Self::start_with), and when cache, sandboxes or the address for other
     /// nodes cannot be used.
     pub async fn start(settings: NodeSettings) -> Result<RunningNode, NodeError> {
-        Self::start_with(settings, crate::real::parts).await
+        match settings.runtime {
+            Runtime::Chalk => Self::start_with(settings, crate::real::parts).await,
+            Runtime::Containerd(_) => Self::start_with(settings, crate::containerd::parts).await,
+        }
     }
 
     /// Starts a node with what `parts` makes, on the tokio runtime of the caller. A service that

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 
 use crate::cache::{Cache, CacheSettings, NodeImages};
 use crate::files::Files;
+use crate::metrics::{self, NodeMetrics};
 use crate::mirror::{self, Bounds};
 use crate::mounts::Mounts;
 use crate::node::{NodeError, Parts, Surroundings};
@@ -35,6 +36,7 @@ pub(crate) async fn parts(around: Surroundings) -> Result<Parts, NodeError> {
         Some(_) => settings.mirror_size,
         None => 0,
     };
+    let connected = line.clone();
     let files_dir = settings.dir.join("files");
     let budget = settings.cache_size / FILES_SHARE;
     let (cache, files) = blocking(move || {
@@ -67,7 +69,16 @@ pub(crate) async fn parts(around: Surroundings) -> Result<Parts, NodeError> {
         .await
         .map_err(|problem| NodeError::Parts(Box::new(Unusable(problem))))?;
 
-    let mut keep: Box<dyn Send> = Box::new(());
+    let mut keep: Vec<Ends> = Vec::new();
+    if let Some(address) = settings.metrics_listen {
+        let failed = |source| NodeError::Metrics { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        tracing::info!(%bound, "metrics are served");
+        let metrics = NodeMetrics::new(cache.clone(), sandboxes.clone(), connected);
+        let server = metrics::serve(listener, metrics);
+        keep.push(Ends(tokio::spawn(server)));
+    }
     let mut mirror = None;
     if let Some(address) = settings.mirror_listen {
         let failed = |source| NodeError::Mirror { address, source };
@@ -77,13 +88,13 @@ pub(crate) async fn parts(around: Surroundings) -> Result<Parts, NodeError> {
         tracing::info!(%bound, url, "blobs are served to other nodes");
         mirror = Some(url);
         let server = mirror::serve(listener, cache, access, Bounds::default());
-        keep = Box::new(Ends(tokio::spawn(server)));
+        keep.push(Ends(tokio::spawn(server)));
     }
     Ok(Parts {
         images,
         sandboxes: Arc::new(sandboxes),
         mirror,
-        keep,
+        keep: Box::new(keep),
     })
 }
 
@@ -110,7 +121,7 @@ async fn blocking<T: Send + 'static>(
 
 /// How the node's settings say that registries are read. The service's own registry is spoken to as
 /// the service is.
-fn options(settings: &NodeSettings) -> Options {
+pub(crate) fn options(settings: &NodeSettings) -> Options {
     let mut insecure: BTreeSet<String> = settings.insecure.iter().cloned().collect();
     if let Some(service) = settings.server.strip_prefix("http://") {
         let authority = service.split('/').next().unwrap_or_default();

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::containerd::ContainerdSettings;
+
 /// Form in which layers lie on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CacheForm {
@@ -15,6 +17,16 @@ pub enum CacheForm {
     Erofs,
     /// One directory a layer.
     Directory,
+}
+
+/// What keeps a node's images.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Runtime {
+    /// The node itself, in a cache of its own, from which it runs sandboxes.
+    #[default]
+    Chalk,
+    /// A containerd, for the containers of Kubernetes or nerdctl.
+    Containerd(ContainerdSettings),
 }
 
 /// By what a node that has no credentials yet may join.
@@ -53,6 +65,8 @@ pub struct NodeSettings {
     pub labels: BTreeMap<String, String>,
     /// Directory of everything that the node keeps.
     pub dir: PathBuf,
+    /// What keeps the images.
+    pub runtime: Runtime,
     /// Most bytes that layers and mounted files may take; never more than 80 % of the disk.
     pub cache_size: u64,
     /// Form of layers on the disk.
@@ -75,6 +89,8 @@ pub struct NodeSettings {
     pub ca_bundle: Option<PathBuf>,
     /// Docker's credentials file; `~/.docker/config.json` when absent.
     pub credentials: Option<PathBuf>,
+    /// Address to serve metrics on, if at all.
+    pub metrics_listen: Option<SocketAddr>,
     /// Bytes that the writable layer of a sandbox may take, unless it says otherwise.
     pub sandbox_disk: u64,
     /// Bytes of output that are kept of one process of a sandbox.
@@ -95,6 +111,7 @@ impl NodeSettings {
             region: None,
             labels: BTreeMap::new(),
             dir,
+            runtime: Runtime::default(),
             cache_size: 200 << 30,
             cache_form: CacheForm::default(),
             parallel: 4,
@@ -106,6 +123,7 @@ impl NodeSettings {
             insecure: Vec::new(),
             ca_bundle: None,
             credentials: None,
+            metrics_listen: None,
             sandbox_disk: 10 << 30,
             log_limit: 64 << 20,
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],

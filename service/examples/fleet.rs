@@ -324,6 +324,7 @@ async fn node(fleet: Arc<Fleet>, number: usize, joining: Arc<Semaphore>) {
         usage,
         sandboxes: Vec::new(),
         running: 0,
+        runtime: chalk_core::wire::NodeRuntime::default(),
     };
     reports.send(line(&hello)).await.unwrap();
     let first = u32::try_from(number).unwrap() * 31;

@@ -204,11 +204,22 @@ impl Bases {
         let digest = image
             .digest
             .ok_or_else(|| invalid("it is not pinned to a digest"))?;
-        {
+        let known = {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(base) = known.get(&digest) {
-                return Ok(Arc::clone(base));
+            known.get(&digest).cloned()
+        };
+        if let Some(base) = known {
+            let Origin::Regional(repository) = &base.origin else {
+                return Ok(base);
+            };
+            // That it is used keeps a collector from it; and it may be gone.
+            let name = digest.to_string();
+            let there = self.regional.head_manifest(repository, &name).await;
+            if there.map_err(|e| storage(reference, &e))?.is_some() {
+                return Ok(base);
             }
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.remove(&digest);
         }
         let (manifest, origin) = self.find(reference, platform, digest).await?;
         if INDEX_TYPES.contains(&manifest.media_type.as_str()) {

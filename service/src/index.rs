@@ -266,8 +266,8 @@ impl Index {
         memory.images.iter().map(|(h, k)| (*h, k.clone())).collect()
     }
 
-    /// Hashes of the images whose hex digits begin with `prefix`, at most two.
-    pub fn with_prefix(&self, prefix: &str) -> Vec<Digest> {
+    /// Hashes of the images whose hex digits begin with `prefix` and that are `seen`, at most two.
+    pub fn with_prefix(&self, prefix: &str, seen: impl Fn(&Digest) -> bool) -> Vec<Digest> {
         let start = format!("{prefix:0<64}");
         let Ok(start) = format!("sha256:{start}").parse::<Digest>() else {
             return Vec::new();
@@ -278,6 +278,7 @@ impl Index {
             .range((Bound::Included(start), Bound::Unbounded));
         from.map(|(hash, _)| *hash)
             .take_while(|hash| hash.hex().starts_with(prefix))
+            .filter(seen)
             .take(2)
             .collect()
     }
@@ -332,6 +333,29 @@ impl Index {
             Ok(())
         })?;
         self.memory().remove(hash);
+        Ok(())
+    }
+
+    /// Forgets images with their names, and other names, at once. Blocks.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn remove_all(&self, images: &[Digest], mut names: Vec<String>) -> Result<(), IndexError> {
+        names.extend(images.iter().flat_map(|hash| self.names_of(hash)));
+        self.write(Durability::Immediate, |write| {
+            let mut table = write.open_table(IMAGES)?;
+            for hash in images {
+                table.remove(hash.as_bytes())?;
+            }
+            let mut table = write.open_table(NAMES)?;
+            for name in &names {
+                table.remove(name.as_str())?;
+            }
+            Ok(())
+        })?;
+        let mut memory = self.memory();
+        images.iter().for_each(|hash| memory.remove(hash));
+        names.iter().for_each(|name| memory.name(name, None));
         Ok(())
     }
 

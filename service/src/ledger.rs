@@ -62,10 +62,18 @@ pub(crate) enum Table {
     VolumeVersions,
     /// Commits to volumes by identifier of the volume, `/` and that of the commit.
     VolumeCommits,
+    /// Projects by name.
+    Projects,
+    /// Images of projects by project, `/` and image hash.
+    ProjectImages,
+    /// Blobs of projects, with their sizes, by project, `/` and digest.
+    ProjectBlobs,
+    /// What nodes were told to have, by node, `/` and digest.
+    NodeGrants,
 }
 
 impl Table {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 16] = [
         Self::Meta,
         Self::Nodes,
         Self::Joins,
@@ -78,6 +86,10 @@ impl Table {
         Self::VolumeRefs,
         Self::VolumeVersions,
         Self::VolumeCommits,
+        Self::Projects,
+        Self::ProjectImages,
+        Self::ProjectBlobs,
+        Self::NodeGrants,
     ];
 
     const fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
@@ -94,6 +106,10 @@ impl Table {
             Self::VolumeRefs => "volume_refs",
             Self::VolumeVersions => "volume_versions",
             Self::VolumeCommits => "volume_commits",
+            Self::Projects => "projects",
+            Self::ProjectImages => "project_images",
+            Self::ProjectBlobs => "project_blobs",
+            Self::NodeGrants => "node_grants",
         })
     }
 }

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | [`IMAGES`] | hex of the image hash | a built image; its spec is a referrer of type [`SPEC_TYPE`] |
 //! | [`STEPS`] | hex of the step key | layers up to and including a step |
+//! | [`BUILDS`] | random | what a builder of BuildKit made, until it is published |
+//! | [`BUILD_CACHE`] | hex of what builds are placed by | the cache that builders share |
 //! | [`NAMES`] | hex of the SHA-256 of a name | that the name was given ([`crate::catalog`]) |
 //! | `imports/<registry>/<repository>` | tag | a base that was imported under that reference |
 //! | any other | any | a built image by the name that somebody gave it |
@@ -18,6 +20,11 @@ use crate::settings;
 pub const IMAGES: &str = "chalk/images";
 /// Repository of cached steps.
 pub const STEPS: &str = "chalk/steps";
+/// Repository of images on their way from builders of BuildKit to [`STEPS`] and [`IMAGES`]; their tags
+/// are gone when their build has ended.
+pub const BUILDS: &str = "chalk/builds";
+/// Repository of what builders of BuildKit cache for each other.
+pub const BUILD_CACHE: &str = "chalk/build-cache";
 /// Repository of the directory of names.
 pub const NAMES: &str = "chalk/names";
 /// First words of repositories that names may not have.

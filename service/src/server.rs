@@ -1,6 +1,7 @@
 //! The listening side: takes connections, serves HTTP/1.1 and HTTP/2 on them, with TLS when it is set, and ends gracefully.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +16,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::http::ApiError;
-use crate::tls::{self, OverTls};
+use crate::http::{ApiError, Peer};
+use crate::tls::{self, OverTls, Tls};
 
 /// How long a client may take to send its request head; also how long an idle connection stays.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ const HEAD_LIMIT: usize = 64 * 1024;
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
     connections: usize,
     stop: CancellationToken,
     hurry: CancellationToken,
@@ -77,15 +77,18 @@ pub(crate) async fn serve(
                 speaks = speaks(&socket) => speaks,
                 () = stop.cancelled() => None,
             };
+            let Ok(peer) = socket.peer_addr() else {
+                return;
+            };
             match (speaks, &routers.tls) {
                 (None, _) => {}
                 (Some(Speaks::Tls), Some(tls)) => {
                     let shaken = tokio::select! {
-                        shaken = timeout(FIRST_TIMEOUT, tls.accept(socket)) => shaken,
+                        shaken = timeout(FIRST_TIMEOUT, tls.acceptor().accept(socket)) => shaken,
                         () = stop.cancelled() => return,
                     };
                     if let Ok(Ok(socket)) = shaken {
-                        serve_one(socket, routers.secure.clone(), watcher).await;
+                        serve_one(socket, peer, routers.secure.clone(), watcher).await;
                     }
                 }
                 // Whoever speaks TLS where there is none hears HTTP's complaint.
@@ -96,7 +99,7 @@ pub(crate) async fn serve(
                     } else {
                         &routers.plain
                     };
-                    serve_one(socket, router.clone(), watcher).await;
+                    serve_one(socket, peer, router.clone(), watcher).await;
                 }
             }
             drop(place);
@@ -115,7 +118,7 @@ struct Routers {
     plain: Router,
     secure: Router,
     refusal: Router,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
 }
 
 async fn plain_is_refused() -> ApiError {
@@ -137,6 +140,7 @@ fn is_near(socket: &TcpStream) -> bool {
 
 async fn serve_one(
     socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
     router: Router,
     watcher: Watcher,
 ) {
@@ -153,7 +157,11 @@ async fn serve_one(
         .initial_stream_window_size(Some(STREAM_WINDOW))
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
         .max_concurrent_streams(Some(STREAMS));
-    let service = TowerToHyperService::new(router.map_request(with_one_slash));
+    let service = TowerToHyperService::new(router.map_request(move |request| {
+        let mut request = with_one_slash(request);
+        request.extensions_mut().insert(Peer(peer));
+        request
+    }));
     let connection = builder
         .serve_connection(TokioIo::new(socket), service)
         .into_owned();

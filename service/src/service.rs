@@ -12,27 +12,35 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::access::audit::Audit;
 use crate::access::clients::Clients;
+use crate::access::rates::Rates;
 use crate::builds::{Builds, BuildsError};
 use crate::catalog::{Catalog, CatalogError, Reindexed};
 use crate::engine::{Engine, EngineError};
 use crate::fleet::Fleet;
+use crate::gc::{self, Collector};
 use crate::grpc;
 use crate::http::{self, Guard, PackError, Page};
 use crate::index::{Found, Index, IndexError};
 use crate::ledger::{Ledger, LedgerError};
+use crate::metrics::Metrics;
 use crate::nodes::Nodes;
 use crate::nodes::keys::Keys;
 use crate::places::upstream_options;
 use crate::prewarm::Fetch;
+use crate::projects::Projects;
 use crate::regions::Regions;
 use crate::registry::{self, External, Regional, RegionalError, Registry, RegistryLimits};
 use crate::resolve::PinBases;
 use crate::server;
 use crate::settings::Settings;
 use crate::state::{Discovery, StateDir, StateError};
-use crate::tls::{self, TlsError};
+use crate::tls::{Tls, TlsError};
 use crate::volumes::{VolumeError, Volumes};
+
+/// Connections for metrics that are open at once; further ones wait.
+const METRICS_CLIENTS: usize = 16;
 
 /// Why a service does not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +53,17 @@ pub enum StartError {
         "cannot listen on {address}: {source}; choose another address by the setting `serve.listen`"
     )]
     Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The address of the metrics cannot be listened on.
+    #[error(
+        "cannot serve metrics on {address}: {source}; choose another address by the setting `metrics.listen`"
+    )]
+    Metrics {
         /// The address.
         address: SocketAddr,
         /// Why not.
@@ -69,6 +88,12 @@ pub enum StartError {
     /// The volumes of an earlier service cannot be read.
     #[error("the volumes cannot be used: {0}")]
     Volumes(String),
+    /// Uses of images cannot be noted.
+    #[error("the directory `uses` of the state directory cannot be used: {0}")]
+    Uses(String),
+    /// The audit log cannot be used.
+    #[error("{0}")]
+    Audit(String),
     /// TLS cannot be served.
     #[error("TLS cannot be served: {0}")]
     Tls(#[from] TlsError),
@@ -78,6 +103,10 @@ pub enum StartError {
     /// The folder of the setting `web.dir` holds no page.
     #[error("the page cannot be served: {0}; the setting `web.dir` names its folder")]
     Page(String),
+    /// The settings of builders cannot be used.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    BuildKit(#[from] crate::engine::buildkit::SettingsError),
     /// The engine cannot be made.
     #[error("the build engine cannot be used: {0}")]
     Engine(Box<EngineError>),
@@ -121,6 +150,9 @@ pub struct Surroundings<'a> {
     pub regional: Arc<dyn Regional>,
     /// `host[:port][/prefix]` by which others pull from it.
     pub public: String,
+    /// How builders log in there.
+    #[cfg(target_os = "linux")]
+    pub login: crate::engine::buildkit::LoginSource,
 }
 
 /// What all requests share.
@@ -134,7 +166,12 @@ pub struct Service {
     bases: Arc<dyn PinBases>,
     fleet: Arc<Fleet>,
     access: Arc<Access>,
+    audit: Arc<Audit>,
+    /// The embedded registry, unless an external one has its place.
+    embedded: Option<Registry>,
     volumes: Arc<Volumes>,
+    metrics: Metrics,
+    collector: Arc<Collector>,
     url: String,
     started: jiff::Timestamp,
     stop: CancellationToken,
@@ -186,8 +223,8 @@ impl Service {
         let token = state.token()?;
         let key = state.signing_key()?;
         let serve = settings.serve.clone();
-        let tls = tokio::task::spawn_blocking(move || tls::acceptor(&serve)).await;
-        let tls = tls.unwrap_or(Ok(None))?;
+        let tls = tokio::task::spawn_blocking(move || Tls::load(&serve)).await;
+        let tls = tls.unwrap_or(Ok(None))?.map(Arc::new);
         raise_file_limit(settings.limits.connections);
         let address = settings.serve.listen;
         let unable = |source| StartError::Listen { address, source };
@@ -199,6 +236,7 @@ impl Service {
         let blobs = BlobStore::open(state.path("store"))?;
         let Chosen {
             regional,
+            embedded,
             router: registry,
             public,
         } = regional(&settings, &state, &blobs, &advertised)?;
@@ -211,6 +249,7 @@ impl Service {
         let ledger = state.path("nodes.redb");
         let ledger = tokio::task::spawn_blocking(move || Ledger::open(&ledger)).await;
         let ledger = Arc::new(ledger.unwrap_or(Err(LedgerError::Stopping))?);
+        let (audit, projects) = records(&settings, &state, &ledger, &blobs).await?;
         let keys = Arc::new(Keys::default());
         let home = settings.regions.home.clone();
         let nodes = Nodes::load(ledger.clone(), keys.clone(), settings.nodes.clone(), home)?;
@@ -220,6 +259,12 @@ impl Service {
             index.clone(),
             blobs.clone(),
         );
+        let catalog = match embedded {
+            Some(_) => catalog,
+            None => catalog
+                .noting_uses(state.path("uses"))
+                .map_err(|error| StartError::Uses(error.to_string()))?,
+        };
         let catalog = Arc::new(catalog);
         if found != Found::Whole {
             // An external registry that is down must not keep the service from starting: what the
@@ -234,12 +279,15 @@ impl Service {
             blobs: blobs.clone(),
             regional,
             public,
+            #[cfg(target_os = "linux")]
+            login: login_of_builders(&settings.registry, &token),
         })?;
         let builds = Arc::new(Builds::new(
             state.path("builds"),
             settings.build.clone(),
             parts.engine.clone(),
             catalog.clone(),
+            projects.clone(),
             index,
         ));
         recover(&builds).await?;
@@ -260,12 +308,43 @@ impl Service {
         let volumes = volumes(&ledger, &blobs, state.path("volumes")).await?;
         let (sweeping, swept) = (volumes.clone(), stop.clone());
         tokio::spawn(async move { swept.run_until_cancelled(sweeping.run()).await });
-        let clients = Clients::load(ledger)?;
-        let access = Arc::new(Access::new(token.clone(), keys, clients.into(), key));
-        let guard = Guard::new(access.clone(), hosts.cloned(), origins, page.clone());
+        let collector = Arc::new(Collector::new(gc::Parts {
+            settings: settings.gc.clone(),
+            registry: embedded.clone(),
+            blobs: blobs.clone(),
+            catalog: catalog.clone(),
+            builds: builds.clone(),
+            engine: parts.engine.clone(),
+            fleet: fleet.clone(),
+            volumes: volumes.clone(),
+            projects: projects.clone(),
+        }));
+        let (collecting, ends) = (collector.clone(), stop.clone());
+        tokio::spawn(async move { ends.run_until_cancelled(collecting.run()).await });
+        if let Some(tls) = &tls {
+            let (tls, watched) = (tls.clone(), stop.clone());
+            tokio::spawn(async move { watched.run_until_cancelled(tls.watch()).await });
+        }
+        let clients = Arc::new(Clients::load(ledger)?);
+        let rates = Rates::new(&settings.limits);
+        let access = Access::new(token.clone(), keys, clients, projects, key, rates);
+        let access = Arc::new(access);
+        let guard = Guard::new(
+            access.clone(),
+            audit.clone(),
+            hosts.cloned(),
+            origins,
+            page.clone(),
+        );
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{advertised}");
         let connections = settings.limits.connections;
+        let metrics_listen = settings.metrics.listen;
+        let metrics = Metrics::new(
+            builds.metrics(),
+            fleet.warms().metrics(),
+            fleet.sandboxes().metrics(),
+        );
         let service = Arc::new(Self {
             settings,
             state,
@@ -276,7 +355,11 @@ impl Service {
             bases: parts.bases,
             fleet,
             access,
+            audit,
+            embedded,
             volumes,
+            metrics,
+            collector,
             url: url.clone(),
             started: jiff::Timestamp::now(),
             stop: stop.clone(),
@@ -284,6 +367,7 @@ impl Service {
         let calls = grpc::router(&service).await;
         let calls = calls.map_err(|error| StartError::Grpc(error.to_string()))?;
         let router = http::router(service.clone(), guard.into(), page, registry, calls);
+        serve_metrics(&service, metrics_listen, &stop, &hurry).await?;
         let server = server::serve(listener, router, tls, connections, stop, hurry.clone());
         let server = tokio::spawn(server);
         let local_url = format!("http://{}", reachable(addr));
@@ -317,6 +401,10 @@ impl Service {
         &self.catalog
     }
 
+    pub(crate) fn catalog_shared(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
     pub(crate) fn builds(&self) -> &Arc<Builds> {
         &self.builds
     }
@@ -338,9 +426,34 @@ impl Service {
         &self.access
     }
 
+    /// Garbage collection.
+    pub(crate) fn collector(&self) -> &Arc<Collector> {
+        &self.collector
+    }
+
+    /// Cancelled when the service stops.
+    pub(crate) fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// The audit log.
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// The embedded registry, unless an external one has its place.
+    pub(crate) fn embedded(&self) -> Option<&Registry> {
+        self.embedded.as_ref()
+    }
+
     /// Volumes.
     pub(crate) fn volumes(&self) -> &Arc<Volumes> {
         &self.volumes
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// `http[s]://host[:port]` that others reach the service under.
@@ -362,6 +475,7 @@ impl Service {
         Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             builder: BUILDER_VERSION.to_owned(),
+            engine: self.engine.name().to_owned(),
             registry: self.catalog.public().to_owned(),
             started: self.started.to_string(),
         }
@@ -388,6 +502,33 @@ fn raise_file_limit(connections: usize) {
     }
 }
 
+/// Serves the metrics at an address of their own, if they are to be.
+async fn serve_metrics(
+    service: &Arc<Service>,
+    address: Option<SocketAddr>,
+    stop: &CancellationToken,
+    hurry: &CancellationToken,
+) -> Result<(), StartError> {
+    let Some(address) = address else {
+        return Ok(());
+    };
+    let unable = |source| StartError::Metrics { address, source };
+    let listener = TcpListener::bind(address).await.map_err(unable)?;
+    let bound = listener.local_addr().map_err(unable)?;
+    tracing::info!(%bound, "metrics are served");
+    let router = http::metrics_router(service.clone());
+    let (stop, hurry) = (stop.clone(), hurry.clone());
+    tokio::spawn(server::serve(
+        listener,
+        router,
+        None,
+        METRICS_CLIENTS,
+        stop,
+        hurry,
+    ));
+    Ok(())
+}
+
 /// The page in that folder, or the program's own.
 async fn page(folder: Option<PathBuf>) -> Result<Page, StartError> {
     let Some(folder) = folder else {
@@ -395,6 +536,23 @@ async fn page(folder: Option<PathBuf>) -> Result<Page, StartError> {
     };
     let read = tokio::task::spawn_blocking(move || Page::read(&folder)).await;
     Ok(read.map_err(|error| StartError::Page(error.to_string()))??)
+}
+
+/// The audit log and the projects of an earlier service.
+async fn records(
+    settings: &Settings,
+    state: &StateDir,
+    ledger: &Arc<Ledger>,
+    blobs: &BlobStore,
+) -> Result<(Arc<Audit>, Arc<Projects>), StartError> {
+    let (dir, limit) = (state.path("audit"), settings.limits.audit.as_u64());
+    let (ledger, blobs) = (ledger.clone(), blobs.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let audit = Audit::open(&dir, limit);
+        let audit = audit.map_err(|error| StartError::Audit(error.to_string()))?;
+        Ok((Arc::new(audit), Arc::new(Projects::load(ledger, blobs)?)))
+    });
+    opened.await.unwrap_or(Err(LedgerError::Stopping.into()))
 }
 
 /// The volumes of an earlier service.
@@ -415,6 +573,8 @@ async fn volumes(
 /// The regional registry.
 struct Chosen {
     regional: Arc<dyn Regional>,
+    /// The same, if it is the embedded one.
+    embedded: Option<Registry>,
     /// Serves the embedded registry below `/v2`, if it is that.
     router: Option<axum::Router>,
     /// `host[:port][/prefix]` under which others pull.
@@ -436,6 +596,7 @@ fn regional(
         };
         return Ok(Chosen {
             router: Some(registry::router(registry.clone(), limits)),
+            embedded: Some(registry.clone()),
             regional: Arc::new(registry),
             public: advertised.to_owned(),
         });
@@ -449,9 +610,29 @@ fn regional(
     let public = format!("{}/{}", host.trim_matches('/'), prefix.trim_matches('/'));
     Ok(Chosen {
         regional: Arc::new(external),
+        embedded: None,
         router: None,
         public: public.trim_end_matches('/').to_owned(),
     })
+}
+
+/// How builders of BuildKit log in to the regional registry: with the service's own token to the
+/// embedded one, else as the service does.
+#[cfg(target_os = "linux")]
+fn login_of_builders(
+    registry: &crate::settings::Registry,
+    token: &str,
+) -> crate::engine::buildkit::LoginSource {
+    use crate::engine::Secret;
+    use crate::engine::buildkit::LoginSource;
+
+    match registry.url {
+        Some(_) => LoginSource::Own(upstream_options(registry).credentials),
+        None => LoginSource::Fixed {
+            user: "chalk".to_owned(),
+            secret: Secret::new(token),
+        },
+    }
 }
 
 async fn recover(builds: &Arc<Builds>) -> Result<(), StartError> {
@@ -467,7 +648,9 @@ fn embedded(around: Surroundings<'_>) -> Result<Parts, StartError> {
     use chalk_store::registry::Client;
 
     use crate::bases::Bases;
+    use crate::engine::buildkit::BuildKitEngine;
     use crate::engine::embedded::{EmbeddedEngine, EngineSettings};
+    use crate::settings::BuildEngine;
 
     let Surroundings {
         settings,
@@ -475,15 +658,22 @@ fn embedded(around: Surroundings<'_>) -> Result<Parts, StartError> {
         blobs,
         regional,
         public,
+        login,
     } = around;
     let client = Client::new(upstream_options(&settings.registry)).map_err(RegionalError::from)?;
-    let bases = Arc::new(Bases::new(regional.clone(), public, client, blobs.clone()));
+    let (known_as, store) = (public.clone(), blobs.clone());
+    let bases = Arc::new(Bases::new(regional.clone(), known_as, client, store));
     let engine = EngineSettings::new(&settings.build, &state_dir);
     let engine = EmbeddedEngine::new(engine, blobs, regional, bases.clone())?;
-    Ok(Parts {
-        engine: Arc::new(engine),
-        bases,
-    })
+    let engine: Arc<dyn Engine> = match settings.build.engine {
+        BuildEngine::Embedded => Arc::new(engine),
+        BuildEngine::BuildKit => {
+            let settings = &settings.build.buildkit;
+            let engine = BuildKitEngine::new(settings, engine, &public, login)?;
+            Arc::new(engine)
+        }
+    };
+    Ok(Parts { engine, bases })
 }
 
 /// The engine of this program, where the system has what it needs.

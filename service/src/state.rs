@@ -11,6 +11,8 @@
 //! | `nodes.redb` | nodes, tokens, warms, sandboxes, volumes and the pre-warm list, which nothing else knows |
 //! | `builds/<id>/` | record and events of a build |
 //! | `imports/` | archives on their way in |
+//! | `uses/` | when images of an external registry were last used |
+//! | `audit/` | who changed what |
 //! | `volumes/` | objects that were uploaded for volumes in the last day |
 //!
 //! Blobs, uploads and the builder's caches lie beside them in directories of their own.

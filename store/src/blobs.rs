@@ -7,6 +7,11 @@
 //!
 //! A blob is written under a temporary name, hashed on the way, synced, and renamed; so what is
 //! found under a digest was whole when it got there. Reading checks again, since disks err.
+//!
+//! Whoever is told that a blob is there, or opens it, uses it; the time of that is noted
+//! ([`crate::uses`]), and on the disk it is the file's time of modification. A collector removes
+//! only what was not used for long ([`BlobStore::remove_unused`]), and is in the process that
+//! answers its users.
 //! Everything here blocks; async callers use [`BlobStore::run`] and [`crate::sink::ChunkSink`].
 
 use std::ffi::OsString;
@@ -15,13 +20,14 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use chalk_core::{AnyDigest, Digest};
 use sha2::{Digest as _, Sha256};
 
 use crate::failpoint::{Step, around};
 use crate::follow::{Followed, Follower};
+use crate::uses::{DISK_EVERY, Held, Horizon, Lease, Leases, Uses};
 use crate::verify::{VerifiedBlob, mismatch_or};
 
 /// Bytes of a blob after which the disk is asked to take them in.
@@ -98,6 +104,19 @@ pub struct BlobStore {
     root: Arc<PathBuf>,
     /// Whether a blob was ever set aside.
     damaged: Arc<AtomicBool>,
+    uses: Arc<Uses<Digest>>,
+    leases: Leases,
+}
+
+/// What became of a blob that was to be removed if nobody used it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unused {
+    /// It is gone; it had so many bytes.
+    Removed(u64),
+    /// It was used, and stays.
+    Used,
+    /// It was not there.
+    Absent,
 }
 
 impl BlobStore {
@@ -123,6 +142,8 @@ impl BlobStore {
         let store = Self {
             root: Arc::new(root),
             damaged: Arc::default(),
+            uses: Arc::default(),
+            leases: Leases::default(),
         };
         let dir = store.root.join("quarantine");
         let mut aside = fs::read_dir(&dir).map_err(|e| BlobError::io("list", &dir, e))?;
@@ -157,6 +178,51 @@ impl BlobStore {
         self.damaged.load(Ordering::Relaxed)
     }
 
+    /// Begins an operation that uses blobs: until it ends, none of them counts as unused.
+    pub fn lease(&self) -> Lease {
+        self.leases.begin()
+    }
+
+    /// What counts as unused, as [`Leases::horizon`] says.
+    pub fn horizon(&self, grace: Duration, oldest: Option<SystemTime>) -> Horizon {
+        self.leases.horizon(grace, oldest)
+    }
+
+    /// Takes hold of a blob: until this is dropped nobody is told whether it is there, and it is
+    /// neither used nor removed. Calls of the store for a blob would wait for themselves.
+    pub fn hold<'a>(&'a self, digest: &'a Digest) -> Held<'a, Digest> {
+        self.uses.hold(digest)
+    }
+
+    /// Whether a blob that somebody [holds](Self::hold) was used after the horizon; one that is not
+    /// there was not.
+    pub fn is_used(
+        &self,
+        held: &Held<'_, Digest>,
+        digest: &Digest,
+        horizon: &Horizon,
+    ) -> Result<bool> {
+        let path = self.path(digest);
+        match fs::symlink_metadata(&path).and_then(|meta| meta.modified()) {
+            Ok(modified) => Ok(held.is_used(horizon, modified)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(BlobError::io("inspect", path, e)),
+        }
+    }
+
+    /// Notes that a held blob, which is there, is used; `last` is when it was before, by the disk.
+    fn note(held: Held<'_, Digest>, path: &Path, last: Option<SystemTime>) {
+        held.used(|| match last.and_then(|last| last.elapsed().ok()) {
+            Some(age) if age < DISK_EVERY => Ok(()),
+            _ => touch(path),
+        });
+    }
+
+    /// Forgets what the disk knows, too, of uses before the horizon.
+    pub fn forget_uses(&self, horizon: &Horizon) {
+        self.uses.forget_before(horizon);
+    }
+
     /// Whether the blob is there. Its bytes are not read.
     pub fn contains(&self, digest: impl Into<AnyDigest>) -> Result<bool> {
         Ok(self.size(digest)?.is_some())
@@ -168,8 +234,12 @@ impl BlobStore {
             return Ok(None);
         };
         let path = self.path(&digest);
+        let held = self.uses.hold(&digest);
         match fs::symlink_metadata(&path) {
-            Ok(meta) => Ok(Some(meta.len())),
+            Ok(meta) => {
+                Self::note(held, &path, meta.modified().ok());
+                Ok(Some(meta.len()))
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(BlobError::io("inspect", path, e)),
         }
@@ -224,10 +294,48 @@ impl BlobStore {
     /// checks the digest himself. All else uses [`open_verified`](Self::open_verified).
     pub fn open_blob(&self, digest: &Digest) -> Result<File> {
         let path = self.path(digest);
-        File::open(&path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => BlobError::NotFound(digest.into()),
-            _ => BlobError::io("open", path, e),
-        })
+        let held = self.uses.hold(digest);
+        match File::open(&path) {
+            Ok(file) => {
+                Self::note(held, &path, None);
+                Ok(file)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(BlobError::NotFound(digest.into()))
+            }
+            Err(e) => Err(BlobError::io("open", path, e)),
+        }
+    }
+
+    /// Reads a whole blob of at most `limit` bytes, verified, without using it: for those who look
+    /// at everything. One that is damaged stays in its place.
+    pub fn inspect(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+        let path = self.path(digest);
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
+        match read {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(BlobError::NotFound(digest.into()));
+            }
+            Err(e) => return Err(BlobError::io("read", path, e)),
+            Ok(_) => {}
+        }
+        let size = bytes.len() as u64;
+        if size > limit {
+            return Err(BlobError::TooLarge {
+                digest: digest.into(),
+                size,
+                limit,
+            });
+        }
+        match Digest::of(&bytes) {
+            actual if actual == *digest => Ok(bytes),
+            actual => Err(BlobError::Mismatch {
+                expected: digest.into(),
+                actual: actual.into(),
+                size,
+            }),
+        }
     }
 
     /// Opens a blob for reading front to back; the last read fails if the bytes are not those
@@ -265,11 +373,36 @@ impl BlobStore {
     /// Removes a blob; `false` when it was not there.
     pub fn remove(&self, digest: &Digest) -> Result<bool> {
         let path = self.path(digest);
+        let held = self.uses.hold(digest);
         match fs::remove_file(&path) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                held.gone();
+                Ok(true)
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(BlobError::io("remove", path, e)),
         }
+    }
+
+    /// Removes a blob that was not used after the horizon. That nothing names it is the business of
+    /// the caller.
+    pub fn remove_unused(&self, digest: &Digest, horizon: &Horizon) -> Result<Unused> {
+        let path = self.path(digest);
+        let held = self.uses.hold(digest);
+        let meta = match fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Unused::Absent),
+            Err(e) => return Err(BlobError::io("inspect", path, e)),
+        };
+        let modified = meta.modified();
+        let modified = modified.map_err(|e| BlobError::io("inspect", &path, e))?;
+        if held.is_used(horizon, modified) {
+            return Ok(Unused::Used);
+        }
+        around(Step::GcBlob, || fs::remove_file(&path))
+            .map_err(|e| BlobError::io("remove", &path, e))?;
+        held.gone();
+        Ok(Unused::Removed(meta.len()))
     }
 
     /// Takes a damaged blob away from under its name, so that it counts as absent and is fetched
@@ -290,8 +423,7 @@ impl BlobStore {
         }
     }
 
-    /// All blobs, in no order, each with the time it was last written or asked for again by a
-    /// writer (for a collector's grace period).
+    /// All blobs, in no order, each with the time that it was last used, as the disk knows it.
     pub fn list(&self) -> Result<impl Iterator<Item = Result<(Blob, SystemTime)>> + use<>> {
         let dir = self.blob_dir();
         let entries = fs::read_dir(&dir).map_err(|e| BlobError::io("list", &dir, e))?;
@@ -330,7 +462,9 @@ impl BlobStore {
         E: From<BlobError> + Send + 'static,
     {
         let store = self.clone();
-        match tokio::task::spawn_blocking(move || work(&store)).await {
+        // What is logged there is said of the same work.
+        let span = tracing::Span::current();
+        match tokio::task::spawn_blocking(move || span.in_scope(|| work(&store))).await {
             Ok(done) => done,
             Err(_) => Err(BlobError::Cancelled.into()),
         }
@@ -369,8 +503,6 @@ impl BlobStore {
             && let Ok(old) = File::open(&target)
             && same_bytes(file, &old)
         {
-            // A collector must see that it is wanted again.
-            let _ = old.set_modified(SystemTime::now());
             temp.remove();
             // Whoever gave it its name may not have come to this yet.
             around(Step::BlobSyncDir, || sync_dir(&self.blob_dir()))?;
@@ -379,6 +511,8 @@ impl BlobStore {
         let Some(path) = temp.0.clone() else {
             return Err(BlobError::NotFound(blob.digest.into()));
         };
+        // The last byte may have come long ago.
+        let _ = file.set_modified(SystemTime::now());
         around(Step::BlobSync, || file.sync_all()).map_err(|e| BlobError::io("sync", &path, e))?;
         around(Step::BlobRename, || fs::rename(&path, &target))
             .map_err(|e| BlobError::io("publish", &target, e))?;
@@ -469,6 +603,23 @@ impl Write for BlobWriter {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Sets a file's time of modification to now.
+#[cfg(unix)]
+fn touch(path: &Path) -> io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
+    let special = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
+    let times = Timestamps {
+        last_access: special(UTIME_OMIT),
+        last_modification: special(UTIME_NOW),
+    };
+    Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+#[cfg(not(unix))]
+fn touch(path: &Path) -> io::Result<()> {
+    File::open(path)?.set_modified(SystemTime::now())
 }
 
 /// Asks the disk to take in a part of a file, without waiting for it: the sync at the end finds less

@@ -28,8 +28,9 @@ pub mod stack;
 pub mod temporary;
 pub mod tree;
 pub mod uploads;
+pub mod uses;
 mod verify;
 
-pub use blobs::{Blob, BlobBatch, BlobError, BlobStore, BlobWriter};
+pub use blobs::{Blob, BlobBatch, BlobError, BlobStore, BlobWriter, Unused};
 pub use follow::Follower;
 pub use verify::{VerifiedBlob, VerifyingReader};

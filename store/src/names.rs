@@ -57,6 +57,8 @@ impl BlobStore {
     /// Lets `digest` name a durable blob whose bytes have both digests.
     pub(crate) fn name(&self, digest: &AnyDigest, blob: &Digest) -> Result<()> {
         let (target, dir) = (self.record(digest), self.record_dir(digest.algorithm()));
+        // A collector may just find that a record names a blob that is gone.
+        let _held = self.hold(blob);
         if self.resolve(digest)? == Some(*blob) {
             // Whoever wrote it may not have come to this yet.
             return around(Step::BlobSyncDir, || sync_dir(&dir));
@@ -70,6 +72,38 @@ impl BlobStore {
             .map_err(|e| BlobError::io("publish", &target, e))?;
         temp.0 = None;
         around(Step::BlobSyncDir, || sync_dir(&dir))
+    }
+
+    /// Removes records of blobs that are gone, and says how many.
+    pub fn remove_dead_names(&self) -> Result<usize> {
+        let dir = self.record_dir(Algorithm::Sha512);
+        let entries = fs::read_dir(&dir).map_err(|e| BlobError::io("list", &dir, e))?;
+        let mut removed = 0;
+        for entry in entries {
+            let entry = entry.map_err(|e| BlobError::io("list", &dir, e))?;
+            let name = entry.file_name();
+            let Some(digest) = name.to_str().and_then(AnyDigest::from_hex) else {
+                continue;
+            };
+            let Some(blob) = self.resolve(&digest)? else {
+                continue;
+            };
+            let _held = self.hold(&blob);
+            let path = self.path(&blob);
+            match fs::symlink_metadata(&path) {
+                Ok(_) => continue,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(BlobError::io("inspect", path, e)),
+            }
+            // A record may lead to other bytes by now.
+            if self.resolve(&digest)? == Some(blob) {
+                let path = entry.path();
+                around(Step::GcName, || fs::remove_file(&path))
+                    .map_err(|e| BlobError::io("remove", &path, e))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     /// Forgets a name that led to other bytes.
@@ -126,6 +160,18 @@ mod tests {
         ));
         assert_eq!(store.list().unwrap().count(), 1);
         assert_eq!(fs::read_dir(store.temp_dir()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn records_go_after_their_blobs() {
+        let (_dir, store) = store();
+        let blob = store.put_as(b"hello", &long(b"hello")).unwrap();
+        store.put_as(b"other", &long(b"other")).unwrap();
+        assert_eq!(store.remove_dead_names().unwrap(), 0);
+        store.remove(&blob.digest).unwrap();
+        assert_eq!(store.remove_dead_names().unwrap(), 1);
+        assert_eq!(store.resolve(&long(b"hello")).unwrap(), None);
+        assert!(store.contains(long(b"other")).unwrap());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::failpoint::{Step, around};
 use crate::layer::remove_tree;
@@ -143,15 +144,40 @@ impl Snapshots {
     /// Removes a snapshot, whatever modes and flags its files have; `false` when there is none.
     /// It must not be mounted. The name goes first, so a half removed snapshot is never seen.
     pub fn remove(&self, key: &str) -> Result<bool> {
-        let path = self.path(key)?;
-        let old = format!("{OLD}{:032x}", rand::random::<u128>());
-        match fs::rename(&path, self.root.join(&old)) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(io_error("remove", path)(e)),
+        match self.set_aside(key)? {
+            Some(aside) => aside.remove().map(|()| true),
+            None => Ok(false),
         }
-        self.remove_name(&old)?;
-        Ok(true)
+    }
+
+    /// Takes the name of a snapshot away at once; its files go later.
+    pub fn set_aside(&self, key: &str) -> Result<Option<Aside>> {
+        let path = self.path(key)?;
+        let name = format!("{OLD}{:032x}", rand::random::<u128>());
+        match fs::rename(&path, self.root.join(&name)) {
+            Ok(()) => Ok(Some(Aside {
+                snapshots: self.clone(),
+                name,
+            })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io_error("remove", path)(e)),
+        }
+    }
+
+    /// When a snapshot was last used or made, as far as somebody [noted](Self::note_use).
+    pub fn last_use(&self, key: &str) -> Result<Option<SystemTime>> {
+        let path = self.path(key)?;
+        match fs::symlink_metadata(&path).and_then(|meta| meta.modified()) {
+            Ok(time) => Ok(Some(time)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io_error("inspect", path)(e)),
+        }
+    }
+
+    /// Notes that a snapshot is used now.
+    pub fn note_use(&self, key: &str) -> io::Result<()> {
+        let path = self.path(key).map_err(io::Error::other)?;
+        File::open(path)?.set_modified(SystemTime::now())
     }
 
     /// Makes every snapshot that is finished by now survive a crash of the machine. Waits for the
@@ -247,6 +273,20 @@ pub fn remove_all(path: &Path) -> io::Result<()> {
     };
     let dir = File::open(parent)?;
     Ok(remove_tree(dir.as_fd(), name.as_bytes())?)
+}
+
+/// A snapshot without a name. The next start removes it if nobody does.
+#[derive(Debug)]
+pub struct Aside {
+    snapshots: Snapshots,
+    name: String,
+}
+
+impl Aside {
+    /// Removes its files.
+    pub fn remove(self) -> Result<()> {
+        self.snapshots.remove_name(&self.name)
+    }
 }
 
 fn is_key(text: &str) -> bool {

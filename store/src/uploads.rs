@@ -104,6 +104,19 @@ pub struct Uploads {
     open: Arc<Mutex<HashMap<UploadId, Arc<Slot<State>>>>>,
 }
 
+/// An upload that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arriving {
+    /// Its name.
+    pub id: UploadId,
+    /// Bytes received so far.
+    pub received: u64,
+    /// When it began.
+    pub begun: SystemTime,
+    /// When it last got bytes.
+    pub last: SystemTime,
+}
+
 #[derive(Debug)]
 struct State {
     file: File,
@@ -193,23 +206,41 @@ impl Uploads {
 
     /// Throws away every upload that got no byte for `idle`, and says how many.
     pub fn sweep(&self, idle: Duration) -> Result<usize> {
+        let mut swept = 0;
+        for upload in self.list()? {
+            let age = SystemTime::now().duration_since(upload.last);
+            if age.is_ok_and(|age| age >= idle) && self.cancel(&upload.id).is_ok() {
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+
+    /// All uploads, each with the bytes received and the times when it began and last got some.
+    pub fn list(&self) -> Result<Vec<Arriving>> {
         let dir = self.store.root().join("uploads");
         let entries = fs::read_dir(&dir).map_err(|e| BlobError::io("list", &dir, e))?;
-        let mut swept = 0;
+        let mut found = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|e| BlobError::io("list", &dir, e))?;
             let Some(id) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
                 continue;
             };
-            let Ok(modified) = entry.metadata().and_then(|m| m.modified()) else {
+            // Ended meanwhile, or of a file system that does not say.
+            let Ok(meta) = entry.metadata() else {
                 continue;
             };
-            let age = SystemTime::now().duration_since(modified);
-            if age.is_ok_and(|age| age >= idle) && self.cancel(&id).is_ok() {
-                swept += 1;
-            }
+            let Ok(last) = meta.modified() else {
+                continue;
+            };
+            found.push(Arriving {
+                id,
+                received: meta.len(),
+                begun: meta.created().unwrap_or(last),
+                last,
+            });
         }
-        Ok(swept)
+        Ok(found)
     }
 
     fn path(&self, id: &UploadId) -> PathBuf {

@@ -105,6 +105,11 @@ impl Distribution {
         &self.address
     }
 
+    /// Where its configuration, log and data lie.
+    pub fn folder(&self) -> &Path {
+        self.config.parent().unwrap_or(Path::new("."))
+    }
+
     /// What it has logged: a line for each request.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

@@ -31,6 +31,16 @@ impl Docker {
         Self::with(dockerd, folder)
     }
 
+    /// On a host of a made-up network, as one that trusts an authority (a PEM file).
+    #[track_caller]
+    pub fn trusting(host: &Host, folder: &Path, authority: &Path) -> Self {
+        let mut dockerd = host.command("dockerd");
+        dockerd
+            .args(["--iptables=false", "--bridge=none"])
+            .env("SSL_CERT_FILE", authority);
+        Self::with(dockerd, folder)
+    }
+
     /// As a package sets it up, with a bridge and its rules, on a host of a made-up network.
     #[track_caller]
     pub fn bridged(host: &Host, folder: &Path) -> Self {
@@ -79,16 +89,42 @@ impl Docker {
         }
     }
 
-    /// Unmounts what dockerd leaves in its runtime directory: its network namespace.
+    /// Unmounts what dockerd leaves: its network namespace, and, when it was killed, roots of steps.
     fn unmount(&self) {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-        for point in points.filter(|point| Path::new(point).starts_with(self.runtime.path())) {
+        let points: Vec<&str> = mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .collect();
+        let data = self.log.with_file_name("data");
+        let ours = |point: &&str| {
+            let point = Path::new(point);
+            point.starts_with(self.runtime.path()) || point.starts_with(&data)
+        };
+        // The innermost first.
+        for point in points.into_iter().filter(ours).rev() {
             let unmounted = tool("umount", [point]).output();
             if !unmounted.is_ok_and(|output| output.status.success()) {
                 eprintln!("{point} stays mounted");
             }
         }
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.runtime.path().join("sock")
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it, as a crash would end it.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.unmount();
     }
 
     /// A docker command against this daemon.
@@ -129,7 +165,9 @@ impl Drop for Docker {
     fn drop(&mut self) {
         let pid = self.child.id();
         // Asked nicely, dockerd ends its containerd and unmounts.
-        let _ = tool("kill", ["-TERM", &pid.to_string()]).output();
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = tool("kill", ["-TERM", &pid.to_string()]).output();
+        }
         let until = Instant::now() + PATIENCE;
         while self.child.try_wait().is_ok_and(|status| status.is_none()) {
             if Instant::now() > until {

@@ -8,9 +8,12 @@
 // Everything here serves assertions, so panicking is how it reports.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod collector;
 mod command;
+mod containerd;
 mod distribution;
 mod docker;
+mod exposition;
 mod fleet;
 mod http;
 mod image;
@@ -27,9 +30,12 @@ mod simulator;
 mod talk;
 mod world;
 
+pub use collector::{Collector, TracedSpan};
 pub use command::{Chalk, Ran, Running, output, run, tool};
+pub use containerd::Containerd;
 pub use distribution::Distribution;
 pub use docker::Docker;
+pub use exposition::{Exposition, Family, Sample};
 pub use fleet::{Fleet, QUICK, STEADY, targets};
 pub use http::{Response, events, get, request};
 pub use image::{Entry, ImageFiles, Layout};

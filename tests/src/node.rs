@@ -39,6 +39,18 @@ impl Node {
         Self::start_at(None, service, name, region, state, arguments, &[])
     }
 
+    /// As [`Node::start`] in the home region, with variables of the environment.
+    #[track_caller]
+    pub fn start_in(
+        service: &Service,
+        name: &str,
+        state: &Path,
+        arguments: &[&str],
+        environment: &[(String, String)],
+    ) -> Self {
+        Self::start_at(None, service, name, "local", state, arguments, environment)
+    }
+
     /// As [`Node::start`] on a host of a made-up network.
     #[track_caller]
     pub fn start_on(

@@ -35,6 +35,16 @@ impl Service {
         Self::start_at(None, state, settings, &[])
     }
 
+    /// As [`Service::start`] with variables of the environment.
+    #[track_caller]
+    pub fn start_in(
+        state: &Path,
+        settings: &[(&str, &str)],
+        environment: &[(String, String)],
+    ) -> Self {
+        Self::start_at(None, state, settings, environment)
+    }
+
     /// As [`Service::start`] on a host of a made-up network, where all its commands run, too.
     #[track_caller]
     pub fn start_on(host: &Host, state: &Path, settings: &[(&str, &str)]) -> Self {

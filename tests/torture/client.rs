@@ -102,6 +102,22 @@ impl Client {
         self.send(method, path, &headers, body).await?.ok()?.json()
     }
 
+    /// Collects garbage.
+    pub(crate) async fn collect(&self) -> Fallible<()> {
+        let headers = [(CONTENT_TYPE, "application/json".to_owned())];
+        let answer = self.send(Method::POST, "/v1/gc", &headers, b"{}".to_vec());
+        let answer = answer.await?.ok()?;
+        let text = String::from_utf8_lossy(&answer.body);
+        // What comes last says how it went.
+        match text.lines().last() {
+            Some(last) if last.contains("\"done\"") => Ok(()),
+            last => Err(format!(
+                "a collection ended so: {}",
+                last.unwrap_or("not at all")
+            )),
+        }
+    }
+
     /// A document of the API; none when there is none.
     pub(crate) async fn get(&self, path: &str) -> Fallible<Option<Value>> {
         let answer = self.send(Method::GET, path, &[], Vec::new()).await?;

@@ -147,6 +147,7 @@ impl Worker {
                 self.shared.builds().remove(&hash);
                 Ok(())
             }
+            Act::Collect => self.client.collect().await,
             Act::Token { name } => {
                 let body = json!({"name": name, "roles": ["build"]});
                 let made = self.client.call(Method::POST, "/v1/tokens", &body).await?;

@@ -19,6 +19,7 @@ mod client;
 mod clients;
 mod disk;
 mod facts;
+mod garbage;
 mod leaks;
 mod nodes;
 mod payload;

@@ -102,6 +102,8 @@ pub(crate) enum Act {
     Unname { name: String },
     /// Deletes the newest image of this client.
     DeleteImage,
+    /// Collects garbage.
+    Collect,
     /// Makes a token.
     Token { name: String },
     /// Revokes the newest token of this client.
@@ -276,7 +278,7 @@ pub(crate) fn recipe(rng: &mut StdRng, number: usize, client: usize, at: usize) 
 }
 
 fn act(rng: &mut StdRng, number: usize, client: usize, at: usize) -> Act {
-    match rng.random_range(0..116) {
+    match rng.random_range(0..122) {
         0..25 => {
             let count = rng.random_range(1..4);
             Act::Push {
@@ -318,7 +320,8 @@ fn act(rng: &mut StdRng, number: usize, client: usize, at: usize) -> Act {
                 .unwrap_or(&Way::Inline),
         },
         112..115 => Act::RemoveFile { path: path(rng) },
-        _ => Act::DeleteVolume,
+        115 => Act::DeleteVolume,
+        _ => Act::Collect,
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::garbage;
+
 /// Longest that a start or a stop may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(2);
@@ -121,7 +123,10 @@ impl Launch {
             "serve.stop_timeout=2s",
             "build.parallel=2",
             "prewarm.images=",
-        ] {
+        ]
+        .into_iter()
+        .chain(garbage::SETTINGS)
+        {
             command.args(["--set", setting]);
         }
         self.arm(&mut command, point);

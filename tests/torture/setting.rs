@@ -8,6 +8,7 @@ use std::process::Command;
 use chalk_tests::World;
 
 use crate::disk::{self, Disk};
+use crate::garbage;
 use crate::peer;
 use crate::process::Launch;
 use crate::recipe::BASE;
@@ -88,6 +89,7 @@ impl Setting {
             .iter()
             .map(|path| disk::name_of(path))
             .collect();
+        garbage::plant(&launch.state);
         disk.into_image(&setting.template);
         let empty = Disk::format(&setting.folder.join("empty"));
         empty.into_image(&setting.empty);

@@ -1,6 +1,7 @@
 //! The words of the command.
 
 mod node;
+mod project;
 mod sandbox;
 mod token;
 mod verify;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use node::{Agent, Cache, Node, NodeCommand, Prewarm, Token};
+pub(crate) use project::{Audit, Project, Quotas};
 pub(crate) use sandbox::{Exec, Network, Process, Run, Sandbox};
 pub(crate) use token::ClientToken;
 pub(crate) use verify::Verify;
@@ -121,6 +123,13 @@ pub(crate) enum Command {
     /// Tokens of people and programs that use the service
     #[command(subcommand)]
     Token(ClientToken),
+    /// Free what the service keeps and nobody needs, as its settings `gc.*` say
+    Gc(Gc),
+    /// Projects: what their tokens share, and how much of it
+    #[command(subcommand)]
+    Project(Project),
+    /// Who changed what, newest first; for administrators
+    Audit(Audit),
     /// Check whether this host can build and run images, and say what to change
     #[command(after_help = DOCTOR)]
     Doctor,
@@ -145,6 +154,16 @@ pub(crate) struct Serve {
     /// Run a node in this process, too
     #[arg(long)]
     pub(crate) node: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Gc {
+    /// Free nothing: say what would go and what that would free, and why everything else stays
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Say of everything that stays why it does, too
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Subcommand)]

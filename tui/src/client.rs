@@ -1,6 +1,7 @@
 //! The service's HTTP API as the command uses it.
 
 mod events;
+mod lines;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,12 +10,14 @@ use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_core::wire::{self, Problem, exit};
+use chalk_watch::traces;
 use futures_util::TryStreamExt as _;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Failure;
+use lines::Lines;
 
 /// A connection to one service.
 #[derive(Debug, Clone)]
@@ -22,6 +25,8 @@ pub(crate) struct Client {
     http: reqwest::Client,
     url: String,
     token: String,
+    /// Trace that the requests are a part of.
+    traceparent: Option<String>,
 }
 
 impl Client {
@@ -39,6 +44,7 @@ impl Client {
             http,
             url,
             token: token.to_owned(),
+            traceparent: traces::traceparent(),
         })
     }
 
@@ -52,9 +58,14 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http
+        let request = self
+            .http
             .request(method, format!("{}{path}", self.url))
-            .bearer_auth(&self.token)
+            .bearer_auth(&self.token);
+        match &self.traceparent {
+            Some(trace) => request.header(traces::TRACEPARENT, trace),
+            None => request,
+        }
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
@@ -205,6 +216,12 @@ impl Client {
             }
             _ => failure,
         })
+    }
+
+    /// An answer of lines of JSON, which may take long to come.
+    pub(crate) async fn lines(&self, path: &str, body: &impl Serialize) -> Result<Lines, Failure> {
+        let request = self.request(Method::POST, path).json(body);
+        Ok(Lines::new(self.clone(), self.send(request).await?))
     }
 
     /// Text of a log.

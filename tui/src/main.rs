@@ -17,12 +17,15 @@ mod quantity;
 mod settings;
 mod sse;
 mod warm_state;
+mod watch;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use chalk_core::wire::exit;
+use chalk_watch::traces;
 use clap::{CommandFactory as _, Parser as _};
+use tracing::Instrument as _;
 
 use cli::{Cli, Command, Compute, Image, NodeCommand};
 use connect::Server;
@@ -77,13 +80,21 @@ fn run(cli: Cli) -> Result<(), Failure> {
     if may_build_here(&cli, &loaded) {
         chalk_sandbox::userns::enter();
     }
+    let traces = watch::begin(cli.command.as_ref(), &loaded)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::new(exit::FAILED, "cannot start the async runtime").why(e))?;
-    let result = runtime.block_on(dispatch(cli, &loaded));
+    let span = watch::span(cli.command.as_ref(), &traces);
+    let work = dispatch(cli, &loaded).instrument(span.clone());
+    let result = runtime.block_on(work);
+    if let Err(failure) = &result {
+        traces::failed(&span, &failure.to_string());
+    }
+    drop(span);
     // A blocking read of standard input must not hold up the end.
     runtime.shutdown_background();
+    traces.end();
     result
 }
 
@@ -102,7 +113,6 @@ fn may_build_here(cli: &Cli, loaded: &Loaded) -> bool {
 async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
     let json = cli.global.json;
     let Some(command) = cli.command else {
-        log_to_file(loaded);
         return app::open(loaded, &cli.app).await;
     };
     if let Some(flag) = cli.app.given() {
@@ -112,16 +122,12 @@ async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
     match command {
         Command::Serve(serve) => commands::serve::serve(loaded, &serve).await,
         Command::Web => commands::web::web(loaded, json).await,
-        Command::Doctor => {
-            quiet_logs();
-            commands::doctor::doctor(loaded, json).await
-        }
+        Command::Doctor => commands::doctor::doctor(loaded, json).await,
         Command::Config(cli::Config::Show) => commands::config::show(loaded, json),
         Command::Config(cli::Config::Check { file }) => {
             commands::config::check(file.as_deref(), json)
         }
         Command::Compute(Compute::Image(command)) | Command::Image(command) => {
-            quiet_logs();
             image(command, loaded, json).await
         }
         Command::Node(NodeCommand { verb: None, agent }) => {
@@ -130,18 +136,14 @@ async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
         Command::Compute(Compute::Node(verb))
         | Command::Node(NodeCommand {
             verb: Some(verb), ..
-        }) => {
-            quiet_logs();
-            commands::nodes::nodes(verb, loaded, json).await
-        }
+        }) => commands::nodes::nodes(verb, loaded, json).await,
         Command::Compute(Compute::Sandbox(verb)) | Command::Sandbox(verb) => {
-            quiet_logs();
             commands::sandbox::sandbox(verb, loaded, json).await
         }
-        Command::Token(verb) => {
-            quiet_logs();
-            commands::tokens::tokens(verb, loaded, json).await
-        }
+        Command::Gc(flags) => commands::gc::gc(loaded, &flags, json).await,
+        Command::Token(verb) => commands::tokens::tokens(verb, loaded, json).await,
+        Command::Project(verb) => commands::projects::projects(verb, loaded, json).await,
+        Command::Audit(audit) => commands::audit::audit(&audit, loaded, json).await,
         Command::Completions { .. } => Ok(()),
     }
 }
@@ -198,37 +200,4 @@ async fn with_server(command: Image, server: &Server, json: bool) -> Result<(), 
         | Image::Warm(_)
         | Image::Build(_) => Ok(()),
     }
-}
-
-/// The log of a service inside the app must not write over the screen: where it is asked for, it goes
-/// to a file of the state directory.
-fn log_to_file(loaded: &Loaded) {
-    let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("CHALK_LOG") else {
-        return;
-    };
-    let path = loaded.settings.state.dir.join("app.log");
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path);
-    if let Ok(file) = file {
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::sync::Mutex::new(file))
-            .with_ansi(false)
-            .with_target(false)
-            .try_init();
-    }
-}
-
-/// What goes wrong in a service inside a one-shot command reaches the user as its answer; its log
-/// is shown on demand.
-fn quiet_logs() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CHALK_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .try_init();
 }

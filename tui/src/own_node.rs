@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use chalk_core::wire::exit;
 use chalk_node::agent::AgentError;
-use chalk_node::{Join, Node, NodeError, NodeSettings, RunningNode};
-use chalk_service::settings::{CacheForm, Settings};
+use chalk_node::{ContainerdSettings, Join, Node, NodeError, NodeSettings, RunningNode};
+use chalk_service::settings::{CacheForm, Runtime, Settings};
 
 use crate::error::Failure;
 
@@ -20,6 +20,15 @@ pub(crate) fn settings(settings: &Settings, server: &str, join: Join) -> NodeSet
     let mut made = NodeSettings::new(server, join, &name, dir(node.dir.as_deref(), state));
     made.region = node.region.clone();
     made.labels = node.labels.clone();
+    made.runtime = match node.runtime {
+        Runtime::Chalk => chalk_node::Runtime::Chalk,
+        Runtime::Containerd => chalk_node::Runtime::Containerd(ContainerdSettings {
+            address: node.containerd.address.clone(),
+            namespace: node.containerd.namespace.clone(),
+            snapshotter: node.containerd.snapshotter.clone(),
+            hosts_dir: node.containerd.hosts_dir.clone(),
+        }),
+    };
     made.cache_size = node.cache_size.as_u64();
     made.cache_form = match node.cache_form {
         CacheForm::Auto => chalk_node::CacheForm::Auto,
@@ -35,6 +44,7 @@ pub(crate) fn settings(settings: &Settings, server: &str, join: Join) -> NodeSet
     made.insecure = node.insecure.clone();
     made.ca_bundle = node.ca_bundle.clone();
     made.credentials = node.credentials.clone();
+    made.metrics_listen = node.metrics_listen;
     made.sandbox_disk = node.sandbox_disk.as_u64();
     made.log_limit = node.log_limit.as_u64();
     made.cdi_dirs = node.cdi_dirs.clone();

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod base;
 mod bench;
+mod chart;
 mod demo;
 mod fuzz;
 mod host;
@@ -45,6 +46,8 @@ enum Task {
     Record,
     /// Builds the page, which the next build of `chalk` takes in.
     Web,
+    /// Checks the Helm chart of `deploy/`, or makes the plain manifests anew.
+    Chart(chart::Options),
     /// Makes the base image that stands in for python:3.12-slim-bookworm; prints its path.
     Base,
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Task::Torture(options) => torture::run(&options),
         Task::Record => record::run(),
         Task::Web => web::run(),
+        Task::Chart(options) => chart::run(&options),
         Task::Base => base::stand_in().map(|layout| println!("{}", layout.display())),
     };
     match outcome {

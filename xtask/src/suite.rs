@@ -6,17 +6,18 @@ use serde_json::Value;
 
 use crate::host::{self, Package, cargo, package};
 use crate::run::{self, Failure, Result, command};
-use crate::{base, fuzz, wasm, web};
+use crate::{base, chart, fuzz, wasm, web};
 
 mod javascript;
 mod sdk;
 
 /// What the suites use besides Rust: the peers that they compare with, and plain tools.
-const PACKAGES: [Package; 17] = [
+const PACKAGES: [Package; 19] = [
     package("buildah", "/usr/bin/buildah"),
     package("busybox-static", "/bin/busybox"),
     package("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
     package("chromium", "/usr/bin/chromium"),
+    package("containerd", "/usr/bin/containerd"),
     package("curl", "/usr/bin/curl"),
     package("docker.io", "/usr/sbin/dockerd"),
     package("docker-registry", "/usr/bin/docker-registry"),
@@ -27,6 +28,7 @@ const PACKAGES: [Package; 17] = [
     package("openssl", "/usr/bin/openssl"),
     package("procps", "/usr/bin/pgrep"),
     package("python3", "/usr/bin/python3"),
+    package("runc", "/usr/sbin/runc"),
     package("skopeo", "/usr/bin/skopeo"),
     package("uidmap", "/usr/bin/newuidmap"),
     package("zstd", "/usr/bin/zstd"),
@@ -52,7 +54,7 @@ struct Step {
     run: fn(&Options) -> Result<String>,
 }
 
-const STEPS: [Step; 18] = [
+const STEPS: [Step; 19] = [
     Step {
         name: "packages",
         about: "Debian packages that the suites use, and the base image",
@@ -108,6 +110,11 @@ const STEPS: [Step; 18] = [
         name: "build",
         about: "the chalk command that the whole-system tests drive",
         run: |_| host::build_chalk("dev").map(|path| path.display().to_string()),
+    },
+    Step {
+        name: "chart",
+        about: "the Helm chart, by helm itself and by the schemas of Kubernetes",
+        run: |_| chart::check(),
     },
     Step {
         name: "system",

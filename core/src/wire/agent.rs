@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CacheUsage, CachedImage, ExecRequest, GcRequest, LayerProgress, Problem, Receipt, Sandbox,
-    SandboxEnd, SandboxRequest, SandboxState, TerminalSize,
+    CacheUsage, CachedImage, ExecRequest, GcRequest, LayerProgress, NodeRuntime, Problem, Receipt,
+    Sandbox, SandboxEnd, SandboxRequest, SandboxState, TerminalSize,
 };
 use crate::Digest;
 
@@ -71,6 +71,9 @@ pub struct ImageRef {
     /// Base URLs of nodes that serve its blobs, best first; asked before the registry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
+    /// Trace that the order is a part of (W3C Trace Context, `traceparent`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// A line from the service.
@@ -325,6 +328,9 @@ pub enum Report {
         /// How many of them run.
         #[serde(default)]
         running: usize,
+        /// What keeps the images.
+        #[serde(default, skip_serializing_if = "NodeRuntime::is_chalk")]
+        runtime: NodeRuntime,
     },
     /// It lives.
     Heartbeat {

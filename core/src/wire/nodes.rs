@@ -28,9 +28,31 @@ pub struct Node {
     pub cache: CacheUsage,
     /// Sandboxes that run there.
     pub sandboxes: usize,
+    /// What keeps its images.
+    #[serde(default, skip_serializing_if = "NodeRuntime::is_chalk")]
+    pub runtime: NodeRuntime,
     /// Base URL under which it serves layers to its region, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mirror: Option<String>,
+}
+
+/// What keeps the images of a [`Node`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum NodeRuntime {
+    /// The node itself; it runs sandboxes from them.
+    #[default]
+    Chalk,
+    /// A containerd, for the containers of Kubernetes or nerdctl; the node runs no sandboxes.
+    Containerd,
+}
+
+impl NodeRuntime {
+    /// Whether it is the one that nodes have unless they say otherwise.
+    pub fn is_chalk(&self) -> bool {
+        *self == Self::Chalk
+    }
 }
 
 /// State of a [`Node`].

@@ -66,6 +66,11 @@ pub const COMMAND_NOT_EXECUTABLE: &str = "urn:chalk:command-not-executable";
 /// A file of a sandbox cannot be read or written: the system inside said no (400, 403, 404, 409 or
 /// 507). Exit code 1, or 4 where there is none.
 pub const FILE_FAILED: &str = "urn:chalk:file-failed";
+/// A quota of the project is used up (429 for builds, 507 for storage). Exit code 3.
+pub const QUOTA_EXCEEDED: &str = "urn:chalk:quota-exceeded";
+/// Too many requests, or too many with a wrong token; the header `Retry-After` says when to come
+/// back (429). Exit code 3.
+pub const RATE_LIMITED: &str = "urn:chalk:rate-limited";
 /// A fault of the node that was to run a sandbox (500). Exit code 1.
 pub const NODE_FAILED: &str = "urn:chalk:node-failed";
 /// A fault of the service (500). Exit code 3.

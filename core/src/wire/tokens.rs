@@ -2,18 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a token allows. Each role may look at everything but tokens.
+/// What a token allows. Each role may look at everything of its project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Looks at everything and pulls images.
+    /// Looks at what its project has and pulls its images.
     Read,
     /// Builds, names and pushes images, keeps volumes, and runs sandboxes.
     Build,
     /// Brings images to nodes, and says which they keep ready.
     Warm,
-    /// Everything: nodes, tokens and deletion, too.
+    /// Everything, of every project: nodes, tokens and deletion, too.
     Admin,
 }
 
@@ -55,6 +55,9 @@ pub struct ClientTokenRequest {
     /// What it allows; `build` when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<Role>,
+    /// Project that it belongs to; the default one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
     /// Seconds until it expires; never when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
@@ -70,6 +73,9 @@ pub struct ClientToken {
     pub name: String,
     /// What it allows.
     pub roles: Vec<Role>,
+    /// Project that it belongs to.
+    #[serde(default = "super::projects::default_project")]
+    pub project: String,
     /// When it was made.
     pub created: String,
     /// When it expires; never when absent.

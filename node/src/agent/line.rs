@@ -40,6 +40,11 @@ impl Line {
         self.lock().clone()
     }
 
+    /// Whether a session is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.lock().is_some()
+    }
+
     pub(super) fn set(&self, line: Option<OpenLine>) {
         *self.lock() = line;
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chalk_core::wire::NodeRuntime;
 use chalk_core::wire::agent::{MAX_REPORT, Order, Report, SandboxReport};
 use futures_util::StreamExt as _;
 use tokio::sync::broadcast::error::RecvError;
@@ -19,6 +20,7 @@ use super::Agent;
 use super::asks;
 use super::call::{CallError, Connection};
 use super::lines::{LineError, Lines, Received};
+use crate::settings::Runtime;
 
 /// Lines that wait to be sent; whoever has more to say waits.
 const WAITING: usize = 64;
@@ -145,6 +147,10 @@ fn hello(agent: &Agent) -> Report {
         usage: agent.images.usage(),
         sandboxes: sandboxes.into_iter().map(|report| report.id).collect(),
         running,
+        runtime: match agent.settings.runtime {
+            Runtime::Chalk => NodeRuntime::Chalk,
+            Runtime::Containerd(_) => NodeRuntime::Containerd,
+        },
     }
 }
 

@@ -61,6 +61,7 @@ pub(super) const COST: PullCost = PullCost {
 /// An image of a made-up digest.
 pub(super) fn image(contents: &[u8]) -> ImageRef {
     ImageRef {
+        traceparent: None,
         digest: Digest::of(contents),
         image_hash: None,
         registry: "registry.example".into(),

@@ -7,9 +7,11 @@ use std::time::Duration;
 use chalk_core::Digest;
 use chalk_core::wire::agent::{ImageRef, Report};
 use chalk_core::wire::{Problem, Receipt};
+use chalk_watch::traces;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, field};
 
 use super::backoff::Backoff;
 use super::parts::{Images, PullCost, PullFailure, PullOrder, PullProgress};
@@ -125,7 +127,8 @@ impl Warms {
         jobs.forget_old();
         drop(jobs);
         self.changed.notify_one();
-        tokio::spawn(work.run());
+        let span = work.span();
+        tokio::spawn(work.run().instrument(span));
     }
 
     /// Ends and forgets a warm.
@@ -257,6 +260,24 @@ struct Work {
 }
 
 impl Work {
+    /// The span of the warm, in the trace of whoever asked for it.
+    fn span(&self) -> Span {
+        let span = tracing::info_span!(
+            target: traces::TARGET,
+            parent: None,
+            "warm",
+            warm = self.id,
+            image = %self.image.digest,
+            bytes_fetched = field::Empty,
+            otel.status_code = field::Empty,
+            otel.status_description = field::Empty,
+        );
+        if let Some(parent) = &self.image.traceparent {
+            traces::follow(&span, parent);
+        }
+        span
+    }
+
     async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         let mut retries_left = RETRIES;
@@ -267,12 +288,17 @@ impl Work {
                 return;
             };
             let failure = match result {
-                Ok(receipt) => return self.set(State::Ready(spent.added_to(receipt))),
+                Ok(receipt) => {
+                    let receipt = spent.added_to(receipt);
+                    Span::current().record("bytes_fetched", receipt.bytes_fetched);
+                    return self.set(State::Ready(receipt));
+                }
                 Err(failure) => failure,
             };
             spent.add(cost, begin.elapsed());
-            tracing::warn!(warm = %self.id, image = %self.image.name, error = %failure, "warm failed");
+            tracing::warn!(name = %self.image.name, error = %failure, "warm failed");
             if !failure.transient || retries_left == 0 {
+                traces::failed(&Span::current(), &failure.to_string());
                 return self.set(State::Failed(failure.problem));
             }
             self.set(State::Waiting(failure.problem, retries_left));

@@ -9,6 +9,8 @@ use chalk_core::wire::{Problem, problem};
 use chalk_store::layer::LayerError;
 use chalk_store::registry::RegistryError;
 
+use crate::agent::PullFailure;
+
 /// Failure of the cache or of a pull. Cheap to clone: several pulls may wait for one layer.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -91,6 +93,36 @@ pub enum CacheError {
         /// Who holds it.
         why: String,
     },
+    /// containerd cannot be reached, or went away in the middle.
+    #[error("containerd does not answer at {address}: {detail}")]
+    ContainerdGone {
+        /// Its socket.
+        address: String,
+        /// What the system said.
+        detail: String,
+    },
+    /// containerd refused.
+    #[error("containerd at {address} failed to {doing}: {detail}")]
+    Containerd {
+        /// Its socket.
+        address: String,
+        /// What was asked of it.
+        doing: String,
+        /// What it said.
+        detail: String,
+        /// Whether another try may go better.
+        transient: bool,
+        /// Whether its disk is full.
+        disk_full: bool,
+    },
+    /// A layer that was in containerd before could not be used, and was removed.
+    #[error("layer {layer} in containerd could not be used and is fetched anew: {why}")]
+    Stale {
+        /// Digest of the layer.
+        layer: Digest,
+        /// What was wrong with it.
+        why: String,
+    },
     /// The pull was given up.
     #[error("the pull was cancelled")]
     Cancelled,
@@ -131,9 +163,21 @@ impl CacheError {
                 **error,
                 RegistryError::Unreachable { .. } | RegistryError::Unavailable { .. }
             ),
-            Self::DiskFull { .. } | Self::Io { .. } => true,
+            Self::Containerd { transient, .. } => *transient,
+            Self::DiskFull { .. }
+            | Self::Io { .. }
+            | Self::ContainerdGone { .. }
+            | Self::Stale { .. } => true,
             // Also of damage: every source was asked again before it was said.
             _ => false,
+        }
+    }
+
+    /// As it is told to the agent.
+    pub(crate) fn failure(&self) -> PullFailure {
+        PullFailure {
+            problem: self.problem(),
+            transient: self.is_transient(),
         }
     }
 
@@ -153,7 +197,10 @@ impl CacheError {
                 507,
                 "raise the node's `--cache-size`, unpin images or stop sandboxes that hold them",
             ),
-            Self::DiskFull { .. } => say(
+            Self::DiskFull { .. }
+            | Self::Containerd {
+                disk_full: true, ..
+            } => say(
                 problem::DISK_FULL,
                 "the node's disk is full",
                 507,
@@ -185,6 +232,18 @@ impl CacheError {
                 say(problem::BAD_REQUEST, "the image is broken", 400, "")
             }
             Self::Kept { .. } => say(problem::UNAVAILABLE, "the image is needed", 409, ""),
+            Self::ContainerdGone { .. } => say(
+                problem::NODE_FAILED,
+                "the node's containerd cannot be reached",
+                503,
+                "start containerd on the node, or correct the node's setting `node.containerd.address`",
+            ),
+            Self::Containerd { .. } | Self::Stale { .. } => say(
+                problem::NODE_FAILED,
+                "the node's containerd failed",
+                500,
+                "see containerd's log, and the node's settings `node.containerd.*`",
+            ),
             Self::Cancelled => say(problem::CANCELLED, "the pull was cancelled", 409, ""),
             Self::Io { .. } | Self::Locked(_) | Self::NoErofs(_) => {
                 say(problem::INTERNAL, "the node's cache failed", 500, "")

@@ -1,28 +1,20 @@
 //! The cache as the agent sees it.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-
 use async_trait::async_trait;
+use chalk_core::Digest;
 use chalk_core::wire::agent::ImageRef;
 use chalk_core::wire::{CacheListing, CacheUsage, GcReport, GcRequest, Problem, Receipt};
-use chalk_core::{Digest, Reference};
-use chalk_store::registry::{Client, Credential, Options};
+use chalk_store::registry::Options;
 use tokio::sync::watch;
 
-use super::{Cache, CacheError, ImageSource, Lease, Result};
+use super::{Cache, CacheError, Lease, Result};
 use crate::agent::{AccessWatch, CacheDelta, Images, PullFailure, PullOrder, PullProgress};
-
-/// User name beside the node's token at the service's registry.
-const NODE_USER: &str = "node";
+use crate::pull::Sources;
 
 /// The cache of a node that joined a service: knows by which login each registry is read.
 pub struct NodeImages {
     cache: Cache,
-    access: AccessWatch,
-    options: Options,
-    /// Clients by registry and the token that they log in with.
-    clients: Mutex<BTreeMap<String, (Option<String>, Client)>>,
+    sources: Sources,
 }
 
 impl NodeImages {
@@ -30,44 +22,13 @@ impl NodeImages {
     pub fn new(cache: Cache, access: AccessWatch, options: Options) -> Self {
         Self {
             cache,
-            access,
-            options,
-            clients: Mutex::default(),
+            sources: Sources::new(access, options, None),
         }
     }
 
     /// The cache itself.
     pub fn cache(&self) -> &Cache {
         &self.cache
-    }
-
-    /// Where an image that the service named is read from.
-    ///
-    /// # Errors
-    /// [`CacheError::Image`] for a repository that is none, [`CacheError::Registry`] for settings
-    /// that no client can be made of.
-    pub fn source(
-        &self,
-        image: &ImageRef,
-        peers: watch::Receiver<Vec<String>>,
-    ) -> Result<ImageSource> {
-        let text = format!("{}/{}", image.registry, image.repository);
-        let repository: Reference = text.parse().map_err(|e| CacheError::Image {
-            image: image.digest,
-            detail: format!("`{text}` is no repository: {e}"),
-        })?;
-        let access = self.access.borrow();
-        let token = access.as_ref().map(|access| access.token.clone());
-        drop(access);
-        Ok(ImageSource {
-            digest: image.digest,
-            image_hash: image.image_hash,
-            name: image.name.clone(),
-            client: self.client(repository.registry(), token.filter(|_| image.node_login))?,
-            repository,
-            peers,
-            access: self.access.clone(),
-        })
     }
 
     /// Holds an image, bringing it in first where it is not there.
@@ -80,29 +41,8 @@ impl NodeImages {
         progress: &watch::Sender<PullProgress>,
     ) -> Result<(Lease, Receipt)> {
         let (_, peers) = watch::channel(image.peers.clone());
-        let source = self.source(image, peers)?;
+        let source = self.sources.source(image, peers)?;
         self.cache.acquire(&source, progress).await
-    }
-
-    /// Connections and logins live as long as the token is the same.
-    fn client(&self, registry: &str, token: Option<String>) -> Result<Client> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, client)) = clients.get(registry)
-            && *of == token
-        {
-            return Ok(client.clone());
-        }
-        let mut options = self.options.clone();
-        if let Some(token) = &token {
-            let credential = Credential::Password {
-                user: NODE_USER.to_owned(),
-                password: token.clone(),
-            };
-            options.explicit.insert(registry.to_owned(), credential);
-        }
-        let client = Client::new(options)?;
-        clients.insert(registry.to_owned(), (token, client.clone()));
-        Ok(client)
     }
 }
 
@@ -131,13 +71,10 @@ impl Images for NodeImages {
     }
 
     async fn pull(&self, order: PullOrder) -> Result<Receipt, PullFailure> {
-        let failure = |error: &CacheError| PullFailure {
-            problem: error.problem(),
-            transient: error.is_transient(),
-        };
         let source = self
+            .sources
             .source(&order.image, order.peers)
-            .map_err(|e| failure(&e))?;
+            .map_err(|e| e.failure())?;
         let pull = self
             .cache
             .ensure(&source, order.pin.as_deref(), &order.progress);
@@ -145,7 +82,7 @@ impl Images for NodeImages {
             done = pull => done,
             () = order.cancel.cancelled() => Err(CacheError::Cancelled),
         };
-        done.map_err(|error| failure(&error))
+        done.map_err(|error| error.failure())
     }
 
     async fn remove(&self, digest: Digest, unpin: bool) -> Result<GcReport, Problem> {

@@ -21,11 +21,11 @@ mod report;
 mod room;
 mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use chalk_core::wire::CacheItem;
 use chalk_core::{Digest, Reference};
@@ -45,6 +45,8 @@ pub(crate) use state::{Image, KeptBlob, Layer, State, Victims};
 
 use crate::CacheForm;
 use crate::agent::AccessWatch;
+use crate::metrics::PullMetrics;
+use crate::pull::{PassedOver, Patience};
 
 /// Bytes of memory in one permit of the budget.
 pub(crate) const MEMORY_UNIT: u64 = 1 << 20;
@@ -92,6 +94,16 @@ impl CacheSettings {
             first_delay: Duration::from_millis(500),
             peer_idle: Duration::from_secs(5),
             peer_patience: Duration::from_secs(60),
+        }
+    }
+
+    /// How servers are waited for.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience {
+            attempts: self.attempts,
+            first_delay: self.first_delay,
+            peer_idle: self.peer_idle,
+            peer_patience: self.peer_patience,
         }
     }
 }
@@ -170,9 +182,10 @@ pub(crate) struct Inner {
     pub(crate) memory_units: u32,
     /// Peers and mirrors that failed or sent wrong bytes lately, and until when nothing is asked of
     /// them.
-    pub(crate) passed_over: Mutex<BTreeMap<String, Instant>>,
+    pub(crate) passed_over: PassedOver,
     /// Bytes of blobs that are kept as they come. Grows under `state` only.
     spooling: Arc<AtomicU64>,
+    metrics: PullMetrics,
     files: OnceLock<Arc<dyn FileCache>>,
     mounts: OnceLock<Arc<dyn LayerMounts>>,
 }
@@ -229,8 +242,9 @@ impl Cache {
                 parallel: Arc::new(Semaphore::new(settings.parallel.max(1))),
                 memory: Arc::new(Semaphore::new(units as usize)),
                 memory_units: units,
-                passed_over: Mutex::default(),
+                passed_over: PassedOver::default(),
                 spooling: Arc::default(),
+                metrics: PullMetrics::default(),
                 files: OnceLock::new(),
                 mounts: OnceLock::new(),
                 disk,
@@ -241,6 +255,11 @@ impl Cache {
         // Limits may be lower than they were.
         cache.inner.free_for(0, "the cache").ok();
         Ok(cache)
+    }
+
+    /// What is counted of pulls.
+    pub(crate) fn metrics(&self) -> &PullMetrics {
+        &self.inner.metrics
     }
 
     /// Form of new layers, as found out or told.

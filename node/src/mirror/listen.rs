@@ -44,7 +44,7 @@ impl Default for Bounds {
 }
 
 /// Serves until it is dropped, which ends every connection.
-pub(super) async fn serve(listener: TcpListener, router: Router, bounds: Bounds) {
+pub(crate) async fn serve(listener: TcpListener, router: Router, bounds: Bounds) {
     let places = Arc::new(Semaphore::new(bounds.connections));
     let mut open = JoinSet::new();
     loop {

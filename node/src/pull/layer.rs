@@ -1,19 +1,17 @@
 //! One layer on its way in, shared by all pulls that need it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use chalk_core::Digest;
 use chalk_store::Blob;
-use chalk_store::registry::{BlobSource, RegistryError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::pace::Pace;
-use super::pipe::{self, Order, Outcome, Part, Prepared};
+use super::pipe::{self, Order, Outcome, Prepared};
+use super::servers::{Counts, Part, Senders, Servers};
 use super::spool::{Keeping, SpoolWriter};
 use crate::cache::{
     Cache, CacheError, ImageSource, KeptBlob, Layer, LayerRef, MEMORY_UNIT, Result,
@@ -25,20 +23,12 @@ const QUEUE: usize = 64;
 /// buffer; and what is left for names.
 const BUFFERS: u64 = 16 << 20;
 const NAMES: u64 = 16 << 20;
-/// Once this much came, what failed before does not count any more.
-const GOOD_PROGRESS: u64 = 1 << 20;
-/// How long a peer that failed is passed over.
-const LAME: Duration = Duration::from_secs(10);
-/// How long nothing at all is asked of a peer or mirror that sent wrong bytes.
-const DISTRUST: Duration = Duration::from_secs(600);
 
 /// A layer on its way in.
 #[derive(Debug)]
 pub(crate) struct Flight {
     layer: LayerRef,
-    received: AtomicU64,
-    fetched: AtomicU64,
-    from_mirrors: AtomicU64,
+    counts: Arc<Counts>,
     reserved: Arc<AtomicU64>,
     waiting: AtomicUsize,
     cancel: CancellationToken,
@@ -47,15 +37,6 @@ pub(crate) struct Flight {
     committing: AtomicBool,
     spool: watch::Sender<Keeping>,
     done: watch::Sender<Option<Result<()>>>,
-}
-
-/// What a layer cost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Fetched {
-    /// Bytes that came over the network, those that came twice included.
-    pub(crate) bytes: u64,
-    /// Of these, bytes from mirrors and peers.
-    pub(crate) from_mirrors: u64,
 }
 
 /// A place among those who wait for a layer; when the last one leaves, the pull ends.
@@ -77,17 +58,9 @@ impl Flight {
         self.reserved.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the blob that came by now.
-    pub(crate) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    /// What it cost by now.
-    pub(crate) fn fetched(&self) -> Fetched {
-        Fetched {
-            bytes: self.fetched.load(Ordering::Relaxed),
-            from_mirrors: self.from_mirrors.load(Ordering::Relaxed),
-        }
+    /// How much of the blob came by now, and what that cost.
+    pub(crate) fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// The blob as it comes.
@@ -122,9 +95,7 @@ impl Seat {
         }
         let flight = Arc::new(Flight {
             layer,
-            received: AtomicU64::new(0),
-            fetched: AtomicU64::new(0),
-            from_mirrors: AtomicU64::new(0),
+            counts: Arc::default(),
             reserved: Arc::default(),
             waiting: AtomicUsize::new(1),
             cancel: CancellationToken::new(),
@@ -197,8 +168,17 @@ async fn fly(
     let mut pull = Pull {
         cache: &cache,
         flight: &flight,
-        source: &source,
-        distrusted: BTreeSet::new(),
+        servers: Servers::new(
+            &source,
+            Blob {
+                digest: flight.layer.digest,
+                size: flight.layer.size,
+            },
+            cache.inner.settings.patience(),
+            &cache.inner.passed_over,
+            &flight.counts,
+        )
+        .counted(cache.metrics()),
     };
     let landed = tokio::select! {
         landed = pull.run(turn) => landed,
@@ -225,16 +205,7 @@ async fn fly(
 struct Pull<'a> {
     cache: &'a Cache,
     flight: &'a Flight,
-    source: &'a ImageSource,
-    /// Who sent wrong bytes of this layer, perhaps only together.
-    distrusted: BTreeSet<String>,
-}
-
-/// Who sent bytes of an attempt.
-#[derive(Default)]
-struct Senders {
-    hosts: BTreeSet<String>,
-    origin: bool,
+    servers: Servers<'a>,
 }
 
 impl Pull<'_> {
@@ -268,24 +239,7 @@ impl Pull<'_> {
                         hosts: "a manifest that gives it no bytes".to_owned(),
                     });
                 }
-                Outcome::WrongBytes => {
-                    let hosts: Vec<String> = senders.hosts.iter().cloned().collect();
-                    let hosts = hosts.join(", ");
-                    let layer = self.flight.layer.digest;
-                    tracing::warn!(%layer, hosts, "wrong bytes");
-                    // Resuming may have joined halves that do not fit: once more from the origin.
-                    if senders.origin && senders.hosts.len() == 1 {
-                        if repeated {
-                            return Err(CacheError::Damaged { layer, hosts });
-                        }
-                        repeated = true;
-                    }
-                    // One alone sent a whole blob that is another.
-                    if !senders.origin && senders.hosts.len() == 1 {
-                        self.pass_over(hosts, DISTRUST);
-                    }
-                    self.distrusted.extend(senders.hosts);
-                }
+                Outcome::WrongBytes => self.servers.sent_wrong_bytes(&senders, &mut repeated)?,
                 Outcome::DiskFull => {
                     let kept = !inner.lock().blobs.is_empty();
                     if emptied || !kept {
@@ -309,7 +263,7 @@ impl Pull<'_> {
     /// Fetches the whole blob once, from as many servers as it takes.
     async fn attempt(&mut self, names: u64) -> Result<(Outcome, Senders)> {
         let layer = self.flight.layer;
-        self.flight.received.store(0, Ordering::Relaxed);
+        self.flight.counts.begin(0);
         let spool = self.open_spool().await;
         self.flight.spool.send_replace(match &spool {
             Some(spool) => Keeping::In(spool.reader()),
@@ -327,7 +281,7 @@ impl Pull<'_> {
         let cache = self.cache.clone();
         let thread = tokio::task::spawn_blocking(move || pipe::run(&cache, order, queue));
         let mut senders = Senders::default();
-        let received = self.receive(&parts, &mut senders).await;
+        let received = self.servers.receive(0, &parts, &mut senders).await;
         if received.is_ok() {
             // The thread may have ended by itself; then it says why.
             let _ = parts.send(Part::End).await;
@@ -338,163 +292,6 @@ impl Pull<'_> {
             // The thread only followed.
             (Err(error), Outcome::Failed(CacheError::Cancelled)) => Err(error),
             _ => Ok((outcome, senders)),
-        }
-    }
-
-    async fn receive(&mut self, parts: &mpsc::Sender<Part>, senders: &mut Senders) -> Result<()> {
-        let settings = &self.cache.inner.settings;
-        let size = self.flight.layer.size;
-        let patient_until = Instant::now() + settings.peer_patience;
-        let mut have = 0;
-        let mut failures = 0;
-        while have < size {
-            let before = have;
-            let mut error = None;
-            let mut queued = false;
-            for source in self.sources().await? {
-                if source.peer().is_none() && queued && Instant::now() < patient_until {
-                    break;
-                }
-                match self.stream(&source, &mut have, parts, senders).await {
-                    Ok(true) => return Ok(()),
-                    Ok(false) => {}
-                    Err(RegistryError::Unavailable { status: 503, .. })
-                        if source.peer().is_some() =>
-                    {
-                        queued = true;
-                    }
-                    Err(failure) => {
-                        tracing::debug!(host = source.host(), %failure, have, "asking elsewhere");
-                        self.note_failure(&source, &failure);
-                        if source.is_origin() {
-                            error = Some(failure);
-                        }
-                    }
-                }
-                if have == size {
-                    return Ok(());
-                }
-            }
-            if have - before >= GOOD_PROGRESS {
-                failures = 0;
-            }
-            if let Some(error) = error {
-                failures += 1;
-                let error = CacheError::from(error);
-                let hopeless = !error.is_transient() && have == before;
-                if hopeless || failures >= settings.attempts {
-                    return Err(error);
-                }
-            }
-            let doubled = settings.first_delay * (1 << failures.saturating_sub(1).min(10));
-            let delay = doubled.min(Duration::from_secs(10));
-            tokio::time::sleep(delay.mul_f64(rand::random_range(0.5..=1.0))).await;
-        }
-        Ok(())
-    }
-
-    /// Streams from one server. `true` says that the thread takes no more.
-    async fn stream(
-        &mut self,
-        source: &BlobSource,
-        have: &mut u64,
-        parts: &mpsc::Sender<Part>,
-        senders: &mut Senders,
-    ) -> Result<bool, RegistryError> {
-        let blob = Blob {
-            digest: self.flight.layer.digest,
-            size: self.flight.layer.size,
-        };
-        let repository = &self.source.repository;
-        let open = self
-            .source
-            .client
-            .open_blob(source, repository, &blob, *have);
-        let mut stream = open.await?;
-        // The origin may be as slow as it likes: there is nobody else to ask.
-        let idle = self.cache.inner.settings.peer_idle;
-        let mut pace = (!source.is_origin()).then(|| Pace::new(idle));
-        let slow = || RegistryError::Unreachable {
-            host: source.host(),
-            cause: format!("too slow, or no data, for {} s", idle.as_secs()),
-            notes: String::new(),
-        };
-        loop {
-            let began = Instant::now();
-            let next = match pace {
-                Some(_) => tokio::time::timeout(idle, stream.next()).await,
-                None => Ok(stream.next().await),
-            };
-            let Some(bytes) = next.map_err(|_| slow())?? else {
-                return Ok(false);
-            };
-            let count = bytes.len() as u64;
-            if let Some(pace) = &mut pace
-                && !pace.keeps_up(began.elapsed(), count)
-            {
-                return Err(slow());
-            }
-            senders.hosts.insert(source.host());
-            senders.origin |= source.is_origin();
-            *have += count;
-            self.flight.fetched.fetch_add(count, Ordering::Relaxed);
-            if !source.is_origin() {
-                let from_mirrors = &self.flight.from_mirrors;
-                from_mirrors.fetch_add(count, Ordering::Relaxed);
-            }
-            if parts.send(Part::Data(bytes)).await.is_err() {
-                return Ok(true);
-            }
-            self.flight.received.store(*have, Ordering::Relaxed);
-        }
-    }
-
-    /// Who may be asked, in order.
-    async fn sources(&self) -> Result<Vec<BlobSource>> {
-        let peers = self.source.peers.borrow().clone();
-        let access = self.source.access.borrow().clone();
-        let token = access.map(|access| access.peer_token).unwrap_or_default();
-        let mut all = Vec::new();
-        for url in peers {
-            let idle = self.cache.inner.settings.peer_idle;
-            match self.source.client.peer(&url, &token, idle) {
-                Ok(peer) => all.push(peer),
-                Err(error) => tracing::warn!(%error, "peer left out"),
-            }
-        }
-        all.extend(
-            self.source
-                .client
-                .blob_sources(&self.source.repository)
-                .await?,
-        );
-        let passed_over = self.passed_over();
-        let now = Instant::now();
-        all.retain(|source| {
-            let host = source.host();
-            let later = passed_over.get(&host).is_some_and(|until| now < *until);
-            source.is_origin() || !(later || self.distrusted.contains(&host))
-        });
-        Ok(all)
-    }
-
-    fn passed_over(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
-        let passed_over = self.cache.inner.passed_over.lock();
-        passed_over.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks nothing of a server for so long.
-    fn pass_over(&self, host: String, time: Duration) {
-        let mut passed_over = self.passed_over();
-        let now = Instant::now();
-        passed_over.retain(|_, until| now < *until);
-        let until = passed_over.entry(host).or_insert(now);
-        *until = (*until).max(now + time);
-    }
-
-    fn note_failure(&self, source: &BlobSource, failure: &RegistryError) {
-        if source.peer().is_some() && matches!(failure, RegistryError::Unreachable { .. }) {
-            self.pass_over(source.host(), LAME);
         }
     }
 

@@ -8,56 +8,35 @@
 mod layer;
 mod pace;
 mod pipe;
+mod plan;
+mod servers;
+mod sources;
 mod spool;
 mod tally;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use chalk_core::Digest;
 use chalk_core::wire::Receipt;
-use chalk_store::registry::RegistryError;
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
+use chalk_watch::traces;
+use futures_util::TryStreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 pub(crate) use layer::{Flight, in_flight};
+pub(crate) use plan::{Plan, fetch_config, fetch_manifest, read_manifest};
+pub(crate) use servers::{Counts, Part, PassedOver, Patience, Senders, Servers};
+pub(crate) use sources::Sources;
 pub(crate) use spool::{Filled, Keeping, Spool};
+pub(crate) use tally::{Stage, Tally};
 
 use crate::agent::{PullCost, PullProgress};
 use crate::cache::{
     Cache, CacheError, Claim, Image, ImageRecord, ImageSource, LayerRef, Lease, Result, State,
 };
 use layer::Seat;
-use tally::{Stage, Tally};
-
-/// Progress is said at most this often.
-const TICK: Duration = Duration::from_millis(100);
-/// Most layers of an image, repetitions included: what overlayfs stacks.
-const MAX_LAYERS: usize = 500;
-
-/// Manifest and config of an image, verified.
-struct Plan {
-    manifest: String,
-    config: String,
-    config_digest: Digest,
-    layers: Vec<LayerRef>,
-}
-
-impl Plan {
-    /// Bytes of manifest and config.
-    fn small_bytes(&self) -> u64 {
-        (self.manifest.len() + self.config.len()) as u64
-    }
-
-    /// The layers, each once, the lowest first.
-    fn unique(&self) -> Vec<LayerRef> {
-        let mut seen = BTreeSet::new();
-        let each = self.layers.iter().filter(|layer| seen.insert(layer.digest));
-        each.copied().collect()
-    }
-}
 
 impl Cache {
     /// Brings an image into the cache; at once when it is there. With a label it is pinned, too,
@@ -134,7 +113,7 @@ impl Cache {
         };
         let pinned = |pin: &str| image.record.pins.iter().any(|label| label == pin);
         let is_pinned = pin.is_none_or(pinned);
-        let size = whole_size(&image.record);
+        let size = Plan::from(&*image.record).size();
         image.used = SystemTime::now();
         state.hits += 1;
         if !is_pinned {
@@ -162,7 +141,7 @@ impl Cache {
         let (plan, first) = match known {
             Some(record) => (Plan::from(&*record), PullCost::default()),
             None => {
-                let plan = plan(source).await?;
+                let plan = Plan::fetch(source).await?;
                 let first = PullCost {
                     fetched: plan.small_bytes(),
                     verified: 2,
@@ -255,34 +234,11 @@ impl Cache {
         progress: &watch::Sender<PullProgress>,
     ) -> Result<PullCost> {
         let tally = Tally::new(missing, first);
-        let mut layers: FuturesUnordered<_> = missing
+        let layers: FuturesUnordered<_> = missing
             .iter()
             .map(|layer| self.fetch_layer(source, *layer, &tally))
             .collect();
-        let tell = || {
-            let state = tally.progress();
-            progress.send_if_modified(|said| {
-                let news = *said != state;
-                *said = state;
-                news
-            });
-        };
-        // The first tick comes at once, but after every layer was begun: who hears of the pull may
-        // ask this node for the layers.
-        let mut tick = tokio::time::interval(TICK);
-        let done = loop {
-            tokio::select! {
-                biased;
-                ended = layers.next() => match ended {
-                    None => break Ok(()),
-                    Some(Err(error)) => break Err(error),
-                    Some(Ok(())) => {}
-                },
-                _ = tick.tick() => tell(),
-            }
-        };
-        tell();
-        done.map(|()| tally.progress().cost)
+        tally.follow(layers.try_collect(), progress).await
     }
 
     /// Waits for one layer.
@@ -299,15 +255,21 @@ impl Cache {
                 return Ok(());
             }
             let seat = Seat::take(self, layer, source);
-            let flight = Arc::clone(seat.flight());
+            let span = tracing::info_span!(
+                target: traces::TARGET,
+                "layer",
+                layer = %layer.digest,
+                bytes = layer.size,
+            );
+            let counts = Arc::clone(seat.flight().counts());
             tally.note(
                 layer.digest,
                 match seat.began {
-                    true => Stage::Ours(flight, false),
-                    false => Stage::Others(flight),
+                    true => Stage::Ours(counts, false),
+                    false => Stage::Others(counts),
                 },
             );
-            match seat.wait().await {
+            match seat.wait().instrument(span).await {
                 Ok(()) => {
                     tally.finished(&layer.digest);
                     return Ok(());
@@ -326,25 +288,8 @@ enum Found<T, F> {
     Missing(F),
 }
 
-impl From<&ImageRecord> for Plan {
-    fn from(record: &ImageRecord) -> Self {
-        Self {
-            manifest: record.manifest.clone(),
-            config: record.config.clone(),
-            config_digest: record.config_digest,
-            layers: record.layers.clone(),
-        }
-    }
-}
-
-/// Bytes of an image in its registry.
-fn whole_size(record: &ImageRecord) -> u64 {
-    let plan = Plan::from(record);
-    plan.small_bytes() + total_size(&plan.unique())
-}
-
 /// Bytes of layers in the registry; a manifest may claim any number.
-fn total_size(layers: &[LayerRef]) -> u64 {
+pub(crate) fn total_size(layers: &[LayerRef]) -> u64 {
     let sizes = layers.iter().map(|layer| layer.size);
     sizes.fold(0, u64::saturating_add)
 }
@@ -373,99 +318,4 @@ fn agree(state: &State, image: Digest, layers: &[LayerRef]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Fetches and checks manifest and config.
-async fn plan(source: &ImageSource) -> Result<Plan> {
-    let image = source.digest;
-    let broken = |detail: String| CacheError::Image { image, detail };
-    let reference = source.repository.with_digest(image);
-    let found = source.client.manifest(&reference).await?;
-    let found = found.ok_or_else(|| CacheError::NoImage(reference.to_string()))?;
-    if found.digest != image {
-        return Err(RegistryError::DigestMismatch {
-            host: source.repository.registry().to_owned(),
-            what: format!("manifest {reference}"),
-            expected: image,
-            actual: found.digest,
-        }
-        .into());
-    }
-    if found.is_index() {
-        return Err(broken(
-            "this is an index of several platforms; a node takes the manifest of one".to_owned(),
-        ));
-    }
-    let manifest: ImageManifest = serde_json::from_slice(&found.bytes)
-        .map_err(|e| broken(format!("its manifest cannot be read: {e}")))?;
-    let config_digest = digest_of(manifest.config()).map_err(broken)?;
-    let config = source
-        .client
-        .small_blob(&source.repository, &config_digest)
-        .await?;
-    let text = |bytes: &[u8], what: &str| {
-        let text = String::from_utf8(bytes.to_vec());
-        text.map_err(|_| broken(format!("its {what} is not UTF-8")))
-    };
-    let (manifest_text, config) = (text(&found.bytes, "manifest")?, text(&config, "config")?);
-    let parsed: ImageConfiguration = serde_json::from_str(&config)
-        .map_err(|e| broken(format!("its config cannot be read: {e}")))?;
-    let diff_ids = parsed.rootfs().diff_ids();
-    let blobs = manifest.layers();
-    if diff_ids.len() != blobs.len() {
-        let (blobs, diff_ids) = (blobs.len(), diff_ids.len());
-        return Err(broken(format!(
-            "its manifest names {blobs} layers, but its config {diff_ids}"
-        )));
-    }
-    if blobs.len() > MAX_LAYERS {
-        let count = blobs.len();
-        return Err(broken(format!(
-            "it has {count} layers, more than the {MAX_LAYERS} that can be stacked"
-        )));
-    }
-    let nothing = Digest::of(b"");
-    let layer = |(blob, diff_id): (&Descriptor, &String)| {
-        let diff_id = diff_id.parse();
-        let (digest, size) = (digest_of(blob).map_err(broken)?, blob.size());
-        if size == 0 && digest != nothing {
-            return Err(broken(format!(
-                "it says that layer {digest} has 0 bytes, but that is not the digest of nothing"
-            )));
-        }
-        Ok(LayerRef {
-            digest,
-            size,
-            diff_id: diff_id.map_err(|_| broken("a diff_id is no SHA-256".to_owned()))?,
-        })
-    };
-    let layers: Vec<LayerRef> = blobs
-        .iter()
-        .zip(diff_ids)
-        .map(layer)
-        .collect::<Result<_>>()?;
-    let mut seen: BTreeMap<Digest, LayerRef> = BTreeMap::new();
-    for layer in &layers {
-        if seen
-            .insert(layer.digest, *layer)
-            .is_some_and(|other| other != *layer)
-        {
-            return Err(broken(format!(
-                "it names layer {} twice, with another size or diff_id",
-                layer.digest
-            )));
-        }
-    }
-    Ok(Plan {
-        manifest: manifest_text,
-        config,
-        config_digest,
-        layers,
-    })
-}
-
-fn digest_of(descriptor: &Descriptor) -> Result<Digest, String> {
-    let digest = descriptor.digest().to_string();
-    let parsed = digest.parse();
-    parsed.map_err(|_| format!("its blob {digest} is not named by SHA-256"))
 }

@@ -15,19 +15,13 @@ use chalk_store::layer::{LayerError, Limits, OverlayAttrs, Target, UnpackOptions
 use chalk_store::{BlobError, VerifyingReader, erofs, layer};
 use tokio::sync::mpsc;
 
+use super::servers::Part;
 use super::spool::SpoolWriter;
 use crate::cache::{Cache, CacheError, LayerForm, LayerNote, NewLayer, Result, Taken};
 
 /// What was written is sent to the disk in steps of this many bytes, so that little is left to wait
 /// for at the end.
 const WRITEBACK: u64 = 8 << 20;
-
-/// What is handed to the thread.
-pub(super) enum Part {
-    Data(Bytes),
-    /// All bytes of the blob were sent. A channel that ends without it was given up.
-    End,
-}
 
 /// What came of the bytes.
 pub(super) enum Outcome {

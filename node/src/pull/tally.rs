@@ -2,17 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_core::wire::LayerProgress;
+use tokio::sync::watch;
 
-use super::layer::Flight;
+use super::servers::Counts;
 use super::total_size;
 use crate::agent::{PullCost, PullProgress};
-use crate::cache::LayerRef;
+use crate::cache::{LayerRef, Result};
+
+/// Progress is said at most this often.
+const TICK: Duration = Duration::from_millis(100);
 
 /// The layers that a pull lacks.
-pub(super) struct Tally<'a> {
+pub(crate) struct Tally<'a> {
     missing: &'a [LayerRef],
     /// What was spent on manifest and config.
     first: PullCost,
@@ -20,18 +25,18 @@ pub(super) struct Tally<'a> {
 }
 
 /// How far a layer is.
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// It is there; another pull paid for it.
     Whole,
     /// Another pull fetches it.
-    Others(Arc<Flight>),
+    Others(Arc<Counts>),
     /// This pull fetches it; with whether it is there.
-    Ours(Arc<Flight>, bool),
+    Ours(Arc<Counts>, bool),
 }
 
 impl<'a> Tally<'a> {
     /// Counts layers that are `missing`; `first` was spent before.
-    pub(super) fn new(missing: &'a [LayerRef], first: PullCost) -> Self {
+    pub(crate) fn new(missing: &'a [LayerRef], first: PullCost) -> Self {
         Self {
             missing,
             first,
@@ -44,12 +49,12 @@ impl<'a> Tally<'a> {
     }
 
     /// Says how far a layer is.
-    pub(super) fn note(&self, layer: Digest, stage: Stage) {
+    pub(crate) fn note(&self, layer: Digest, stage: Stage) {
         self.layers().insert(layer, stage);
     }
 
     /// A layer is there.
-    pub(super) fn finished(&self, layer: &Digest) {
+    pub(crate) fn finished(&self, layer: &Digest) {
         if let Some(stage) = self.layers().get_mut(layer) {
             match stage {
                 Stage::Ours(_, whole) => *whole = true,
@@ -58,8 +63,37 @@ impl<'a> Tally<'a> {
         }
     }
 
+    /// Waits until the layers are there, and says meanwhile how far they are; gives what all costs.
+    pub(crate) async fn follow(
+        &self,
+        layers: impl Future<Output = Result<()>>,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<PullCost> {
+        let tell = || {
+            let state = self.progress();
+            progress.send_if_modified(|said| {
+                let news = *said != state;
+                *said = state;
+                news
+            });
+        };
+        let mut layers = std::pin::pin!(layers);
+        // The first tick comes at once, but after every layer was begun: who hears of the pull may
+        // ask this node for the layers.
+        let mut tick = tokio::time::interval(TICK);
+        let done = loop {
+            tokio::select! {
+                biased;
+                done = &mut layers => break done,
+                _ = tick.tick() => tell(),
+            }
+        };
+        tell();
+        done.map(|()| self.progress().cost)
+    }
+
     /// How far all are, and what they cost by now.
-    pub(super) fn progress(&self) -> PullProgress {
+    pub(crate) fn progress(&self) -> PullProgress {
         let mut now = PullProgress {
             total: total_size(self.missing),
             cost: self.first,
@@ -70,14 +104,13 @@ impl<'a> Tally<'a> {
             let (done, whole) = match layers.get(&layer.digest) {
                 None => (0, false),
                 Some(Stage::Whole | Stage::Ours(_, true)) => (layer.size, true),
-                Some(Stage::Others(flight) | Stage::Ours(flight, false)) => {
-                    (flight.received(), false)
+                Some(Stage::Others(counts) | Stage::Ours(counts, false)) => {
+                    (counts.received(), false)
                 }
             };
-            if let Some(Stage::Ours(flight, whole)) = layers.get(&layer.digest) {
-                let fetched = flight.fetched();
-                now.cost.fetched += fetched.bytes;
-                now.cost.from_mirrors += fetched.from_mirrors;
+            if let Some(Stage::Ours(counts, whole)) = layers.get(&layer.digest) {
+                now.cost.fetched += counts.fetched();
+                now.cost.from_mirrors += counts.mirrored();
                 if *whole {
                     now.cost.verified += 2;
                     now.cost.layers += layer.size;

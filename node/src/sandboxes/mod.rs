@@ -21,6 +21,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::agent::{FileBytes, FileError, FileWriter, Output, Sandboxes as Interface};
 use crate::files::Files;
+use crate::metrics::StartMetrics;
 use crate::mounts::Mounts;
 
 mod brief;
@@ -83,6 +84,7 @@ struct Shared {
     records: Records,
     entries: Mutex<BTreeMap<String, Arc<Entry>>>,
     changes: broadcast::Sender<SandboxReport>,
+    metrics: StartMetrics,
 }
 
 /// One sandbox.
@@ -139,6 +141,7 @@ impl Sandboxes {
             records,
             entries: Mutex::default(),
             changes: broadcast::Sender::new(CHANGES),
+            metrics: StartMetrics::default(),
         };
         let recover = move || {
             for report in old {
@@ -152,6 +155,11 @@ impl Sandboxes {
             .await
             .map_err(|error| unusable(&io::Error::other(error)))?;
         Ok(Sandboxes(Arc::new(shared)))
+    }
+
+    /// What is counted of starts.
+    pub(crate) fn metrics(&self) -> &StartMetrics {
+        &self.0.metrics
     }
 
     /// Waits until a sandbox has a final state, and gives it.

@@ -1,11 +1,13 @@
 //! One sandbox from start to end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chalk_core::wire::agent::ImageRef;
 use chalk_core::wire::{Problem, SandboxEnd, SandboxRequest, SandboxState};
 use chalk_sandbox::{Exit, SandboxError, Status};
+use chalk_watch::traces;
+use tracing::{Instrument as _, Span};
 
 use super::log::Log;
 use super::plan::Plan;
@@ -36,7 +38,8 @@ pub(super) fn start(shared: &Arc<Shared>, id: String, image: ImageRef, request: 
         entries.insert(id, Arc::clone(&entry));
     }
     let shared = Arc::clone(shared);
-    tokio::spawn(async move {
+    let span = span(&entry.id, &image);
+    let work = async move {
         shared.update(&entry, |_| ());
         let result = match trouble {
             Some(error) => Err(node_failed(
@@ -48,7 +51,23 @@ pub(super) fn start(shared: &Arc<Shared>, id: String, image: ImageRef, request: 
             None => run(&shared, &entry, &image, &request).await,
         };
         finish(&shared, &entry, result);
-    });
+    };
+    tokio::spawn(work.instrument(span));
+}
+
+/// The span of a sandbox, in the trace of whoever asked for it.
+fn span(id: &str, image: &ImageRef) -> Span {
+    let span = tracing::info_span!(
+        target: traces::TARGET,
+        parent: None,
+        "sandbox",
+        sandbox = id,
+        image = %image.digest,
+    );
+    if let Some(parent) = &image.traceparent {
+        traces::follow(&span, parent);
+    }
+    span
 }
 
 /// Ends a sandbox: its stop signal, and after `grace` the kill. Does not wait for the end.
@@ -132,6 +151,8 @@ async fn attempt(
     request: &SandboxRequest,
     again: bool,
 ) -> Result<Option<Ended>, Problem> {
+    let began = Instant::now();
+    let starting = tracing::info_span!(target: traces::TARGET, "start");
     let prepared = async {
         // A place is at hand, mostly; an image may have to be fetched.
         let place = async {
@@ -151,7 +172,7 @@ async fn attempt(
         Ok::<_, Problem>((lease, slot, plan))
     };
     let (lease, slot, plan) = tokio::select! {
-        prepared = prepared => prepared?,
+        prepared = prepared.instrument(starting.clone()) => prepared?,
         () = entry.cancel.cancelled() => return Ok(Some(stopped_early(entry))),
     };
     let Plan {
@@ -186,8 +207,12 @@ async fn attempt(
     let handle = running.handle();
     let (shared_, entry_) = (Arc::clone(shared), Arc::clone(entry));
     let started = tokio::spawn(async move {
-        let began = handle.started().await;
-        if began {
+        let runs = handle.started().await;
+        drop(starting);
+        if runs {
+            shared_
+                .metrics
+                .started(began.elapsed(), entry_.report.borrow().warm);
             shared_.update(&entry_, |report| {
                 report.state = SandboxState::Running;
                 report.started = Some(now());
@@ -195,7 +220,7 @@ async fn attempt(
         } else if warned {
             shared_.update(&entry_, |_| ());
         }
-        began
+        runs
     });
     let exit = main.wait(running, &entry.cancel).await;
     // Its report comes before that of the end.
@@ -296,6 +321,7 @@ fn finish(shared: &Shared, entry: &Entry, result: Result<Ended, Problem>) {
                 report.warnings.extend(ended.warning);
             }
             Err(problem) => {
+                shared.metrics.failed();
                 report.state = SandboxState::Failed;
                 report.error = Some(problem);
             }

@@ -140,6 +140,7 @@ impl Node {
         };
         change(&mut request);
         let image = ImageRef {
+            traceparent: None,
             digest: Digest::of(b"image"),
             image_hash: None,
             registry: "localhost".into(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use chalk_core::Digest;
-use chalk_core::wire::{ClientToken, ClientTokenRequest, Problem, Role, problem};
+use chalk_core::wire::{ClientToken, ClientTokenRequest, DEFAULT_PROJECT, Problem, Role, problem};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
@@ -14,6 +14,7 @@ use subtle::ConstantTimeEq as _;
 use super::{Grant, Token};
 use crate::ledger::{Changes, Ledger, LedgerError, Table};
 use crate::nodes::not_kept;
+use crate::projects::Projects;
 
 /// Longest time until a token expires, in seconds.
 const TTL_LIMIT: u64 = 10 * 365 * 24 * 3600;
@@ -27,6 +28,9 @@ const LIMIT: usize = 100_000;
 struct Record {
     name: String,
     roles: Vec<Role>,
+    /// Absent for tokens of before there were projects.
+    #[serde(default)]
+    project: Option<String>,
     secret: Digest,
     token: Digest,
     created: Timestamp,
@@ -46,6 +50,7 @@ impl Entry {
             id: id.into(),
             name: record.name.clone(),
             roles: record.roles.clone(),
+            project: record.project.as_deref().unwrap_or(DEFAULT_PROJECT).into(),
         });
         Self { record, grant }
     }
@@ -59,6 +64,7 @@ impl Entry {
             client_id: self.grant.id.to_string(),
             name: self.record.name.clone(),
             roles: self.record.roles.clone(),
+            project: self.grant.project.to_string(),
             created: self.record.created.to_string(),
             expires: self.record.expires.as_ref().map(ToString::to_string),
             client_secret: None,
@@ -116,11 +122,15 @@ impl Clients {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a client, with its token and secret.
+    /// Makes a client of one of `projects`, with its token and secret.
     ///
     /// # Errors
-    /// When the request is wrong, or the ledger fails.
-    pub(crate) async fn make(&self, request: ClientTokenRequest) -> Result<ClientToken, Problem> {
+    /// When the request is wrong, there is no such project, or the ledger fails.
+    pub(crate) async fn make(
+        &self,
+        request: ClientTokenRequest,
+        projects: &Projects,
+    ) -> Result<ClientToken, Problem> {
         let name = request.name.trim();
         if name.is_empty() || name.len() > NAME_LIMIT || name.contains(char::is_control) {
             return Err(Problem::wrong_request(format!(
@@ -147,10 +157,16 @@ impl Clients {
         if roles.is_empty() {
             roles.push(Role::Build);
         }
+        let project = match request.project {
+            None => DEFAULT_PROJECT.to_owned(),
+            Some(project) if projects.has(&project) => project,
+            Some(project) => return Err(crate::projects::no_such(&project)),
+        };
         let (token, secret) = (Token::new("cht_"), Token::new("chs_"));
         let record = Record {
             name: name.to_owned(),
             roles,
+            project: Some(project),
             secret: secret.hash,
             token: token.hash,
             created: now,
@@ -212,6 +228,24 @@ impl Clients {
         Ok(())
     }
 
+    /// Ends all clients of a project.
+    ///
+    /// # Errors
+    /// When the ledger fails; they have ended all the same until the service is started again.
+    pub(crate) async fn revoke_all(&self, project: &str) -> Result<(), Problem> {
+        let ids: Vec<String> = {
+            let state = self.read();
+            let of = state.entries.iter();
+            of.filter(|(_, entry)| *entry.grant.project == *project)
+                .map(|(id, _)| id.clone())
+                .collect()
+        };
+        for id in ids {
+            self.revoke(&id).await?;
+        }
+        Ok(())
+    }
+
     /// The client whose secret that is.
     pub(crate) fn login(&self, id: &str, secret: &[u8], now: Timestamp) -> Option<Login> {
         let hash = Digest::of(secret);
@@ -248,10 +282,17 @@ mod tests {
         Clients::load(ledger.into()).unwrap()
     }
 
+    fn projects(dir: &tempfile::TempDir) -> Projects {
+        let ledger = Ledger::open(&dir.path().join("p")).unwrap();
+        let blobs = chalk_store::BlobStore::open(dir.path().join("store")).unwrap();
+        Projects::load(ledger.into(), blobs).unwrap()
+    }
+
     fn request(name: &str, ttl_seconds: Option<u64>) -> ClientTokenRequest {
         ClientTokenRequest {
             name: name.into(),
             roles: vec![Role::Warm, Role::Read, Role::Warm],
+            project: None,
             ttl_seconds,
         }
     }
@@ -260,7 +301,10 @@ mod tests {
     async fn tokens_are_kept_until_they_end() {
         let dir = tempfile::tempdir().unwrap();
         let clients = open(&dir);
-        let made = clients.make(request("ci", Some(60))).await.unwrap();
+        let made = clients
+            .make(request("ci", Some(60)), &projects(&dir))
+            .await
+            .unwrap();
         assert_eq!(made.roles, [Role::Read, Role::Warm]);
         let (token, secret) = (made.token.unwrap(), made.client_secret.unwrap());
         drop(clients);
@@ -293,16 +337,22 @@ mod tests {
     #[tokio::test]
     async fn wrong_requests() {
         let dir = tempfile::tempdir().unwrap();
-        let clients = open(&dir);
+        let (clients, projects) = (open(&dir), projects(&dir));
         for (name, ttl) in [
             ("", None),
             ("a\nb", None),
             ("a", Some(0)),
             ("a", Some(u64::MAX)),
         ] {
-            let refused = clients.make(request(name, ttl)).await.unwrap_err();
-            assert_eq!(refused.status, 400, "{name:?} {ttl:?}");
+            let made = clients.make(request(name, ttl), &projects).await;
+            assert_eq!(made.unwrap_err().status, 400, "{name:?} {ttl:?}");
         }
+        let elsewhere = ClientTokenRequest {
+            project: Some("none".to_owned()),
+            ..request("a", None)
+        };
+        let made = clients.make(elsewhere, &projects).await;
+        assert_eq!(made.unwrap_err().status, 404);
         assert!(clients.list().is_empty());
     }
 }

@@ -13,7 +13,7 @@ use crate::signing::SigningKey;
 /// What passes begin with, so that people see what they found.
 const PREFIX: &str = "cha_";
 /// Longest pass that is looked at, in bytes.
-const LIMIT: usize = 4096;
+const LIMIT: usize = 8192;
 /// Purpose of the signature.
 const PURPOSE: &str = "pass v1";
 
@@ -28,6 +28,25 @@ pub(crate) enum Good {
         /// The repository.
         repository: String,
     },
+    /// What the client may do in the registry, in these repositories alone.
+    Registry {
+        /// The repositories.
+        repositories: Vec<Repository>,
+    },
+}
+
+/// What a pass is good for in a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Repository {
+    /// Its name; `_catalog` stands for the list of all.
+    #[serde(rename = "n")]
+    pub(crate) name: String,
+    #[serde(rename = "pull", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) pull: bool,
+    #[serde(rename = "push", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) push: bool,
+    #[serde(rename = "del", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) delete: bool,
 }
 
 /// What a pass says.

@@ -5,22 +5,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use chalk_core::Digest;
-use chalk_core::wire::{Build, EventKind};
+use chalk_core::wire::{Build, DEFAULT_PROJECT, EventKind};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::log::EventLog;
+use super::watched::Watched;
 use super::{Builds, Wanted, record};
 use crate::engine::{EventSink, Job};
+use crate::metrics::BuildMetrics;
 use crate::places::Name;
+use crate::resolve::uses_secrets;
 
 /// A build that waits or runs.
 #[derive(Debug)]
 pub(crate) struct Live {
     id: String,
     hash: Digest,
+    project: Arc<str>,
     forced_from: Option<usize>,
     verifies: bool,
     grace: Duration,
+    watched: Watched,
     log: Arc<EventLog>,
     cancel: CancellationToken,
     /// Some request wants the build whether it is followed or not.
@@ -47,10 +53,18 @@ struct State {
 }
 
 impl Live {
-    pub(super) fn new(record: Build, log: EventLog, wanted: &Wanted, grace: Duration) -> Self {
+    pub(super) fn new(
+        record: Build,
+        log: EventLog,
+        wanted: &Wanted,
+        grace: Duration,
+        metrics: &BuildMetrics,
+    ) -> Self {
         Self {
+            watched: Watched::new(&record, metrics.clone()),
             id: record.id.clone(),
             hash: wanted.image_hash,
+            project: wanted.project.clone(),
             forced_from: wanted.forced_from(),
             verifies: wanted.verify,
             grace,
@@ -85,6 +99,16 @@ impl Live {
         self.hash
     }
 
+    /// Project that it is for.
+    pub(super) fn project(&self) -> &str {
+        &self.project
+    }
+
+    /// Whether it has ended, and only its record is not kept yet.
+    pub(super) fn is_over(&self) -> bool {
+        self.state().record.status.is_final()
+    }
+
     /// As [`Wanted::forced_from`].
     pub(super) fn forced_from(&self) -> Option<usize> {
         self.forced_from
@@ -102,6 +126,16 @@ impl Live {
 
     pub(super) fn grace(&self) -> Duration {
         self.grace
+    }
+
+    /// The span of the build, of which its id is known to the log.
+    pub(super) fn span(&self) -> Span {
+        self.watched.span()
+    }
+
+    /// What is counted and traced of it.
+    pub(super) fn watched(&self) -> &Watched {
+        &self.watched
     }
 
     pub(super) fn log(&self) -> Arc<EventLog> {
@@ -157,7 +191,9 @@ impl Live {
     }
 
     pub(super) fn set_job(&self, wanted: Wanted) {
+        let own = *wanted.project != *DEFAULT_PROJECT && uses_secrets(&wanted.spec);
         let job = Job {
+            apart: own.then(|| wanted.project.to_string()),
             id: self.id.clone(),
             spec: wanted.spec,
             image_hash: wanted.image_hash,
@@ -178,7 +214,7 @@ impl Live {
     pub(super) fn cancel(&self, why: &str) {
         let mut state = self.state();
         if state.why_cancelled.is_none() {
-            tracing::info!(id = self.id, why, "build is cancelled");
+            tracing::info!(build = self.id, why, "build is cancelled");
             state.why_cancelled = Some(why.to_owned());
         }
         drop(state);
@@ -225,6 +261,7 @@ impl Live {
 impl EventSink for Live {
     fn emit(&self, event: EventKind) {
         let mut state = self.state();
+        self.watched.event(&state.record, &event);
         if !matches!(event, EventKind::Log { .. }) {
             record::apply(&mut state.record, &event);
         }

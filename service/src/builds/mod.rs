@@ -1,7 +1,7 @@
 //! The queue of builds: single flight by image hash, a limit on what runs and what waits,
 //! cancellation, and the record and events of every build.
 //!
-//! - Requests for one hash share one build while it is queued or runs. A request that
+//! - Requests of one project for one hash share one build while it is queued or runs. A request that
 //!   forces steps shares only with others that force them, since a plain build may take its layers
 //!   from the cache; a plain request is content with a forced build. Secrets and compression of the
 //!   first request count.
@@ -16,23 +16,27 @@ mod log;
 pub(crate) mod record;
 mod recovery;
 mod run;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use chalk_core::wire::{Build, BuildStatus, Event, EventKind};
+use chalk_core::wire::{Build, BuildStatus, Event, EventKind, Problem};
 use chalk_core::{Digest, Spec};
 use chalk_store::failpoint::{Step, around};
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::engine::{Compression, Engine, EventSink, Secret};
 use crate::ids::Ids;
 use crate::index::{Index, IndexError};
+use crate::metrics::BuildMetrics;
 use crate::places::Name;
+use crate::projects::Projects;
 use crate::settings;
 use crate::state::StateError;
 
@@ -62,6 +66,9 @@ pub(crate) enum BuildsError {
     /// The index failed.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// A quota of the project is used up.
+    #[error("{}", .0.detail)]
+    Quota(Box<Problem>),
     /// A name cannot be given.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -89,6 +96,8 @@ pub(crate) struct Wanted {
     pub(crate) image_hash: Digest,
     pub(crate) recipe_hash: Digest,
     pub(crate) name: Option<Name>,
+    /// Project that it is for.
+    pub(crate) project: Arc<str>,
     pub(crate) force: bool,
     pub(crate) secrets: BTreeMap<String, Secret>,
     pub(crate) cancel_on_disconnect: bool,
@@ -115,7 +124,9 @@ pub(crate) struct Builds {
     settings: settings::Build,
     engine: Arc<dyn Engine>,
     catalog: Arc<Catalog>,
+    projects: Arc<Projects>,
     index: Arc<Index>,
+    metrics: BuildMetrics,
     queue: Mutex<Queue>,
     tasks: TaskTracker,
     ids: Ids,
@@ -138,6 +149,13 @@ impl Queue {
     fn has_place(&self, hash: &Digest, parallel: usize) -> bool {
         self.running.len() < parallel && !self.running.contains(hash)
     }
+
+    /// Builds of a project that wait or run.
+    fn of_project(&self, project: &str) -> usize {
+        let live = self.live.values();
+        live.filter(|live| *live.project() == *project && !live.is_over())
+            .count()
+    }
 }
 
 impl Builds {
@@ -146,6 +164,7 @@ impl Builds {
         settings: settings::Build,
         engine: Arc<dyn Engine>,
         catalog: Arc<Catalog>,
+        projects: Arc<Projects>,
         index: Arc<Index>,
     ) -> Self {
         Self {
@@ -153,11 +172,24 @@ impl Builds {
             settings,
             engine,
             catalog,
+            projects,
             index,
+            metrics: BuildMetrics::default(),
             queue: Mutex::default(),
             tasks: TaskTracker::new(),
             ids: Ids::default(),
         }
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &BuildMetrics {
+        &self.metrics
+    }
+
+    /// How many builds run, and how many wait.
+    pub(crate) fn lengths(&self) -> (usize, usize) {
+        let queue = self.queue();
+        (queue.running.len(), queue.waiting.len())
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -181,6 +213,7 @@ impl Builds {
             image_hash: wanted.image_hash,
             recipe_hash: wanted.recipe_hash,
             name: wanted.name.as_ref().map(ToString::to_string),
+            project: wanted.project.to_string(),
             image: None,
             digest: None,
             created: jiff::Timestamp::now().to_string(),
@@ -216,6 +249,7 @@ impl Builds {
     fn joinable(self: &Arc<Self>, queue: &Queue, wanted: &Wanted) -> Option<Build> {
         let shared = queue.live.values().find(|live| {
             live.hash() == wanted.image_hash
+                && *live.project() == *wanted.project
                 && live.verifies() == wanted.verify
                 && live.runs(wanted.forced_from())
                 && live.open()
@@ -225,7 +259,7 @@ impl Builds {
             // In case that this client never follows it.
             self.watch_left(shared);
         }
-        tracing::info!(id = shared.id(), hash = %wanted.image_hash, "build is shared");
+        tracing::info!(build = shared.id(), hash = %wanted.image_hash, "build is shared");
         Some(shared.snapshot())
     }
 
@@ -234,7 +268,7 @@ impl Builds {
     /// # Errors
     /// When the service stops, the queue is full, or the build's directory cannot be made.
     pub(crate) async fn start(self: &Arc<Self>, wanted: Wanted) -> Result<Build, BuildsError> {
-        self.admit(&self.queue(), &wanted.image_hash)?;
+        self.admit(&self.queue(), &wanted)?;
         let record = self.record(self.ids.next(), &wanted);
         let this = self.clone();
         let kept = record.clone();
@@ -249,6 +283,7 @@ impl Builds {
             log,
             &wanted,
             self.settings.disconnect_grace,
+            &self.metrics,
         ));
         let (taken, answer) = self.enqueue(&live, wanted);
         if !taken {
@@ -271,15 +306,16 @@ impl Builds {
         if let Some(shared) = self.joinable(&queue, &wanted) {
             return (false, Ok(shared));
         }
-        if let Err(refused) = self.admit(&queue, &wanted.image_hash) {
+        if let Err(refused) = self.admit(&queue, &wanted) {
             return (false, Err(refused));
         }
-        tracing::info!(id = live.id(), hash = %live.hash(), forced_from = ?live.forced_from(), "build is queued");
+        tracing::info!(build = live.id(), hash = %live.hash(), forced_from = ?live.forced_from(), "build is queued");
         queue.live.insert(live.id().to_owned(), live.clone());
         live.set_job(wanted);
         if queue.has_place(&live.hash(), self.settings.parallel) {
             queue.running.insert(live.hash());
-            self.tasks.spawn(run::run(self.clone(), live.clone()));
+            let run = run::run(self.clone(), live.clone());
+            self.tasks.spawn(run.instrument(live.span()));
         } else {
             queue.waiting.push_back(live.clone());
             live.emit(EventKind::Queued {
@@ -292,11 +328,15 @@ impl Builds {
         (true, Ok(live.snapshot()))
     }
 
-    fn admit(&self, queue: &Queue, hash: &Digest) -> Result<(), BuildsError> {
+    fn admit(&self, queue: &Queue, wanted: &Wanted) -> Result<(), BuildsError> {
         if queue.stopping {
             return Err(BuildsError::Stopping);
         }
-        let waits = !queue.has_place(hash, self.settings.parallel);
+        let own = queue.of_project(&wanted.project);
+        let room = self.projects.room(&wanted.project, 0);
+        room.and_then(|()| self.projects.may_build(&wanted.project, own))
+            .map_err(|problem| BuildsError::Quota(Box::new(problem)))?;
+        let waits = !queue.has_place(&wanted.image_hash, self.settings.parallel);
         if waits && queue.waiting.len() >= self.settings.queue_limit {
             return Err(BuildsError::Full(queue.waiting.len()));
         }
@@ -333,13 +373,20 @@ impl Builds {
         };
         while let Some(live) = may_run(&queue).and_then(|at| queue.waiting.remove(at)) {
             queue.running.insert(live.hash());
-            self.tasks.spawn(run::run(self.clone(), live));
+            let span = live.span();
+            self.tasks
+                .spawn(run::run(self.clone(), live).instrument(span));
         }
         for (position, live) in queue.waiting.iter().enumerate() {
             live.emit(EventKind::Queued {
                 ahead: queue.running.len() + position,
             });
         }
+    }
+
+    /// Builds of a project that wait or run.
+    pub(crate) fn live_of(&self, project: &str) -> usize {
+        self.queue().of_project(project)
     }
 
     /// Cancels a build and gives it as it is then; one that has ended stays as it is. The events
@@ -387,8 +434,8 @@ impl Builds {
         let waiting = queue.waiting.len();
         queue.waiting.retain(|other| !Arc::ptr_eq(other, live));
         if queue.waiting.len() < waiting {
-            self.tasks
-                .spawn(run::drop_waiting(self.clone(), live.clone()));
+            let drop = run::drop_waiting(self.clone(), live.clone());
+            self.tasks.spawn(drop.instrument(live.span()));
         }
     }
 
@@ -429,7 +476,7 @@ impl Builds {
         found.ok_or_else(|| BuildsError::Unknown(id.to_owned()))
     }
 
-    /// Builds, newest first, from `before` on: of a name, and of an image whose hash begins with the
+    /// Builds, newest first, from `before` on: of a project, of a name, and of an image whose hash begins with the
     /// hex digits of `hash`.
     ///
     /// # Errors
@@ -438,6 +485,7 @@ impl Builds {
         self: &Arc<Self>,
         limit: usize,
         before: Option<String>,
+        project: Option<String>,
         name: Option<String>,
         hash: Option<String>,
     ) -> Result<Vec<Build>, BuildsError> {
@@ -451,11 +499,12 @@ impl Builds {
         blocking(move || {
             let wanted = |kept: Build| {
                 let build = live.get(&kept.id).cloned().unwrap_or(kept);
+                let of_project = project.as_ref().is_none_or(|own| *own == build.project);
                 let of_name = name.is_none() || build.name == name;
                 let of_hash = hash
                     .as_ref()
                     .is_none_or(|hex| build.image_hash.hex().starts_with(hex.as_str()));
-                (of_name && of_hash).then_some(build)
+                (of_project && of_name && of_hash).then_some(build)
             };
             Ok(this.index.builds(limit, before.as_deref(), wanted)?)
         })
@@ -534,6 +583,60 @@ impl Builds {
         self.forget(&ids)
     }
 
+    /// Builds that wait or run, each with the hash of its image.
+    pub(crate) fn live(&self) -> Vec<(String, Digest)> {
+        let queue = self.queue();
+        let live = queue.live.values();
+        live.map(|live| (live.id().to_owned(), live.hash()))
+            .collect()
+    }
+
+    /// When the oldest build was asked for that waits or runs.
+    pub(crate) fn oldest(&self) -> Option<SystemTime> {
+        let queue = self.queue();
+        let created = queue.live.values().map(|live| live.snapshot().created);
+        let created = created.filter_map(|time| time.parse::<jiff::Timestamp>().ok());
+        created.min().map(SystemTime::from)
+    }
+
+    /// Builds that ended so long ago: id, when, and bytes of their records. Blocks.
+    ///
+    /// # Errors
+    /// When the index fails.
+    pub(crate) fn ended_before(
+        &self,
+        age: Duration,
+    ) -> Result<Vec<(String, String, u64)>, BuildsError> {
+        let now = jiff::Timestamp::now();
+        let mut ended = Vec::new();
+        for id in self.index.build_ids()? {
+            let Some(finished) = self.index.build(&id)?.and_then(|build| build.finished) else {
+                continue;
+            };
+            let Ok(at) = finished.parse::<jiff::Timestamp>() else {
+                continue;
+            };
+            if Duration::try_from(now.duration_since(at)).is_ok_and(|since| since >= age) {
+                let files = std::fs::read_dir(self.build_dir(&id)).into_iter().flatten();
+                let sizes = files.flatten().filter_map(|file| file.metadata().ok());
+                ended.push((id, finished, sizes.map(|meta| meta.len()).sum()));
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Forgets a build unless it waits or runs; whether it did. Blocks.
+    ///
+    /// # Errors
+    /// When the index or the disk fails.
+    pub(crate) fn forget_ended(&self, id: &str) -> Result<bool, BuildsError> {
+        if self.queue().live.contains_key(id) {
+            return Ok(false);
+        }
+        self.forget(&[id.to_owned()])?;
+        Ok(true)
+    }
+
     /// Waits until no build waits or runs.
     pub(crate) async fn idle(&self) {
         while !self.queue().live.is_empty() {
@@ -603,7 +706,8 @@ impl Events {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BuildsError> + Send + 'static,
 ) -> Result<T, BuildsError> {
-    match tokio::task::spawn_blocking(work).await {
+    let span = Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(done) => done,
         Err(_) => Err(BuildsError::Stopping),
     }

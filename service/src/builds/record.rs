@@ -101,6 +101,7 @@ pub(crate) mod tests {
             image_hash: Digest::of(b"image"),
             recipe_hash: Digest::of(b"recipe"),
             name: None,
+            project: chalk_core::wire::DEFAULT_PROJECT.to_owned(),
             image: None,
             digest: None,
             created: "2026-01-01T00:00:00Z".into(),

@@ -29,7 +29,7 @@ impl Builds {
                 continue;
             }
             let Some(begun) = known.or_else(|| read_record(&entry.path())) else {
-                tracing::warn!(id, "a build without a record is removed");
+                tracing::warn!(build = id, "a build without a record is removed");
                 self.forget(&[id])?;
                 continue;
             };
@@ -37,6 +37,10 @@ impl Builds {
                 continue;
             }
             let ended = self.end_interrupted(begun);
+            if self.index.image(&ended.image_hash).is_none() {
+                self.projects
+                    .release_image(&ended.project, &ended.image_hash);
+            }
             self.index.put_build(&ended)?;
         }
         self.forget_lost()?;
@@ -56,7 +60,7 @@ impl Builds {
         if matches!(recovered.kinds.last(), Some(EventKind::Finished { .. })) {
             return build;
         }
-        tracing::warn!(id = build.id, "build was interrupted");
+        tracing::warn!(build = build.id, "build was interrupted");
         let why = Problem {
             kind: problem::INTERRUPTED.to_owned(),
             title: "build interrupted".to_owned(),
@@ -72,7 +76,7 @@ impl Builds {
             build.finished = Some(recovered.last.clone());
         }
         if let Err(error) = write_end(&path, &recovered, &build) {
-            tracing::warn!(id = build.id, %error, "the events of a build have no end");
+            tracing::warn!(build = build.id, %error, "the events of a build have no end");
         }
         build
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chalk_core::wire::{Build, BuildStatus, Problem, StepState, problem};
 use futures_util::FutureExt;
+use tracing::{Instrument as _, Span};
 
 use super::{Builds, BuildsError, Live, blocking};
 use crate::engine::{EngineError, Outcome};
@@ -14,7 +15,8 @@ const KEEP_PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs a build that has a place, and gives the place to the next.
 pub(super) async fn run(builds: Arc<Builds>, live: Arc<Live>) {
-    tracing::info!(id = live.id(), "build runs");
+    live.watched().runs(&live.snapshot());
+    tracing::info!("build runs");
     live.change(|build| build.status = BuildStatus::Running);
     let result = carry_out(&builds, &live).await;
     finish(&builds, &live, result).await;
@@ -49,7 +51,13 @@ async fn carry_out(builds: &Arc<Builds>, live: &Arc<Live>) -> Result<Outcome, Pr
     };
     // What counts is what the registry has now.
     match builds.catalog.find(&job.image_hash).await {
-        Ok(Some(_)) => {}
+        Ok(Some(_)) if job.verify => {}
+        Ok(Some(_)) => {
+            let handed = builds
+                .catalog
+                .hand_to(&builds.projects, live.project(), &job.image_hash);
+            handed.await.map_err(|error| fault(error.to_string()))?;
+        }
         Ok(None) => {
             let detail = "the image is not in the regional registry under its hash";
             return Err(fault(detail.to_owned()));
@@ -71,15 +79,19 @@ async fn finish(builds: &Arc<Builds>, live: &Arc<Live>, result: Result<Outcome, 
             )));
         }
     }
+    if result.is_err() && matches!(builds.catalog.find(&live.hash()).await, Ok(None)) {
+        builds.projects.release_image(live.project(), &live.hash());
+    }
     live.change(|build| end(build, result, builds.catalog.pullable(&build.image_hash)));
     let build = live.snapshot();
     match &build.error {
         Some(error) if build.status == BuildStatus::Failed => {
-            tracing::warn!(id = build.id, detail = error.detail, "build failed");
+            tracing::warn!(detail = error.detail, "build failed");
         }
-        Some(error) => tracing::info!(id = build.id, why = error.detail, "build was cancelled"),
-        None => tracing::info!(id = build.id, seconds = build.seconds, "build ended"),
+        Some(error) => tracing::info!(why = error.detail, "build was cancelled"),
+        None => tracing::info!(seconds = build.seconds, "build ended"),
     }
+    live.watched().ends(&build);
     let log = live.log();
     let closed = blocking(move || {
         log.close(build);
@@ -90,8 +102,9 @@ async fn finish(builds: &Arc<Builds>, live: &Arc<Live>, result: Result<Outcome, 
         Err(error) => Err(error),
     };
     if let Err(error) = kept {
-        tracing::error!(id = live.id(), %error, "the end of a build cannot be kept yet");
-        builds.tasks.spawn(keep_later(builds.clone(), live.clone()));
+        tracing::error!(%error, "the end of a build cannot be kept yet");
+        let later = keep_later(builds.clone(), live.clone());
+        builds.tasks.spawn(later.instrument(Span::current()));
         return;
     }
     builds.queue().live.remove(live.id());

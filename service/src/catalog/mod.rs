@@ -6,19 +6,27 @@
 mod manifest;
 mod names;
 mod reindex;
+mod uses;
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use chalk_core::config::ImageConfig;
 use chalk_core::wire::{Image, ImageDetail, ImageStep, Layer};
 use chalk_core::{Digest, Spec};
 use chalk_store::registry::{MANIFEST_LIMIT, Manifest, Progress};
+use chalk_store::uses::Horizon;
 use chalk_store::{Blob, BlobError, BlobStore};
 
 use crate::index::{Index, IndexError, Known};
-use crate::places::{CREATED_NOTE, IMAGES, Name, SPEC_TYPE, pullable};
+use crate::places::{CREATED_NOTE, IMAGES, Name, SPEC_TYPE, STEPS, pullable};
+use crate::projects::{Projects, Scope};
 use crate::registry::{Regional, RegionalError};
+use uses::Noted;
 
+pub(crate) use names::NOTE as NAME_NOTE;
 pub use reindex::Reindexed;
 
 /// What can go wrong with images of the regional registry.
@@ -79,6 +87,8 @@ pub struct Catalog {
     public: String,
     index: Arc<Index>,
     blobs: BlobStore,
+    /// Uses of images, where the registry does not note them.
+    noted: Option<Noted>,
 }
 
 impl Catalog {
@@ -95,7 +105,17 @@ impl Catalog {
             public,
             index,
             blobs,
+            noted: None,
         }
+    }
+
+    /// Notes uses of images in `dir`, for a registry that does not.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn noting_uses(self, dir: PathBuf) -> std::io::Result<Self> {
+        let noted = Some(Noted::open(dir)?);
+        Ok(Self { noted, ..self })
     }
 
     /// The registry behind it.
@@ -118,6 +138,10 @@ impl Catalog {
     /// # Errors
     /// When the registry or the index fails.
     pub(crate) async fn find(&self, hash: &Digest) -> Result<Option<Known>> {
+        let _turn = match &self.noted {
+            Some(noted) => Some(noted.turns.read().await),
+            None => None,
+        };
         let Some(head) = self.regional.head_manifest(IMAGES, &hash.hex()).await? else {
             if self.index.image(hash).is_some() {
                 tracing::info!(%hash, "image is gone from the registry");
@@ -126,6 +150,9 @@ impl Catalog {
             }
             return Ok(None);
         };
+        if let Some(noted) = &self.noted {
+            noted.note(&head.digest);
+        }
         match self.index.image(hash) {
             Some(known) if known.digest == head.digest => Ok(Some(known)),
             _ => {
@@ -140,22 +167,24 @@ impl Catalog {
         }
     }
 
-    /// Which image a text means: at least 8 hex digits of a hash (with or without `sha256:`), or a
-    /// name.
+    /// Which image a text means to somebody: at least 8 hex digits of a hash (with or without
+    /// `sha256:`), or a name.
     ///
     /// # Errors
-    /// When nothing or several images fit.
-    pub(crate) async fn resolve(&self, text: &str) -> Result<Id> {
+    /// When nothing or several images of those that are seen fit.
+    pub(crate) async fn resolve(&self, scope: &Scope, text: &str) -> Result<Id> {
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         let is_hex = (8..=64).contains(&hex.len())
             && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if is_hex {
-            match self.index.with_prefix(hex).as_slice() {
+            let seen = |hash: &Digest| scope.has_image(hash);
+            match self.index.with_prefix(hex, seen).as_slice() {
                 [hash] => return Ok(Id::Hash(*hash)),
                 [_, _, ..] => return Err(CatalogError::Ambiguous(text.to_owned())),
                 [] => {
                     // Another service may have built it into the same registry.
                     if let Ok(hash) = format!("sha256:{hex}").parse()
+                        && seen(&hash)
                         && self.find(&hash).await?.is_some()
                     {
                         return Ok(Id::Hash(hash));
@@ -165,16 +194,23 @@ impl Catalog {
         }
         // A name may look like hex digits, too.
         let absent = || CatalogError::NotFound(format!("there is no image `{text}`"));
-        let name: Name = text.parse().map_err(|_| absent())?;
+        let name = scope.name(text).map_err(|_| absent())?;
         match self.by_name(&name).await? {
-            Some(hash) => Ok(Id::Name(name, hash)),
-            None => Err(absent()),
+            Some(hash) if scope.has_image(&hash) => Ok(Id::Name(name, hash)),
+            _ => Err(absent()),
         }
     }
 
-    /// All images with a name that fits `name` (a repository, or repository and tag), or all;
-    /// newest first.
-    pub(crate) fn list(&self, name: Option<&str>) -> Vec<Image> {
+    /// All images that are seen, with a name that fits `name` (a repository, or repository and tag),
+    /// or all; newest first.
+    pub(crate) fn list(&self, scope: &Scope, name: Option<&str>) -> Vec<Image> {
+        // In a project the first word may be left away.
+        let name = name.map(|wanted| match scope.name(wanted) {
+            Ok(name) if wanted.contains(':') => name.to_string(),
+            Ok(name) => name.repository,
+            Err(_) => wanted.to_owned(),
+        });
+        let name = name.as_deref();
         let fits = |image: &Image| {
             name.is_none_or(|wanted| {
                 let repository = |n: &String| n.split(':').next() == Some(wanted);
@@ -183,7 +219,8 @@ impl Catalog {
         };
         let images = self.index.images().into_iter();
         let mut images: Vec<Image> = images
-            .map(|(hash, known)| self.shown(hash, known))
+            .filter(|(hash, _)| scope.has_image(hash))
+            .map(|(hash, known)| self.shown(scope, hash, known))
             .filter(fits)
             .collect();
         images.sort_by(|a, b| b.created.cmp(&a.created));
@@ -194,16 +231,18 @@ impl Catalog {
     ///
     /// # Errors
     /// When there is none, or the registry fails.
-    pub(crate) async fn show(&self, hash: &Digest) -> Result<Image> {
+    pub(crate) async fn show(&self, scope: &Scope, hash: &Digest) -> Result<Image> {
         match self.find(hash).await? {
-            Some(known) => Ok(self.shown(*hash, known)),
+            Some(known) => Ok(self.shown(scope, *hash, known)),
             None => Err(CatalogError::NotFound(format!("there is no image {hash}"))),
         }
     }
 
-    fn shown(&self, hash: Digest, known: Known) -> Image {
+    fn shown(&self, scope: &Scope, hash: Digest, known: Known) -> Image {
+        let mut names = self.index.names_of(&hash);
+        names.retain(|name| scope.reads(name.split(':').next().unwrap_or_default()));
         Image {
-            names: self.index.names_of(&hash),
+            names,
             image: self.pullable(&hash),
             image_hash: hash,
             digest: known.digest,
@@ -218,8 +257,8 @@ impl Catalog {
     ///
     /// # Errors
     /// When it, its config or its spec is not there, or the registry fails.
-    pub(crate) async fn detail(&self, hash: &Digest) -> Result<ImageDetail> {
-        let image = self.show(hash).await?;
+    pub(crate) async fn detail(&self, scope: &Scope, hash: &Digest) -> Result<ImageDetail> {
+        let image = self.show(scope, hash).await?;
         let manifest = self.manifest(&hash.hex()).await?;
         let parsed = manifest::parse(&manifest)?;
         let config = self.config(&parsed).await?;
@@ -331,6 +370,182 @@ impl Catalog {
         }
         let hash = *hash;
         self.indexed(move |index| index.remove_image(&hash)).await
+    }
+
+    /// Manifests of all images, each with the time when it was built.
+    pub(crate) fn known_manifests(&self) -> HashMap<Digest, SystemTime> {
+        let images = self.index.images().into_iter();
+        let made = images.filter_map(|(_, known)| {
+            let created: jiff::Timestamp = known.created.parse().ok()?;
+            Some((known.digest, created.into()))
+        });
+        made.collect()
+    }
+
+    /// When the image of that manifest was last asked for here, if that is noted.
+    pub(crate) fn last_use(&self, digest: &Digest) -> Option<SystemTime> {
+        self.noted.as_ref()?.last(digest)
+    }
+
+    /// Deletes an image whose manifest is `digest`, unless it was used after the horizon, as far as is
+    /// noted; whether it did.
+    ///
+    /// # Errors
+    /// As [`delete`](Self::delete).
+    pub(crate) async fn delete_unused(
+        &self,
+        hash: &Digest,
+        digest: &Digest,
+        horizon: &Horizon,
+    ) -> Result<bool> {
+        let Some(noted) = &self.noted else {
+            return Ok(false);
+        };
+        let _alone = noted.turns.write().await;
+        let head = self.regional.head_manifest(IMAGES, &hash.hex()).await?;
+        let same = head.is_some_and(|head| head.digest == *digest);
+        if !same || noted.is_used(digest, horizon) {
+            return Ok(false);
+        }
+        self.delete(hash).await?;
+        noted.forget(digest);
+        Ok(true)
+    }
+
+    /// Takes a name away from the image whose manifest is `digest`, as
+    /// [`delete_unused`](Self::delete_unused) does.
+    ///
+    /// # Errors
+    /// As [`remove_name`](Self::remove_name).
+    pub(crate) async fn remove_unused_name(
+        &self,
+        name: &Name,
+        digest: &Digest,
+        horizon: &Horizon,
+    ) -> Result<bool> {
+        let Some(noted) = &self.noted else {
+            return Ok(false);
+        };
+        let _alone = noted.turns.write().await;
+        let head = self.regional.head_manifest(&name.repository, &name.tag);
+        let same = head.await?.is_some_and(|head| head.digest == *digest);
+        if !same || noted.is_used(digest, horizon) {
+            return Ok(false);
+        }
+        self.remove_name(name).await?;
+        Ok(true)
+    }
+
+    /// Removes a cached step, and its manifest if that has no other tag.
+    ///
+    /// # Errors
+    /// When the registry fails.
+    pub(crate) async fn drop_step(&self, tag: &str, manifest: Option<&Digest>) -> Result<()> {
+        self.remove_tag(STEPS, tag).await?;
+        if let Some(digest) = manifest {
+            self.regional.delete(STEPS, &digest.to_string()).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets images and names whose tags are gone; those that came back meanwhile stay.
+    ///
+    /// # Errors
+    /// When the registry or the index fails.
+    pub(crate) async fn forget(&self, images: Vec<Digest>, names: Vec<Name>) -> Result<()> {
+        if images.is_empty() && names.is_empty() {
+            return Ok(());
+        }
+        let (hashes, texts) = (images.clone(), names.iter().map(Name::to_string).collect());
+        self.indexed(move |index| index.remove_all(&hashes, texts))
+            .await?;
+        for hash in images {
+            if self
+                .regional
+                .head_manifest(IMAGES, &hash.hex())
+                .await?
+                .is_some()
+            {
+                self.find(&hash).await?;
+            }
+        }
+        for name in names {
+            let there = self.regional.head_manifest(&name.repository, &name.tag);
+            if there.await?.is_some() {
+                self.by_name(&name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether names begin with that word and a slash, or are in a repository of that name.
+    pub(crate) async fn has_below(&self, word: &str) -> Result<bool> {
+        let first = |name: &str| name.split(['/', ':']).next() == Some(word);
+        if self.index.names().keys().any(|name| first(name)) {
+            return Ok(true);
+        }
+        let repositories = self.regional.repositories().await?;
+        Ok(repositories.is_some_and(|all| all.iter().any(|name| first(name))))
+    }
+
+    /// Whether an image that is there has that manifest.
+    pub(crate) fn is_manifest(&self, digest: &Digest) -> bool {
+        let images = self.index.images();
+        images.iter().any(|(_, known)| known.digest == *digest)
+    }
+
+    /// Writes down that the project of `scope` has what an image is made of, as it is now.
+    ///
+    /// # Errors
+    /// When the registry fails.
+    pub(crate) async fn hand_over(&self, scope: &Scope, hash: &Digest) -> Result<()> {
+        self.hand_to(scope.projects(), scope.project(), hash).await
+    }
+
+    /// As [`hand_over`](Self::hand_over), to a project by its name.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn hand_to(
+        &self,
+        projects: &Projects,
+        project: &str,
+        hash: &Digest,
+    ) -> Result<()> {
+        if !projects.counts() {
+            return Ok(());
+        }
+        let head = self.regional.head_manifest(IMAGES, &hash.hex()).await?;
+        let Some(head) = head.filter(|head| !projects.has_blob(project, &head.digest)) else {
+            return Ok(());
+        };
+        let manifest = self.manifest(&head.digest.to_string()).await?;
+        let parsed = manifest::parse(&manifest)?;
+        let mut parts = vec![(manifest.digest, manifest.bytes.len() as u64)];
+        let blobs = parsed.layers.iter().chain([&parsed.config]);
+        parts.extend(blobs.map(|blob| (blob.digest, blob.size)));
+        // Images of equal bytes may come from several specs, each of which is its project's own.
+        let specs = self
+            .regional
+            .referrers(IMAGES, &manifest.digest, Some(SPEC_TYPE));
+        for referrer in specs.await? {
+            let name = referrer.digest.to_string();
+            let Some(found) = self.regional.manifest(IMAGES, &name).await? else {
+                continue;
+            };
+            for layer in &manifest::parse(&found)?.layers {
+                let Ok(json) = self.small_blob(layer).await else {
+                    continue;
+                };
+                let spec = serde_json::from_slice::<Spec>(&json).ok();
+                if spec.and_then(|spec| spec.image_hash()) == Some(*hash) {
+                    parts.push((found.digest, found.bytes.len() as u64));
+                    parts.push((layer.digest, layer.size));
+                }
+            }
+        }
+        projects.keep_blobs(project, parts);
+        Ok(())
     }
 
     /// Whether everything that an image is made of is there, its spec included. Its layers are not

@@ -7,7 +7,6 @@
 
 use bytes::Bytes;
 use chalk_core::Digest;
-use chalk_core::wire::Image;
 use chalk_store::Blob;
 use chalk_store::registry::{Progress, RegistryError};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -22,7 +21,7 @@ const ENTRY_TYPE: &str = "application/vnd.chalk.name.v1+json";
 /// Artifact type of what a tag points to in the moment before it is removed.
 const REMOVED_TYPE: &str = "application/vnd.chalk.removed.v1+json";
 /// Annotation of an entry that holds the name.
-pub(super) const NOTE: &str = "chalk.name";
+pub(crate) const NOTE: &str = "chalk.name";
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Blobs that are linked into a repository at once.
 const PARALLEL: usize = 6;
@@ -31,6 +30,10 @@ impl Catalog {
     /// The image that a name points to; `None` when it points nowhere, or to an image that is not
     /// ours.
     pub(crate) async fn by_name(&self, name: &Name) -> Result<Option<Digest>> {
+        let _turn = match &self.noted {
+            Some(noted) => Some(noted.turns.read().await),
+            None => None,
+        };
         let text = name.to_string();
         let indexed = self.index.named(&text);
         let head = self
@@ -38,6 +41,9 @@ impl Catalog {
             .head_manifest(&name.repository, &name.tag)
             .await?;
         let digest = head.map(|head| head.digest);
+        if let (Some(noted), Some(digest)) = (&self.noted, &digest) {
+            noted.note(digest);
+        }
         let fits = |hash: &Digest| {
             let known = self.index.image(hash);
             digest.is_some() && known.map(|known| known.digest) == digest
@@ -59,7 +65,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When there is no such image, or the registry or the index fails.
-    pub(crate) async fn name(&self, hash: &Digest, name: &Name) -> Result<Image> {
+    pub(crate) async fn name(&self, hash: &Digest, name: &Name) -> Result<()> {
         let Some(manifest) = self.regional.manifest(IMAGES, &hash.hex()).await? else {
             return Err(CatalogError::NotFound(format!("there is no image {hash}")));
         };
@@ -88,8 +94,7 @@ impl Catalog {
         }
         let (text, owner) = (name.to_string(), *hash);
         self.indexed(move |index| index.put_name(&text, Some(&owner)))
-            .await?;
-        self.show(hash).await
+            .await
     }
 
     /// Gives a name to an image unless it has it.
@@ -147,6 +152,18 @@ impl Catalog {
             .push_blob(repository, &blob, &self.blobs, &progress)
             .await?;
         Ok(())
+    }
+
+    /// Files a name in the directory again, if somebody gave it while its entry was collected.
+    ///
+    /// # Errors
+    /// When the registry fails.
+    pub(crate) async fn refile(&self, name: &Name) -> Result<()> {
+        let there = self.regional.head_manifest(&name.repository, &name.tag);
+        match there.await? {
+            Some(_) => self.file(name).await,
+            None => Ok(()),
+        }
     }
 
     /// Files a name in the directory.

@@ -78,7 +78,7 @@ impl EngineError {
                 problem::BAD_REQUEST,
                 400,
                 "a secret is missing",
-                "build with `--secret NAME`",
+                "build with `--secret NAME`, or give the service one by its settings `secrets.files` and `secrets.env`",
             ),
             Self::Spec(_) => (problem::BAD_REQUEST, 400, "the spec cannot be built", ""),
             Self::MissingBlobs(_) => (

@@ -1,20 +1,23 @@
 //! What turns a pinned spec into an image in the regional registry.
 //!
-//! [`Engine`] is the seam: [`embedded`] carries a build out in this process without any daemon; an
-//! engine that drives a BuildKit daemon would stand beside it. An engine knows nothing of queues,
-//! clients or the database: it gets a [`Job`], tells an [`EventSink`] what happens, obeys a
+//! [`Engine`] is the seam: [`embedded`] carries a build out in this process without any daemon;
+//! [`buildkit`] has daemons do the work. An engine knows nothing of queues, clients or the database: it gets a [`Job`], tells an [`EventSink`] what happens, obeys a
 //! cancellation token, and gives an [`Outcome`].
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use chalk_core::wire::{BuildStep, EventKind, PlanStep, Verification};
 use chalk_core::{Digest, Spec};
+use chalk_store::uses::Horizon;
 use tokio_util::sync::CancellationToken;
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) mod absent;
+#[cfg(target_os = "linux")]
+pub mod buildkit;
 #[cfg(target_os = "linux")]
 pub mod embedded;
 mod error;
@@ -77,6 +80,19 @@ pub struct Job {
     /// Run every step from empty caches, keep and publish nothing, and compare what comes out with
     /// the image that the registry has.
     pub verify: bool,
+    /// Project whose steps nobody else may take from the step cache, nor it others': where steps use
+    /// secrets, which are not part of their keys. Absent where the cache is common to all.
+    pub apart: Option<String>,
+}
+
+impl Job {
+    /// What a step goes by in the step cache.
+    pub fn cached_as(&self, key: &Digest) -> Digest {
+        match &self.apart {
+            None => *key,
+            Some(project) => Digest::of(format!("{project}/{key}").as_bytes()),
+        }
+    }
 }
 
 /// What a build gave.
@@ -101,10 +117,38 @@ pub trait EventSink: Send + Sync {
     fn emit(&self, event: EventKind);
 }
 
+/// Something that an engine keeps beside the registry, and can make again.
+#[derive(Debug, Clone)]
+pub struct CacheEntry {
+    /// What it is.
+    pub kind: CacheKind,
+    /// Its name among those of its kind.
+    pub name: String,
+    /// Bytes that it takes on the disk.
+    pub bytes: u64,
+    /// When a build last used it.
+    pub used: SystemTime,
+    /// Blobs of the store without which it is of no use.
+    pub blobs: Vec<Digest>,
+}
+
+/// Kinds of [`CacheEntry`]s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheKind {
+    /// An unpacked layer.
+    Layer,
+    /// The cache of a tool, such as uv's, for a base and a user.
+    Tool,
+    /// A directory of `RUN --mount=type=cache`.
+    Mount,
+    /// What is known of a cached step, named by its key.
+    Step,
+}
+
 /// Carries builds out.
 #[async_trait]
 pub trait Engine: Send + Sync {
-    /// Word for logs and `/v1/info`: `embedded`.
+    /// Word for logs and `/v1/info`: `embedded`, `buildkit`.
     fn name(&self) -> &str;
 
     /// The steps of a pinned spec with their keys, and whether each is in the step cache. Writes
@@ -113,6 +157,28 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// When the spec cannot be lowered, or a base or the regional registry cannot be read.
     async fn plan(&self, spec: &Spec) -> Result<Vec<PlanStep>, EngineError>;
+
+    /// What the engine keeps beside the registry.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    async fn caches(&self) -> Result<Vec<CacheEntry>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes such a thing unless a build used it after the horizon; whether it did. A build that
+    /// runs has begun after the horizon.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    async fn drop_cache(
+        &self,
+        _kind: CacheKind,
+        _name: &str,
+        _horizon: &Horizon,
+    ) -> Result<bool, EngineError> {
+        Ok(false)
+    }
 
     /// Builds and publishes an image. Blobs that the spec names (files, trees) must be in the
     /// store. Emits `Started`, what happens, but neither `Queued` nor `Finished`.

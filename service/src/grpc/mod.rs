@@ -48,6 +48,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
 
+use crate::projects::Scope;
 use crate::service::Service;
 
 /// Where clients get their access tokens.
@@ -58,6 +59,17 @@ const HEALTH: &str = "/grpc.health.v1.Health/";
 /// `http[s]://host[:port]` by which a call reached us; the guard puts it among the extensions.
 #[derive(Debug, Clone)]
 pub(crate) struct Reached(pub(crate) String);
+
+/// What whoever calls sees; the guard puts it among the extensions.
+///
+/// # Errors
+/// When the call came without a token.
+fn scope<T>(request: &tonic::Request<T>) -> Result<Scope, Status> {
+    let scope = request.extensions().get::<Scope>();
+    scope
+        .cloned()
+        .ok_or_else(|| Status::unauthenticated("the call carries no access token"))
+}
 
 /// Whether that is a gRPC call, known here or not (gRPC over HTTP/2, "Requests").
 pub(crate) fn is_call(request: &Request) -> bool {
@@ -226,6 +238,20 @@ pub(crate) async fn router(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_member_has_a_rule() {
+        let open = |path: &str| is_open(path);
+        for (service, members) in &*MEMBERS {
+            for member in members {
+                let path = format!("/{service}/{member}");
+                assert!(
+                    open(&path) || crate::access::rules::names_member(&path),
+                    "{path} has no rule in access/rules.rs"
+                );
+            }
+        }
+    }
 
     #[test]
     fn members_are_those_of_the_definitions() {

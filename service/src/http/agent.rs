@@ -5,7 +5,7 @@ use axum::http::{Version, header};
 use axum::response::{IntoResponse, Response};
 use chalk_core::Digest;
 use chalk_core::wire::agent::{Register, Registered};
-use chalk_store::BlobError;
+use chalk_store::{BlobError, BlobStore};
 
 use super::Api;
 use super::body::{Json, Path};
@@ -60,12 +60,32 @@ pub(super) async fn session(
 }
 
 /// A blob of the store, whole and checked while it is sent: rot breaks the answer off.
-pub(super) async fn blob(State(service): Api, Path(digest): Path<String>) -> ApiResult<Response> {
+pub(super) async fn blob(
+    State(service): Api,
+    Extension(who): Extension<Principal>,
+    Path(digest): Path<String>,
+) -> ApiResult<Response> {
     let digest: Digest = digest
         .parse()
         .map_err(|e| ApiError::bad_request("the path is wrong", format!("{e}"), ""))?;
     let blobs = service.blobs();
-    let opened = blobs.run(move |store| store.open_verified(digest)).await;
+    // A node reads what it was told to mount, and a client what its project has.
+    let seen = match service.access().scope(&who) {
+        Some(scope) => scope.has_blob(&digest),
+        None => match &who {
+            Principal::Node { name, .. } => {
+                let (grants, name) = (service.fleet().nodes().grants().clone(), name.clone());
+                let look =
+                    move |store: &BlobStore| Ok::<_, BlobError>(grants.file(&name, &digest, store));
+                blobs.run(look).await?
+            }
+            _ => false,
+        },
+    };
+    let opened = match seen {
+        true => blobs.run(move |store| store.open_verified(digest)).await,
+        false => Err(BlobError::NotFound(digest.into())),
+    };
     let blob = match opened {
         Err(BlobError::NotFound(_)) => {
             let detail = format!("the store has no blob {digest}");

@@ -4,13 +4,23 @@ use axum::http::Method;
 use chalk_core::wire::problem;
 
 use super::problem::ApiError;
-use crate::access::{Principal, rules};
+use super::registry_token;
+use crate::access::rules::Sees;
+use crate::access::view::pass_allows;
+use crate::access::{Grant, Principal, rules};
+use crate::projects::Scope;
+use crate::registry::{self, Target};
 
 /// Where machines become nodes.
 const REGISTER: &str = "/v1/agent/register";
 
-/// What a token is good for.
-pub(super) fn allows(who: &Principal, method: &Method, path: &str) -> Result<(), ApiError> {
+/// What a token is good for; `scope` is what its owner sees.
+pub(super) fn allows(
+    who: &Principal,
+    scope: Option<&Scope>,
+    method: &Method,
+    path: &str,
+) -> Result<(), ApiError> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     let below = |prefix: &str| {
         path.strip_prefix(prefix)
@@ -19,27 +29,38 @@ pub(super) fn allows(who: &Principal, method: &Method, path: &str) -> Result<(),
     match who {
         Principal::Admin => Ok(()),
         Principal::Client(grant) => {
-            let role = rules::needed(method, path);
-            if grant.has(role) {
+            has_role(grant, method, path)?;
+            runs_machines(scope, method, path)
+        }
+        Principal::Registry { grant, .. } => {
+            let path = registry::decode(path).unwrap_or_default();
+            let place = path.strip_prefix("/v2/").and_then(registry::target);
+            let allowed = match place {
+                Some((_, Target::Catalog)) => pass_allows(who, "_catalog", true, false),
+                Some((repository, target)) => {
+                    let upload = matches!(target, Target::NewUpload | Target::Upload(_));
+                    let deletes = *method == Method::DELETE && !upload;
+                    pass_allows(who, repository, reads && !upload, deletes)
+                }
+                None => path == "/v2" || path == "/v2/",
+            };
+            if let Some(grant) = grant {
+                has_role(grant, method, &path)?;
+            }
+            if allowed {
                 return Ok(());
             }
-            let roles: Vec<&str> = grant.roles.iter().map(|role| role.word()).collect();
-            Err(forbidden(
-                format!(
-                    "{method} {path} needs the role `{}`, and the token `{}` has {}",
-                    role.word(),
-                    grant.name,
-                    roles.join(", "),
-                ),
-                "use a token with that role; `chalk token create --role ROLE` makes one",
-            ))
+            let detail = format!("this token of the registry does not allow {method} {path}");
+            Err(forbidden(detail, "ask for a token with that scope").narrow())
         }
-        Principal::Puller(repository) => {
-            let rest = path.strip_prefix("/v2/").unwrap_or_default();
-            let own = rest
-                .strip_prefix(&**repository)
-                .is_some_and(|rest| rest.starts_with("/manifests/") || rest.starts_with("/blobs/"));
-            if reads && (own || path == "/v2" || path == "/v2/") {
+        Principal::Puller { repository, .. } => {
+            let path = &*registry::decode(path).unwrap_or_default();
+            let place = path.strip_prefix("/v2/").and_then(registry::target);
+            let own = place.is_some_and(|(name, target)| {
+                name == &**repository && matches!(target, Target::Manifest(_) | Target::Blob(_))
+            });
+            let ping = matches!(path, "/v2" | "/v2/" | registry_token::PATH);
+            if reads && (own || ping) {
                 return Ok(());
             }
             Err(forbidden(
@@ -61,7 +82,8 @@ pub(super) fn allows(who: &Principal, method: &Method, path: &str) -> Result<(),
         )),
         Principal::Node { .. } => {
             let agent = path != REGISTER && below("/v1/agent/");
-            let registry = reads && (path == "/v2" || path.starts_with("/v2/"));
+            let registry = reads
+                && (path == "/v2" || path.starts_with("/v2/") || path == registry_token::PATH);
             let blob = reads && below("/v1/blobs/");
             if agent || registry || blob {
                 return Ok(());
@@ -72,6 +94,37 @@ pub(super) fn allows(who: &Principal, method: &Method, path: &str) -> Result<(),
             ))
         }
     }
+}
+
+fn has_role(grant: &Grant, method: &Method, path: &str) -> Result<(), ApiError> {
+    let role = rules::needed(method, path);
+    if grant.has(role) {
+        return Ok(());
+    }
+    let roles: Vec<&str> = grant.roles.iter().map(|role| role.word()).collect();
+    Err(forbidden(
+        format!(
+            "{method} {path} needs the role `{}`, and the token `{}` has {}",
+            role.word(),
+            grant.name,
+            roles.join(", "),
+        ),
+        "use a token with that role; `chalk token create --role ROLE` makes one",
+    ))
+}
+
+/// The machines are common to all projects, and not every project's to run.
+fn runs_machines(scope: Option<&Scope>, method: &Method, path: &str) -> Result<(), ApiError> {
+    let machines = rules::rule(method, path).is_some_and(|rule| rule.sees == Sees::Machines);
+    if !machines || scope.is_none_or(Scope::runs_machines) {
+        return Ok(());
+    }
+    Err(forbidden(
+        format!(
+            "{method} {path} is for all projects alike, which only administrators and the default project answer for"
+        ),
+        "ask an administrator to do it",
+    ))
 }
 
 pub(super) fn forbidden(detail: impl Into<String>, hint: &str) -> ApiError {
@@ -85,7 +138,7 @@ mod tests {
     use chalk_core::wire::Role;
 
     use super::*;
-    use crate::access::Grant;
+    use crate::access::passes::Repository;
 
     #[test]
     fn what_tokens_allow() {
@@ -96,15 +149,52 @@ mod tests {
         let join = Principal::Join("1".into());
         let check = |who: &Principal, call: &str, expect: bool| {
             let (method, path) = call.split_once(' ').unwrap();
-            let allowed = allows(who, &method.parse().unwrap(), path);
+            let allowed = allows(who, None, &method.parse().unwrap(), path);
             assert_eq!(allowed.is_ok(), expect, "{who:?} {call}");
         };
         let client = Principal::Client(Arc::new(Grant {
             id: "c".into(),
             name: "ci".into(),
             roles: vec![Role::Warm],
+            project: "p".into(),
         }));
-        let puller = Principal::Puller("a/b".into());
+        let puller = Principal::Puller {
+            repository: "a/b".into(),
+            grant: None,
+        };
+        let one = |name: &str, push: bool| Repository {
+            name: name.to_owned(),
+            pull: true,
+            push,
+            delete: false,
+        };
+        let registry = Principal::Registry {
+            grant: None,
+            repositories: [one("a/b", true), one("c", false)].into(),
+        };
+        for call in [
+            "GET /v2/",
+            "HEAD /v2/a/b/manifests/x",
+            "PUT /v2/a/b/manifests/x",
+            "POST /v2/a/b/blobs/uploads/",
+            "GET /v2/a/b/blobs/uploads/1",
+            "DELETE /v2/a/b/blobs/uploads/1",
+            "GET /v2/c/tags/list",
+        ] {
+            check(&registry, call, true);
+        }
+        for call in [
+            "GET /v2/_catalog",
+            "GET /v2/a/b/c/manifests/x",
+            "GET /v2/a/manifests/x",
+            "GET /v2/a%2fb/../d/manifests/x",
+            "DELETE /v2/a/b/manifests/x",
+            "POST /v2/c/blobs/uploads/",
+            "GET /v1/images",
+            "POST /v1/builds",
+        ] {
+            check(&registry, call, false);
+        }
         check(&client, "GET /v1/nodes", true);
         check(&client, "POST /v1/warms", true);
         check(&client, "POST /v1/builds", false);
@@ -122,6 +212,8 @@ mod tests {
             "GET /v2/a/b/c/blobs/x",
             "GET /v2/a/b/../c/blobs/x",
             "GET /v2/a/b/tags/list",
+            "GET /v2/a/b/blobs/uploads/1",
+            "GET /v2/a/b/blobs/c%2Fblobs%2Fx",
             "PUT /v2/a/b/manifests/x",
             "GET /v1/images",
         ] {

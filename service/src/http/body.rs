@@ -108,6 +108,7 @@ pub(super) struct Stream {
     left: u64,
     limit: u64,
     hint: String,
+    announced: u64,
 }
 
 impl Stream {
@@ -123,17 +124,23 @@ impl Stream {
         limit: u64,
         hint: impl Into<String>,
     ) -> Result<Self, ApiError> {
+        let says = headers.get(header::CONTENT_LENGTH);
+        let says = says.and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         let stream = Self {
             left: limit,
             limit,
             hint: hint.into(),
+            announced: says.unwrap_or(0),
         };
-        let says = headers.get(header::CONTENT_LENGTH);
-        let says = says.and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
         match says {
             Some(length) if length > limit => Err(stream.too_large()),
             _ => Ok(stream),
         }
+    }
+
+    /// Bytes that the client says it sends; 0 when it does not say.
+    pub(super) fn announced(&self) -> u64 {
+        self.announced
     }
 
     /// The next chunk; `None` at the end.

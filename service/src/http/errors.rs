@@ -11,9 +11,11 @@ use crate::bases::BaseError;
 use crate::builds::BuildsError;
 use crate::catalog::CatalogError;
 use crate::engine::EngineError;
+use crate::gc::CollectError;
 use crate::index::IndexError;
 use crate::registry::RegionalError;
 use crate::resolve::ResolveError;
+use crate::secrets::SecretError;
 use crate::volumes::VolumeError;
 
 impl From<BaseError> for ApiError {
@@ -39,6 +41,28 @@ impl From<BlobError> for ApiError {
                 "send the file again; it may have changed while it was sent",
             ),
             _ => Self::internal("the store failed", &error),
+        }
+    }
+}
+
+impl From<SecretError> for ApiError {
+    fn from(error: SecretError) -> Self {
+        match &error {
+            SecretError::Denied(_) => Self::new(
+                problem::FORBIDDEN,
+                403,
+                "a secret is not for this client",
+                error.to_string(),
+                "give a value by `--secret NAME`, or add the token's name to the service's setting `secrets.clients`",
+            ),
+            SecretError::Unreadable { .. } => Self::internal("a secret cannot be read", &error),
+            SecretError::TooLarge { .. } => Self::new(
+                problem::TOO_LARGE,
+                413,
+                "the secrets are too large",
+                error.to_string(),
+                "keep what is large in a file that is encrypted, and its key as the secret",
+            ),
         }
     }
 }
@@ -125,6 +149,7 @@ impl From<BuildsError> for ApiError {
         match error {
             BuildsError::Stopping => Self::unavailable("the service stops", error.to_string()),
             BuildsError::Full(_) => Self::unavailable("the queue is full", error.to_string()),
+            BuildsError::Quota(problem) => (*problem).into(),
             BuildsError::Unknown(_) => Self::not_found("no such build", error.to_string()),
             BuildsError::Index(error) => error.into(),
             BuildsError::Catalog(error) => error.into(),
@@ -147,6 +172,15 @@ impl From<ResolveError> for ApiError {
                 error.to_string(),
                 "upload the tree as the SDK or `chalk` prints it",
             ),
+        }
+    }
+}
+
+impl From<CollectError> for ApiError {
+    fn from(error: CollectError) -> Self {
+        match error {
+            CollectError::Stopping => Self::unavailable("the service stops", ""),
+            other => Self::internal("garbage collection broke off", &other),
         }
     }
 }

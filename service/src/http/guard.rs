@@ -8,22 +8,27 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
+use chalk_core::reference::is_repository;
 use chalk_core::wire::problem;
 use tracing::Instrument;
 
 use super::allows::allows;
+use super::audit::{self, Peer, RequestId};
 use super::page::Page;
 use super::problem::ApiError;
+use super::registry_token;
+use crate::access::audit::Audit;
 use crate::access::{Access, Principal};
 use crate::grpc;
+use crate::registry::{self, Target};
 use crate::settings::{AllowedOrigin, WebOrigin};
 use crate::tls::OverTls;
 use crate::volumes::addresses;
@@ -37,6 +42,7 @@ pub(crate) const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 #[derive(Debug)]
 pub(crate) struct Guard {
     access: Arc<Access>,
+    audit: Arc<Audit>,
     hosts: Vec<String>,
     origins: Vec<AllowedOrigin>,
     page: Arc<Page>,
@@ -48,12 +54,14 @@ impl Guard {
     /// pages that may ask besides our own `page`.
     pub(crate) fn new(
         access: Arc<Access>,
+        audit: Arc<Audit>,
         hosts: impl IntoIterator<Item = String>,
         origins: Vec<AllowedOrigin>,
         page: Arc<Page>,
     ) -> Self {
         Self {
             access,
+            audit,
             hosts: hosts
                 .into_iter()
                 .map(|h| without_port(&h).to_lowercase())
@@ -109,24 +117,30 @@ impl Guard {
         }
     }
 
-    /// Whose token the headers carry: as bearer, or with `basic` as the password of any user, since
-    /// that is what container engines send after a login.
+    /// Whose token the headers carry.
+    #[cfg(test)]
     fn who(&self, headers: &HeaderMap, basic: bool) -> Option<Principal> {
-        let value = headers.get(header::AUTHORIZATION)?;
-        let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
-        let rest = rest.trim();
-        if scheme.eq_ignore_ascii_case("bearer") {
-            return self.access.who(rest.as_bytes());
-        }
-        if !(basic && scheme.eq_ignore_ascii_case("basic")) {
-            return None;
-        }
-        let pair = base64::engine::general_purpose::STANDARD
-            .decode(rest)
-            .ok()?;
-        let colon = pair.iter().position(|&b| b == b':')?;
-        self.access.who(&pair[colon + 1..])
+        self.access.who(&presented(headers, basic)?)
     }
+}
+
+/// The token that headers carry: as bearer, or with `basic` as the password of any user, since that
+/// is what container engines send after a login.
+pub(super) fn presented(headers: &HeaderMap, basic: bool) -> Option<Vec<u8>> {
+    let value = headers.get(header::AUTHORIZATION)?;
+    let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
+    let rest = rest.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.as_bytes().to_vec());
+    }
+    if !(basic && scheme.eq_ignore_ascii_case("basic")) {
+        return None;
+    }
+    let pair = base64::engine::general_purpose::STANDARD
+        .decode(rest)
+        .ok()?;
+    let colon = pair.iter().position(|&b| b == b':')?;
+    Some(pair[colon + 1..].to_vec())
 }
 
 fn without_port(host: &str) -> &str {
@@ -144,13 +158,14 @@ fn without_port(host: &str) -> &str {
 /// Numbers a request, logs it, and checks host and origin.
 pub(crate) async fn guard(
     State(guard): State<Arc<Guard>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let id = format!("{:08x}", guard.requests.fetch_add(1, Ordering::Relaxed) + 1);
+    request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let span = tracing::info_span!("request", id, %method, path);
+    let span = tracing::info_span!("request", request = id, %method, path);
     let start = Instant::now();
     let answer = async {
         match check_sender(&guard, &request) {
@@ -228,7 +243,7 @@ enum Manner {
 impl Manner {
     fn of(request: &Request) -> Self {
         let path = request.uri().path();
-        if path == "/v2" || path.starts_with("/v2/") {
+        if path == "/v2" || path.starts_with("/v2/") || path == registry_token::PATH {
             Self::Registry
         } else if grpc::is_call(request) {
             Self::Grpc
@@ -250,24 +265,43 @@ pub(crate) async fn token(
         request.extensions_mut().insert(grpc::Reached(reached));
     }
     let path = request.uri().path();
-    // The addresses of objects are permissions themselves.
+    // The addresses of objects are permissions themselves, and forms have the login in them.
     let open = OPEN_PATHS.contains(&path)
         || addresses::is_signed(request.uri())
+        || path == registry_token::PATH && request.method() == Method::POST
         || guard.page.has(request.method(), path);
     if open || manner == Manner::Grpc && grpc::is_open(path) {
         return next.run(request).await;
     }
-    let registry = manner == Manner::Registry;
-    let Some(who) = guard.who(request.headers(), registry) else {
+    let access = &guard.access;
+    let token = presented(request.headers(), manner == Manner::Registry);
+    let Some(who) = token.as_ref().and_then(|token| access.who(token)) else {
+        // Engines ask without a token first, to learn how to log in.
+        if request.headers().contains_key(header::AUTHORIZATION)
+            && let Err(wait) = failed(access, request.extensions().get::<Peer>())
+        {
+            return too_many(manner, wait);
+        }
         return match manner {
-            Manner::Registry => registry_refusal(),
+            Manner::Registry => registry_refusal(&request),
             Manner::Grpc => grpc::unauthenticated(),
             Manner::Api => refusal(),
         };
     };
-    if let Err(refusal) = allows(&who, request.method(), path) {
+    if let Some(id) = limited(&who)
+        && let Err(wait) = access.rates().token(id)
+    {
+        return too_many(manner, wait);
+    }
+    let scope = access.scope(&who);
+    let asked = audit::Asked::new(access, &who, &request);
+    if let Err(refusal) = allows(&who, scope.as_ref(), request.method(), path) {
+        audit::denied(&guard.audit, asked).await;
         return match manner {
-            Manner::Registry if matches!(who, Principal::Removed(_)) => registry_refusal(),
+            // A token of the registry may be too narrow for what its owner may do.
+            Manner::Registry if matches!(who, Principal::Removed(_)) || refusal.is_narrow() => {
+                registry_refusal(&request)
+            }
             Manner::Registry => registry_denial(),
             // No role would help.
             Manner::Grpc if !grpc::is_served(path) && !matches!(who, Principal::Removed(_)) => {
@@ -277,8 +311,67 @@ pub(crate) async fn token(
             Manner::Api => refusal.into_response(),
         };
     }
+    if let Some(scope) = scope {
+        request.extensions_mut().insert(scope);
+    }
     request.extensions_mut().insert(who);
-    next.run(request).await
+    audit::carry_out(&guard.audit, asked, request, next).await
+}
+
+/// The token whose requests are counted: those of clients. Nodes and the administrator are the
+/// service's own.
+fn limited(who: &Principal) -> Option<&Arc<str>> {
+    match who {
+        Principal::Client(grant) => Some(&grant.id),
+        Principal::Puller { grant, .. } | Principal::Registry { grant, .. } => {
+            grant.as_ref().map(|grant| &grant.id)
+        }
+        _ => None,
+    }
+}
+
+/// One more request with a wrong token.
+fn failed(access: &Access, peer: Option<&Peer>) -> Result<(), Duration> {
+    peer.map_or(Ok(()), |peer| access.rates().failure(peer.0.ip()))
+}
+
+/// Whoever asks too often is told when to come back (RFC 6585, section 4).
+fn too_many(manner: Manner, wait: Duration) -> Response {
+    let seconds = wait.as_secs() + 1;
+    let detail = format!("come back in {seconds} seconds");
+    let mut response = match manner {
+        Manner::Registry => {
+            let body = format!(
+                r#"{{"errors":[{{"code":"TOOMANYREQUESTS","message":"too many requests: {detail}","detail":null}}]}}"#
+            );
+            let headers = [(header::CONTENT_TYPE, "application/json")];
+            (StatusCode::TOO_MANY_REQUESTS, headers, body).into_response()
+        }
+        Manner::Grpc => {
+            return grpc::answer(tonic::Status::resource_exhausted(format!(
+                "too many requests: {detail}"
+            )));
+        }
+        Manner::Api => ApiError::new(
+            problem::RATE_LIMITED,
+            429,
+            "too many requests",
+            detail,
+            "see the service's settings `limits.token_requests` and `limits.failed_logins`",
+        )
+        .into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, seconds.into());
+    response
+}
+
+/// What a form with a wrong login is told.
+pub(super) fn registry_wrong_login(access: &Access, peer: Option<Peer>) -> Response {
+    match failed(access, peer.as_ref()) {
+        Ok(()) => unauthorized(&["Basic realm=\"chalk\"".to_owned()]),
+        Err(wait) => too_many(Manner::Registry, wait),
+    }
 }
 
 fn refusal() -> Response {
@@ -297,18 +390,57 @@ fn refusal() -> Response {
     refusal
 }
 
-/// OCI distribution specification, "Error codes"; the challenge makes engines send their login.
-fn registry_refusal() -> Response {
+/// OCI distribution specification, "Error codes"; the challenges make engines send their login, or get
+/// a token with it where they know how.
+fn registry_refusal(request: &Request) -> Response {
+    let basic = "Basic realm=\"chalk\"".to_owned();
+    let path = request.uri().path();
+    if path == registry_token::PATH {
+        return unauthorized(&[basic]);
+    }
+    let decoded = registry::decode(path).unwrap_or_default();
+    let place = decoded.strip_prefix("/v2/").and_then(registry::target);
+    let scope = match place {
+        None => String::new(),
+        Some((_, Target::Catalog)) => ",scope=\"registry:catalog:*\"".to_owned(),
+        Some((name, _)) if !is_repository(name) => String::new(),
+        Some((name, target)) => {
+            let upload = matches!(target, Target::NewUpload | Target::Upload(_));
+            let actions = match *request.method() {
+                Method::GET | Method::HEAD if !upload => "pull",
+                Method::DELETE if !upload => "delete",
+                _ => "pull,push",
+            };
+            format!(",scope=\"repository:{name}:{actions}\"")
+        }
+    };
+    let bearer = format!(
+        "Bearer realm=\"{}{}\",service=\"{}\"{scope}",
+        reached_by(request),
+        registry_token::PATH,
+        host_of(request),
+    );
+    unauthorized(&[bearer, basic])
+}
+
+fn unauthorized(challenges: &[String]) -> Response {
     let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"log in with any user name and a token of the service as password","detail":null}]}"#;
-    let headers = [
-        (header::CONTENT_TYPE, "application/json"),
-        (header::WWW_AUTHENTICATE, "Basic realm=\"chalk\""),
-        (
-            header::HeaderName::from_static("docker-distribution-api-version"),
-            "registry/2.0",
-        ),
-    ];
-    (StatusCode::UNAUTHORIZED, headers, body).into_response()
+    let mut response = (StatusCode::UNAUTHORIZED, body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(
+        HeaderName::from_static("docker-distribution-api-version"),
+        HeaderValue::from_static("registry/2.0"),
+    );
+    for challenge in challenges {
+        if let Ok(challenge) = HeaderValue::from_str(challenge) {
+            headers.append(header::WWW_AUTHENTICATE, challenge);
+        }
+    }
+    response
 }
 
 /// OCI distribution specification, "Error codes".
@@ -322,7 +454,10 @@ fn registry_denial() -> Response {
 mod tests {
     use super::*;
     use crate::access::clients::Clients;
+    use crate::access::rates::Rates;
     use crate::ledger::Ledger;
+    use crate::projects::Projects;
+    use crate::settings;
     use crate::signing::SigningKey;
 
     fn guard(hosts: &[&str], origins: &[&str]) -> Guard {
@@ -331,13 +466,24 @@ mod tests {
         let hosts = hosts.iter().map(|host| (*host).to_owned());
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(&dir.path().join("l")).unwrap();
+        let ledger = Arc::new(ledger);
+        let blobs = chalk_store::BlobStore::open(dir.path().join("store")).unwrap();
         let access = Access::new(
             "secret".into(),
             Arc::default(),
-            Clients::load(ledger.into()).unwrap().into(),
+            Clients::load(ledger.clone()).unwrap().into(),
+            Projects::load(ledger, blobs).unwrap().into(),
             SigningKey::new([1; 32]),
+            Rates::new(&settings::Limits::default()),
         );
-        Guard::new(access.into(), hosts, origins, Page::embedded().into())
+        let audit = Audit::open(&dir.path().join("audit"), 1 << 20).unwrap();
+        Guard::new(
+            access.into(),
+            audit.into(),
+            hosts,
+            origins,
+            Page::embedded().into(),
+        )
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Images: list, describe, name, delete, import.
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::IntoResponse;
 use chalk_core::wire::{Image, ImageDetail, Imported};
 use chalk_core::{Platform, Reference};
@@ -17,6 +18,7 @@ use super::builds::parse_name;
 use super::problem::{ApiError, ApiResult};
 use crate::catalog::Id;
 use crate::places;
+use crate::projects::Scope;
 use crate::service::Service;
 
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -29,45 +31,59 @@ pub(super) struct ListQuery {
 
 pub(super) async fn list(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Query(query): Query<ListQuery>,
 ) -> ApiResult<axum::Json<Vec<Image>>> {
-    Ok(axum::Json(service.catalog().list(query.name.as_deref())))
+    Ok(axum::Json(
+        service.catalog().list(&scope, query.name.as_deref()),
+    ))
 }
 
 pub(super) async fn get(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
 ) -> ApiResult<axum::Json<ImageDetail>> {
     let catalog = service.catalog();
-    let id = catalog.resolve(&id).await?;
-    Ok(axum::Json(catalog.detail(&id.hash()).await?))
+    let id = catalog.resolve(&scope, &id).await?;
+    Ok(axum::Json(catalog.detail(&scope, &id.hash()).await?))
 }
 
 /// The manifest as the registry has it, wherever that is.
 pub(super) async fn manifest(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
 ) -> ApiResult<impl IntoResponse> {
     let catalog = service.catalog();
-    let hash = catalog.resolve(&id).await?.hash();
+    let hash = catalog.resolve(&scope, &id).await?.hash();
     let found = catalog.manifest_of(&hash).await?;
     Ok(([(CONTENT_TYPE, found.media_type)], found.bytes))
 }
 
 pub(super) async fn name(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path((id, name)): Path<(String, String)>,
 ) -> ApiResult<axum::Json<Image>> {
-    let name = parse_name(&name)?;
+    let name = parse_name(&scope, &name)?;
     let catalog = service.catalog();
-    let id = catalog.resolve(&id).await?;
-    Ok(axum::Json(catalog.name(&id.hash(), &name).await?))
+    let id = catalog.resolve(&scope, &id).await?;
+    catalog.name(&id.hash(), &name).await?;
+    Ok(axum::Json(catalog.show(&scope, &id.hash()).await?))
 }
 
-pub(super) async fn delete(State(service): Api, Path(id): Path<String>) -> ApiResult<StatusCode> {
+pub(super) async fn delete(
+    State(service): Api,
+    Extension(scope): Extension<Scope>,
+    Path(id): Path<String>,
+) -> ApiResult<StatusCode> {
     let catalog = service.catalog();
-    match catalog.resolve(&id).await? {
-        Id::Hash(hash) => catalog.delete(&hash).await?,
+    match catalog.resolve(&scope, &id).await? {
+        Id::Hash(hash) => {
+            catalog.delete(&hash).await?;
+            scope.projects().forget_image(&hash);
+        }
         Id::Name(name, _) => catalog.remove_name(&name).await?,
     }
     Ok(StatusCode::NO_CONTENT)
@@ -87,6 +103,7 @@ pub(super) struct ImportQuery {
 /// and publishes it in the regional registry under the reference that specs may then use.
 pub(super) async fn import(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Query(query): Query<ImportQuery>,
     request: Request,
 ) -> ApiResult<axum::Json<Imported>> {
@@ -111,8 +128,14 @@ pub(super) async fn import(
         compression: compression.unwrap_or_default(),
         ..ImportOptions::default()
     };
+    let projects = scope.projects();
+    let length = request.headers().get(CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    projects.room(scope.project(), length.unwrap_or(0))?;
     let file = receive(&service, request).await?;
     let blobs = service.blobs();
+    // Its blobs are needed until its manifest names them, however long that takes.
+    let _lease = blobs.lease();
     let imported = blobs
         .run(move |store| archive::import(store, file.path(), &options))
         .await?;
@@ -132,6 +155,9 @@ pub(super) async fn import(
     regional
         .put_manifest(&repository, &tag, MANIFEST_TYPE, bytes.into())
         .await?;
+    let layers = imported.layers.iter().map(|layer| layer.blob);
+    let parts = layers.chain([imported.config, imported.manifest]);
+    projects.keep_blobs(scope.project(), parts.map(|blob| (blob.digest, blob.size)));
     tracing::info!(%reference, digest = %manifest, "image is imported");
     Ok(axum::Json(Imported {
         reference,

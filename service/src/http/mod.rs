@@ -2,16 +2,22 @@
 
 mod agent;
 mod allows;
+mod audit;
 mod body;
 mod builds;
 mod errors;
 mod fleet;
+mod gc;
 mod guard;
 mod images;
+mod metrics;
 pub(crate) mod nodes;
 mod openapi;
 mod page;
 mod problem;
+mod projects;
+mod registry_token;
+mod registry_view;
 mod sandbox_files;
 pub(crate) mod sandboxes;
 mod specs;
@@ -33,14 +39,17 @@ use chalk_core::wire::{self, Info, problem as kinds};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, AllowPrivateNetwork, CorsLayer};
 
+pub(crate) use audit::Peer;
 pub(crate) use builds::begin as begin_build;
 pub(crate) use guard::Guard;
+pub(crate) use metrics::router as metrics_router;
 use openapi::Call;
 use openapi::Of::{Flag, Number, Text};
 pub(crate) use page::{PackError, Page};
 pub(crate) use problem::ApiError;
 
 use crate::grpc;
+use crate::metrics::count;
 use crate::service::Service;
 
 type Api = State<Arc<Service>>;
@@ -84,7 +93,11 @@ pub(crate) fn routes() -> Vec<Route> {
     routes.extend(fleet::sandbox_routes());
     routes.extend(fleet::agent_routes());
     routes.extend(tokens::routes());
+    routes.extend(projects::routes());
+    routes.extend(audit::routes());
+    routes.extend(registry_token::routes());
     routes.extend(volume_objects::routes());
+    routes.extend(gc::routes());
     routes
 }
 
@@ -104,6 +117,12 @@ fn image_routes() -> Vec<Route> {
             "/readyz",
             get(readyz),
             Call::new("Whether the service takes requests").gives_other(TEXT),
+        ),
+        route(
+            get_.clone(),
+            "/metrics",
+            get(metrics::metrics),
+            Call::new("What the service counts, for Prometheus").gives_other(TEXT),
         ),
         route(
             get_.clone(),
@@ -239,7 +258,7 @@ fn image_routes() -> Vec<Route> {
             "/v1/images/{id}",
             delete(images::delete),
             Call::new(
-                "Delete an image with its names and attached specs, or only a name; blobs stay until the registry is collected",
+                "Delete an image with its names and attached specs, or only a name; blobs stay until garbage is collected",
             )
             .answers(204),
         ),
@@ -286,7 +305,10 @@ pub(crate) fn router(
     for route in routes() {
         router = router.route(route.path, route.handler);
     }
+    let requests = service.metrics().requests().clone();
     let cors = guard.has_origins().then(|| cors(guard.clone()));
+    let shown = from_fn_with_state(service.clone(), registry_view::show);
+    let registry = registry.map(|registry| registry.layer(shown));
     router
         .fallback(move |request: Request| async move { no_such_call(&page, &request) })
         .method_not_allowed_fallback(no_such_method)
@@ -298,6 +320,7 @@ pub(crate) fn router(
         .layer(tower::util::option_layer(cors))
         .layer(from_fn_with_state(guard, guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(requests, count))
 }
 
 /// Answers browsers that ask whether a page of another origin may send a request, and lets that page
@@ -339,6 +362,10 @@ async fn readyz(State(service): Api) -> Result<&'static str, ApiError> {
     if !service.fleet().nodes().are_kept() {
         let hint = "see the service's log, and whether the disk of its state directory is full";
         return Err(ApiError::unavailable("the database of nodes fails", hint));
+    }
+    if !service.audit().is_sound() {
+        let hint = "see the service's log, and whether the disk of its state directory is full";
+        return Err(ApiError::unavailable("the audit log fails", hint));
     }
     Ok("ok")
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use chalk_core::Digest;
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use super::Api;
 use super::body::{Json, Path};
 use super::problem::{ApiError, ApiResult};
+use crate::projects::Scope;
 use crate::service::Service;
 
 /// How long a node may take to list its cache.
@@ -29,8 +31,40 @@ pub(super) async fn regions(State(service): Api) -> axum::Json<Vec<Region>> {
     axum::Json(fleet.regions().list(&fleet.nodes().by_region()))
 }
 
-pub(super) async fn caches(State(service): Api) -> axum::Json<CacheMap> {
-    axum::Json(service.fleet().nodes().cache_map())
+pub(super) async fn caches(
+    State(service): Api,
+    Extension(scope): Extension<Scope>,
+) -> axum::Json<CacheMap> {
+    let map = service.fleet().nodes().cache_map();
+    if scope.is_all() {
+        return axum::Json(map);
+    }
+    // Places in the list, of the images that are seen.
+    let seen: Vec<bool> = map
+        .images
+        .iter()
+        .map(|image| scope.has_blob(image))
+        .collect();
+    let mut at = 0;
+    let places: Vec<Option<u32>> = seen
+        .iter()
+        .map(|seen| {
+            let place = seen.then_some(at);
+            at += u32::from(*seen);
+            place
+        })
+        .collect();
+    let images = map.images.into_iter().zip(&seen).filter(|(_, seen)| **seen);
+    let nodes = map.nodes.into_iter().map(|(node, has)| {
+        let has = has
+            .into_iter()
+            .filter_map(|image| *places.get(usize::try_from(image).ok()?)?);
+        (node, has.collect())
+    });
+    axum::Json(CacheMap {
+        images: images.map(|(image, _)| image).collect(),
+        nodes: nodes.collect(),
+    })
 }
 
 pub(super) async fn list(State(service): Api) -> axum::Json<Vec<Node>> {
@@ -69,36 +103,53 @@ pub(super) async fn undrain(
 
 pub(super) async fn cache(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(name): Path<String>,
 ) -> ApiResult<axum::Json<CacheListing>> {
-    Ok(axum::Json(
-        ask(&service, &name, Ask::CacheList, LIST).await?,
-    ))
+    Ok(axum::Json(listing(&service, &scope, &name).await?))
+}
+
+/// What of a node's cache is seen.
+async fn listing(service: &Service, scope: &Scope, name: &str) -> ApiResult<CacheListing> {
+    let mut listing: CacheListing = ask(service, name, Ask::CacheList, LIST).await?;
+    if !scope.is_all() {
+        listing.images.retain(|image| scope.has_blob(&image.digest));
+        listing.items.retain(|item| scope.has_blob(&item.digest));
+        listing.left_out = 0;
+    }
+    Ok(listing)
 }
 
 pub(super) async fn cache_remove(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path((name, image)): Path<(String, String)>,
 ) -> ApiResult<axum::Json<GcReport>> {
     service.fleet().nodes().get(&name)?;
-    let digest = cached(&service, &name, &image).await?;
+    let digest = cached(&service, &scope, &name, &image).await?;
     // Who removes an image by name has thought of its pin.
     let remove = Ask::CacheRemove {
         digest,
         unpin: true,
     };
-    Ok(axum::Json(ask(&service, &name, remove, COLLECT).await?))
+    let mut report: GcReport = ask(&service, &name, remove, COLLECT).await?;
+    if !scope.is_all() {
+        report.freed.retain(|item| scope.has_blob(&item.digest));
+        report.kept.retain(|item| scope.has_blob(&item.digest));
+    }
+    Ok(axum::Json(report))
 }
 
 /// The manifest that a text means in the cache of a node: its digest, or what else an image is
 /// called by.
-async fn cached(service: &Service, name: &str, image: &str) -> ApiResult<Digest> {
+async fn cached(service: &Service, scope: &Scope, name: &str, image: &str) -> ApiResult<Digest> {
     if let Ok(digest) = image.parse::<Digest>()
+        && scope.has_blob(&digest)
         && service.fleet().nodes().has(name, &digest)
     {
         return Ok(digest);
     }
-    match service.catalog().resolve(image).await {
+    match service.catalog().resolve(scope, image).await {
         Ok(id) => {
             let known = service.catalog().find(&id.hash()).await?;
             if let Some(known) = known {
@@ -109,7 +160,7 @@ async fn cached(service: &Service, name: &str, image: &str) -> ApiResult<Digest>
         Err(error) => return Err(error.into()),
     }
     // Images that are known to the node only: those of the pre-warm list, or deleted ones.
-    let listing: CacheListing = ask(service, name, Ask::CacheList, LIST).await?;
+    let listing = listing(service, scope, name).await?;
     let hex = image.strip_prefix("sha256:").unwrap_or(image);
     let named = |item: &chalk_core::wire::CachedImage| {
         let begins = |digest: &Digest| hex.len() >= 8 && digest.hex().starts_with(hex);
@@ -134,10 +185,11 @@ async fn cached(service: &Service, name: &str, image: &str) -> ApiResult<Digest>
 
 pub(super) async fn unpin(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path((name, image)): Path<(String, String)>,
 ) -> ApiResult<StatusCode> {
     service.fleet().nodes().get(&name)?;
-    let digest = cached(&service, &name, &image).await?;
+    let digest = cached(&service, &scope, &name, &image).await?;
     let unpin = Ask::Unpin {
         digest,
         label: WARM_PIN.to_owned(),

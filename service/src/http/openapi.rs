@@ -110,6 +110,7 @@ pub(super) fn document(routes: &[Route]) -> Value {
     generator.subschema_for::<chalk_core::wire::Event>();
     generator.subschema_for::<chalk_core::wire::WarmEvent>();
     generator.subschema_for::<chalk_core::wire::OutputEvent>();
+    generator.subschema_for::<chalk_core::wire::CollectEvent>();
     generator.subschema_for::<chalk_core::wire::agent::Order>();
     generator.subschema_for::<chalk_core::wire::agent::Report>();
     let mut paths = Map::new();

@@ -10,6 +10,8 @@ pub(crate) struct ApiError {
     problem: Box<Problem>,
     /// The whole chain of causes of a fault of ours.
     cause: Option<String>,
+    /// Whether another token of the same owner would do.
+    narrow: bool,
 }
 
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
@@ -32,7 +34,19 @@ impl ApiError {
         Self {
             problem,
             cause: None,
+            narrow: false,
         }
+    }
+
+    /// The same, where another token of the same owner would do.
+    pub(crate) fn narrow(mut self) -> Self {
+        self.narrow = true;
+        self
+    }
+
+    /// Whether another token of the same owner would do.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.narrow
     }
 
     /// The request is wrong.
@@ -86,7 +100,7 @@ impl ApiError {
 
     /// What the client is told; the log is told more, where it is a fault of ours.
     pub(crate) fn told(self) -> Problem {
-        let Self { problem, cause } = self;
+        let Self { problem, cause, .. } = self;
         if problem.status >= 500 {
             let cause = cause.as_deref().unwrap_or(&problem.detail);
             tracing::error!(title = problem.title, cause, "request failed");
@@ -105,7 +119,14 @@ impl From<Problem> for ApiError {
         Self {
             problem: Box::new(problem),
             cause: None,
+            narrow: false,
         }
+    }
+}
+
+impl From<ApiError> for Problem {
+    fn from(error: ApiError) -> Self {
+        error.told()
     }
 }
 

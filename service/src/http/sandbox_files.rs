@@ -16,6 +16,7 @@ use super::Api;
 use super::body::{Path, Query, Stream, data};
 use super::problem::{ApiError, ApiResult};
 use crate::access::Principal;
+use crate::projects::Scope;
 use crate::sandboxes::FileError;
 
 impl From<FileError> for ApiError {
@@ -50,10 +51,12 @@ pub(super) struct ReadQuery {
 
 pub(super) async fn read(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
     Query(query): Query<ReadQuery>,
 ) -> ApiResult<Response> {
     let sandboxes = service.fleet().sandboxes();
+    let id = sandboxes.seen(&scope, &id)?;
     let reader = sandboxes.read_file(&id, &query.path).await?;
     let pieces = stream::try_unfold(reader, |mut reader| async move {
         let piece = reader.next().await;
@@ -73,6 +76,7 @@ pub(super) struct WriteQuery {
 
 pub(super) async fn write(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
     Query(query): Query<WriteQuery>,
     request: Request,
@@ -94,6 +98,7 @@ pub(super) async fn write(
         Ok::<_, io::Error>(piece.map(|piece| (piece, (stream, body))))
     });
     let sandboxes = service.fleet().sandboxes();
+    let id = sandboxes.seen(&scope, &id)?;
     let written = sandboxes.write_file(&id, &query.path, mode, Box::pin(pieces));
     let bytes = written.await?;
     Ok(axum::Json(FileWritten { bytes }))

@@ -1,5 +1,6 @@
 //! Pinning and planning of specs, and the blobs that they need.
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use chalk_core::Digest;
@@ -11,13 +12,16 @@ use chalk_store::{BlobError, BlobStore};
 use super::Api;
 use super::body::{Json, Path, Stream, data, limited_by};
 use super::problem::{ApiError, ApiResult};
+use crate::projects::Scope;
 use crate::resolve;
 
 pub(super) async fn resolve(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Json(request): Json<ResolveRequest>,
 ) -> ApiResult<axum::Json<Resolved>> {
-    let spec = resolve::pin(service.bases(), request.spec).await?;
+    let (bases, catalog) = (service.bases(), service.catalog());
+    let spec = resolve::pin_seen(bases, &scope, catalog, service.blobs(), request.spec).await?;
     let image_hash = hash_of(&spec)?;
     Ok(axum::Json(Resolved { spec, image_hash }))
 }
@@ -35,6 +39,7 @@ pub(super) fn hash_of(spec: &chalk_core::Spec) -> ApiResult<Digest> {
 
 pub(super) async fn plan(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Json(request): Json<ResolveRequest>,
 ) -> ApiResult<axum::Json<Plan>> {
     let plan = resolve::plan(
@@ -42,6 +47,7 @@ pub(super) async fn plan(
         service.engine(),
         service.catalog(),
         service.blobs(),
+        &scope,
         request,
     );
     let mut plan = plan.await?;
@@ -54,7 +60,14 @@ pub(super) async fn plan(
     Ok(axum::Json(plan))
 }
 
-pub(super) async fn storage(State(service): Api) -> ApiResult<axum::Json<Storage>> {
+pub(super) async fn storage(
+    State(service): Api,
+    Extension(scope): Extension<Scope>,
+) -> ApiResult<axum::Json<Storage>> {
+    // What all take grows with what others bring, and would give that away.
+    if let Some(project) = scope.only() {
+        return Ok(axum::Json(scope.projects().storage(project)));
+    }
     let sum = |store: &BlobStore| -> Result<Storage, BlobError> {
         let mut sum = Storage { blobs: 0, bytes: 0 };
         for found in store.list()? {
@@ -69,14 +82,16 @@ pub(super) async fn storage(State(service): Api) -> ApiResult<axum::Json<Storage
 
 pub(super) async fn missing(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Json(list): Json<BlobList>,
 ) -> ApiResult<axum::Json<BlobList>> {
-    let digests = resolve::missing(service.blobs(), list.digests).await?;
+    let digests = resolve::missing(service.blobs(), &scope, list.digests).await?;
     Ok(axum::Json(BlobList { digests }))
 }
 
 pub(super) async fn upload(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(digest): Path<String>,
     request: Request,
 ) -> ApiResult<StatusCode> {
@@ -85,6 +100,8 @@ pub(super) async fn upload(
         .map_err(|e| ApiError::bad_request("the path is wrong", format!("{e}"), ""))?;
     let limit = service.settings().limits.blob.as_u64();
     let mut stream = Stream::new(request.headers(), limit, "limits.blob")?;
+    let projects = scope.projects();
+    projects.room(scope.project(), stream.announced())?;
     let blobs = service.blobs();
     let writer = blobs.run(BlobStore::writer).await?;
     let sink = ChunkSink::new(writer);
@@ -101,12 +118,17 @@ pub(super) async fn upload(
     };
     let (writer, written) = sink.finish().await.map_err(fault)?;
     written.map_err(fault)?;
-    blobs.run(move |_| writer.commit(Some(digest))).await?;
+    let blob = blobs.run(move |_| writer.commit(Some(digest))).await?;
+    projects.keep_blobs(scope.project(), [(blob.digest, blob.size)]);
     Ok(StatusCode::CREATED)
 }
 
 /// Many small blobs at once, which share what makes them durable.
-pub(super) async fn upload_batch(State(service): Api, request: Request) -> ApiResult<StatusCode> {
+pub(super) async fn upload_batch(
+    State(service): Api,
+    Extension(scope): Extension<Scope>,
+    request: Request,
+) -> ApiResult<StatusCode> {
     let hint = "send it in several batches, and files that do not fit into one alone";
     let mut stream = Stream::with_hint(request.headers(), MAX_BODY as u64, hint)?;
     let mut body = data(request.into_body());
@@ -114,6 +136,7 @@ pub(super) async fn upload_batch(State(service): Api, request: Request) -> ApiRe
     while let Some(chunk) = stream.next(&mut body).await? {
         bytes.extend_from_slice(&chunk);
     }
+    scope.projects().room(scope.project(), bytes.len() as u64)?;
     let limit = service.settings().limits.blob.as_u64();
     let put = move |store: &BlobStore| -> ApiResult<()> {
         let blobs = blob_batch::decode(&bytes)?;
@@ -122,10 +145,14 @@ pub(super) async fn upload_batch(State(service): Api, request: Request) -> ApiRe
             return Err(ApiError::too_large(&what, limit, limited_by("limits.blob")));
         }
         let mut batch = store.batch()?;
+        let mut sizes = Vec::new();
         for (digest, blob) in blobs {
             batch.add(digest, blob)?;
+            sizes.push((digest, blob.len() as u64));
         }
-        Ok(batch.commit()?)
+        batch.commit()?;
+        scope.projects().keep_blobs(scope.project(), sizes);
+        Ok(())
     };
     service.blobs().run(put).await?;
     Ok(StatusCode::CREATED)

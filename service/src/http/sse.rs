@@ -9,16 +9,24 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 
 use super::problem::{ApiError, ApiResult};
+use crate::metrics::Following;
 
 /// A comment goes out after this much silence, so that nobody in between cuts the connection.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long a client that lost the connection waits before it comes back.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The answer that carries events; `None` stands for a while in which nothing happened.
-pub(super) fn answer(events: impl Stream<Item = Option<Bytes>> + Send + 'static) -> Response {
+/// The answer that carries events; `None` stands for a while in which nothing happened. The client
+/// counts until it is gone.
+pub(super) fn answer(
+    events: impl Stream<Item = Option<Bytes>> + Send + 'static,
+    following: Following,
+) -> Response {
     let first = Bytes::from(format!("retry: {}\n\n", RETRY.as_millis()));
-    let sent = events.map(|event| event.unwrap_or(Bytes::from_static(b": waiting\n\n")));
+    let sent = events.map(move |event| {
+        let _counts = &following;
+        event.unwrap_or(Bytes::from_static(b": waiting\n\n"))
+    });
     let body = stream::once(async { first }).chain(sent);
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),

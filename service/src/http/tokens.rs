@@ -1,10 +1,13 @@
 //! Tokens of people and programs.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use chalk_core::wire::{ClientToken, ClientTokenRequest};
 
+use super::audit::Made;
 use super::body::{Json, Path};
 use super::openapi::Call;
 use super::problem::ApiResult;
@@ -41,11 +44,11 @@ async fn list(State(service): Api) -> axum::Json<Vec<ClientToken>> {
     axum::Json(service.access().clients().list())
 }
 
-async fn make(
-    State(service): Api,
-    Json(request): Json<ClientTokenRequest>,
-) -> ApiResult<axum::Json<ClientToken>> {
-    Ok(axum::Json(service.access().clients().make(request).await?))
+async fn make(State(service): Api, Json(request): Json<ClientTokenRequest>) -> ApiResult<Response> {
+    let access = service.access();
+    let token = access.clients().make(request, access.projects()).await?;
+    let made = Extension(Made::New(token.client_id.clone()));
+    Ok((made, axum::Json(token)).into_response())
 }
 
 async fn revoke(State(service): Api, Path(id): Path<String>) -> ApiResult<StatusCode> {

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Take};
+use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -36,6 +37,11 @@ pub(super) fn routes() -> Vec<Route> {
             )
             .query(&[
                 ("size", Number, "bytes of the object"),
+                (
+                    "project",
+                    Text,
+                    "project that it is for, unless the default one",
+                ),
                 ("expires", Number, "seconds since 1970"),
                 ("signature", Text, "of the service"),
             ])
@@ -60,6 +66,7 @@ pub(super) fn routes() -> Vec<Route> {
 #[derive(Deserialize)]
 pub(super) struct Upload {
     size: u64,
+    project: Option<String>,
     expires: i64,
     signature: String,
 }
@@ -72,7 +79,7 @@ pub(super) struct Download {
     signature: String,
 }
 
-fn check(service: &Service, permit: Permit, expires: i64, signature: &str) -> ApiResult<()> {
+fn check(service: &Service, permit: &Permit, expires: i64, signature: &str) -> ApiResult<()> {
     let key = service.access().key();
     if permit.is_good(key, expires, signature, Timestamp::now()) {
         return Ok(());
@@ -98,10 +105,15 @@ pub(super) async fn upload(
 ) -> ApiResult<StatusCode> {
     let hash = object.parse().map_err(wrong_path)?;
     let size = address.size;
-    let permit = Permit::Upload { hash, size };
-    check(&service, permit, address.expires, &address.signature)?;
+    let project = address.project.clone();
+    let permit = Permit::Upload {
+        hash,
+        size,
+        project: project.as_deref().map(Arc::from),
+    };
+    check(&service, &permit, address.expires, &address.signature)?;
     let mut stream = Stream::new(request.headers(), size, "size of the address")?;
-    let sink = ChunkSink::new(service.volumes().upload().await?);
+    let sink = ChunkSink::new(service.volumes().upload(project.as_deref()).await?);
     let mut body = data(request.into_body());
     while let Some(chunk) = stream.next(&mut body).await? {
         if !sink.send(chunk).await {
@@ -132,7 +144,7 @@ pub(super) async fn download(
         offset,
         size,
     };
-    check(&service, permit, address.expires, &address.signature)?;
+    check(&service, &permit, address.expires, &address.signature)?;
     let wanted = headers.get(header::RANGE);
     let wanted = wanted.and_then(|range| range.to_str().ok());
     let (first, length) = match wanted.map(|range| Range::parse(range, size)) {

@@ -1,17 +1,20 @@
 //! Warms: start, list, follow, retry, cancel.
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use chalk_core::wire::{Warm, WarmRequest};
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 
 use super::Api;
+use super::audit::Made;
 use super::body::{Json, Path, Query};
 use super::problem::{ApiError, ApiResult};
 use super::sse;
+use crate::projects::Scope;
 use crate::regions::ImageAt;
 use crate::service::Service;
 use crate::warms::Events;
@@ -22,27 +25,29 @@ const LIST: usize = 50;
 const LIST_LIMIT: usize = 1000;
 
 /// The image that a hash prefix or name means.
-pub(super) async fn image(service: &Service, text: &str) -> ApiResult<ImageAt> {
+pub(super) async fn image(service: &Service, scope: &Scope, text: &str) -> ApiResult<ImageAt> {
     let catalog = service.catalog();
-    let hash = catalog.resolve(text).await?.hash();
-    let image = catalog.show(&hash).await?;
+    let hash = catalog.resolve(scope, text).await?.hash();
+    let image = catalog.show(scope, &hash).await?;
     Ok(ImageAt::built(hash, image.digest, catalog.public()))
 }
 
 pub(super) async fn start(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Json(request): Json<WarmRequest>,
-) -> ApiResult<axum::Json<Warm>> {
+) -> ApiResult<Response> {
     if service.stopping() {
         return Err(ApiError::unavailable("the service stops", ""));
     }
     let mut images = Vec::new();
     for text in &request.images {
-        images.push(image(&service, text).await?);
+        images.push(image(&service, &scope, text).await?);
     }
-    Ok(axum::Json(
-        service.fleet().warms().start(&request, images).await?,
-    ))
+    let warms = service.fleet().warms();
+    let warm = warms.start(scope.project(), &request, images).await?;
+    let made = Extension(Made::New(warm.id.clone()));
+    Ok((made, axum::Json(warm)).into_response())
 }
 
 #[derive(Deserialize)]
@@ -54,36 +59,47 @@ pub(super) struct ListQuery {
 
 pub(super) async fn list(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Query(query): Query<ListQuery>,
 ) -> ApiResult<axum::Json<Vec<Warm>>> {
     let limit = query.limit.unwrap_or(LIST).min(LIST_LIMIT);
     let hash = match &query.image {
-        Some(text) => Some(service.catalog().resolve(text).await?.hash().hex()),
+        Some(text) => Some(service.catalog().resolve(&scope, text).await?.hash().hex()),
         None => None,
     };
-    let warms = service.fleet().warms().list(limit, hash.as_deref()).await?;
-    Ok(axum::Json(warms))
+    let warms = service.fleet().warms();
+    let listed = warms.list(scope.only(), limit, hash.as_deref()).await?;
+    Ok(axum::Json(listed))
 }
 
 pub(super) async fn get(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
 ) -> ApiResult<axum::Json<Warm>> {
-    Ok(axum::Json(service.fleet().warms().get(&id).await?))
+    let warms = service.fleet().warms();
+    warms.seen(scope.only(), &id).await?;
+    Ok(axum::Json(warms.get(&id).await?))
 }
 
 pub(super) async fn retry(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
 ) -> ApiResult<axum::Json<Warm>> {
-    Ok(axum::Json(service.fleet().warms().retry(&id).await?))
+    let warms = service.fleet().warms();
+    warms.seen(scope.only(), &id).await?;
+    Ok(axum::Json(warms.retry(&id).await?))
 }
 
 pub(super) async fn cancel(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
 ) -> ApiResult<axum::Json<Warm>> {
-    Ok(axum::Json(service.fleet().warms().cancel(&id).await?))
+    let warms = service.fleet().warms();
+    warms.seen(scope.only(), &id).await?;
+    Ok(axum::Json(warms.cancel(&id).await?))
 }
 
 #[derive(Deserialize)]
@@ -94,14 +110,17 @@ pub(super) struct EventsQuery {
 
 pub(super) async fn events(
     State(service): Api,
+    Extension(scope): Extension<Scope>,
     Path(id): Path<String>,
     Query(query): Query<EventsQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let after = sse::after(&headers, query.after)?;
+    service.fleet().warms().seen(scope.only(), &id).await?;
     let events = service.fleet().warms().follow(&id, after).await?;
     let stop = service.fleet().stop().clone();
-    Ok(sse::answer(batches(events, stop)))
+    let following = service.metrics().requests().follows("warm");
+    Ok(sse::answer(batches(events, stop), following))
 }
 
 fn batches(

@@ -230,7 +230,8 @@ impl Nodes {
             Principal::Client(grant) if grant.has(Role::Admin) => None,
             Principal::Join(id) => Some(&**id),
             Principal::Client(_)
-            | Principal::Puller(_)
+            | Principal::Puller { .. }
+            | Principal::Registry { .. }
             | Principal::Node { .. }
             | Principal::Removed(_) => {
                 return Err(refused("the token is no join token", ""));

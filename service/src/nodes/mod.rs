@@ -5,6 +5,7 @@
 //! compared with the end of a join token.
 
 pub(crate) mod caches;
+pub(crate) mod grants;
 pub(crate) mod join;
 pub(crate) mod keys;
 pub(crate) mod lines;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_core::wire::agent::{Ask, Order, Report};
-use chalk_core::wire::{CacheMap, CacheUsage, Node, NodeState, Problem, problem};
+use chalk_core::wire::{CacheMap, CacheUsage, Node, NodeRuntime, NodeState, Problem, problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -62,6 +63,7 @@ struct Entry {
     gone: Option<Instant>,
     mirror: Option<String>,
     usage: CacheUsage,
+    runtime: NodeRuntime,
     sandboxes: usize,
     held: Held,
     /// Life of the node's process that `revision` belongs to.
@@ -89,6 +91,7 @@ impl State {
 pub(crate) struct Nodes {
     ledger: Arc<Ledger>,
     keys: Arc<Keys>,
+    grants: Arc<grants::Grants>,
     settings: settings::Nodes,
     home: String,
     /// Secrets by which the nodes of a region let each other read blobs.
@@ -126,6 +129,7 @@ impl Entry {
             gone: Some(Instant::now()),
             mirror: None,
             usage: CacheUsage::default(),
+            runtime: NodeRuntime::default(),
             sandboxes: 0,
             held: Held::default(),
             epoch: String::new(),
@@ -153,6 +157,7 @@ impl Entry {
             last_seen: record.last_seen,
             cache: self.usage,
             sandboxes: self.sandboxes,
+            runtime: self.runtime,
             mirror: self.mirror.clone(),
         }
     }
@@ -220,11 +225,13 @@ impl Nodes {
             keys.put_removed(token, &removed.name);
             state.removed.insert(token, removed);
         }
+        let grants = Arc::new(grants::Grants::load(ledger.clone())?);
         let joins = join::load(&ledger, &keys)?;
         let peer_tokens = ledger.get(Table::Meta, "peer_tokens")?.unwrap_or_default();
         Ok(Self {
             ledger,
             keys,
+            grants,
             settings,
             home,
             peer_tokens: Mutex::new(peer_tokens),
@@ -236,6 +243,11 @@ impl Nodes {
     fn state(&self) -> MutexGuard<'_, State> {
         // What is under the lock does not panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What nodes may fetch.
+    pub(crate) fn grants(&self) -> &Arc<grants::Grants> {
+        &self.grants
     }
 
     /// Whether what nodes and clients are told is kept.
@@ -282,6 +294,7 @@ impl Nodes {
             epoch,
             usage,
             running,
+            runtime,
             ..
         } = hello
         else {
@@ -310,6 +323,7 @@ impl Nodes {
         entry.record.last_seen = now();
         entry.mirror.clone_from(mirror);
         entry.usage = *usage;
+        entry.runtime = *runtime;
         entry.sandboxes = *running;
         if entry.epoch != *epoch || epoch.is_empty() {
             caches.clear(&mut entry.held);
@@ -406,12 +420,46 @@ impl Nodes {
         self.state().nodes.values().map(Entry::shown).collect()
     }
 
+    /// How many nodes are in each state.
+    pub(crate) fn by_state(&self) -> [(&'static str, usize); 3] {
+        let mut count = [("ready", 0), ("draining", 0), ("lost", 0)];
+        for entry in self.state().nodes.values() {
+            let at = match entry.state() {
+                NodeState::Ready => 0,
+                NodeState::Draining => 1,
+                NodeState::Lost => 2,
+            };
+            count[at].1 += 1;
+        }
+        count
+    }
+
     /// Which connected node has which image.
     pub(crate) fn cache_map(&self) -> CacheMap {
         let state = self.state();
         let connected = state.nodes.iter().filter(|(_, e)| e.session.is_some());
         let held = connected.map(|(name, entry)| (name.to_string(), &entry.held));
         state.caches.map(held)
+    }
+
+    /// Names of the nodes that have each image, as far as is known; those that are not connected
+    /// count, too.
+    pub(crate) fn holders(&self) -> BTreeMap<Digest, Vec<String>> {
+        let map = {
+            let state = self.state();
+            let nodes = state.nodes.iter();
+            let held = nodes.map(|(name, entry)| (name.to_string(), &entry.held));
+            state.caches.map(held)
+        };
+        let mut holders: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+        for (node, places) in map.nodes {
+            for place in places {
+                if let Some(digest) = map.images.get(place as usize) {
+                    holders.entry(*digest).or_default().push(node.clone());
+                }
+            }
+        }
+        holders
     }
 
     /// A node.

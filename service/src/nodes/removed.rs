@@ -73,6 +73,7 @@ impl Nodes {
         );
         removed.insert(token, what);
         self.keys.remove_node(name);
+        self.grants.removed(name);
         self.keys.put_removed(token, name);
         while removed.len() > REMEMBERED
             && let Some(oldest) = removed.iter().min_by_key(|(_, removed)| removed.at)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use chalk_core::wire::{NodeState, Problem, problem};
+use chalk_core::wire::{NodeRuntime, NodeState, Problem, problem};
 
 use super::{Entry, Nodes, unknown};
 
@@ -87,7 +87,7 @@ impl Nodes {
         Err(self.none(state.nodes.values(), &why))
     }
 
-    /// Nodes that can take a sandbox now.
+    /// Nodes that can take a sandbox now: those that run any, and are connected.
     ///
     /// # Errors
     /// As [`select`](Self::select).
@@ -100,9 +100,18 @@ impl Nodes {
         }
         let fitting = state.nodes.values().filter(|entry| wanted.fits(entry));
         let ready = fitting.filter(|entry| entry.state() == NodeState::Ready);
-        let ready: Vec<_> = ready.filter_map(Entry::connected).collect();
+        let (runs, others): (Vec<&Entry>, Vec<&Entry>) =
+            ready.partition(|entry| entry.runtime.is_chalk());
+        let ready: Vec<_> = runs.into_iter().filter_map(Entry::connected).collect();
         if ready.is_empty() {
-            let why = format!("no node{} is connected and takes work", wanted.words());
+            let words = wanted.words();
+            let why = match others.is_empty() {
+                true => format!("no node{words} is connected and takes work"),
+                false => format!(
+                    "no node{words} runs sandboxes: with the runtime `containerd`, nodes only keep \
+                     images for the containers of others"
+                ),
+            };
             return Err(self.none(state.nodes.values(), &why));
         }
         Ok(ready)
@@ -117,7 +126,11 @@ impl Nodes {
                     NodeState::Lost => "lost",
                 };
                 let record = &entry.record;
-                format!("{} ({}, {state})", record.name, record.region)
+                let runtime = match entry.runtime {
+                    NodeRuntime::Chalk => "",
+                    NodeRuntime::Containerd => ", containerd",
+                };
+                format!("{} ({}, {state}{runtime})", record.name, record.region)
             })
             .collect();
         let there_are = match listed.len() {

@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Attached;
+use super::grants::Grants;
 use super::lines::{LineError, Lines, parse};
 use crate::fleet::Fleet;
 
@@ -57,6 +58,8 @@ pub(crate) struct Session {
     /// Address that the node reaches the service by.
     host: String,
     orders: mpsc::Sender<Bytes>,
+    /// What the node may fetch.
+    grants: Arc<Grants>,
     asks: Mutex<Option<BTreeMap<u64, Answer>>>,
     next: AtomicU64,
     end: CancellationToken,
@@ -83,6 +86,7 @@ impl Session {
 
     /// Puts an order into the queue. `false` when the session is at its end.
     pub(crate) fn send(&self, order: &Order) -> bool {
+        self.grants.ordered(&self.node, order);
         let mut line = serde_json::to_vec(order).unwrap_or_default();
         line.push(b'\n');
         match self.orders.try_send(line.into()) {
@@ -201,6 +205,7 @@ pub(crate) fn open(
         token,
         host,
         orders,
+        grants: fleet.nodes().grants().clone(),
         asks: Mutex::new(Some(BTreeMap::new())),
         next: AtomicU64::new(0),
         end: end.clone(),
@@ -326,11 +331,14 @@ mod tests {
     #[tokio::test]
     async fn a_question_whose_asker_is_gone_is_forgotten() {
         let (orders, mut queue) = mpsc::channel(4);
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = crate::ledger::Ledger::open(&dir.path().join("l")).unwrap();
         let session = Session {
             node: "n".into(),
             token: Digest::of(b"token"),
             host: String::new(),
             orders,
+            grants: Arc::new(Grants::load(ledger.into()).unwrap()),
             asks: Mutex::new(Some(BTreeMap::new())),
             next: AtomicU64::new(0),
             end: CancellationToken::new(),

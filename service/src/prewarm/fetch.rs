@@ -54,6 +54,8 @@ impl Fetch {
     /// Says in words why it cannot be had.
     pub(super) async fn find(&self, image: &str) -> Result<(Digest, String), String> {
         let reference: Reference = image.parse().map_err(|e| format!("{e}"))?;
+        // Its blobs are needed until its manifest names them, however long that takes.
+        let _lease = self.blobs.lease();
         let (repository, tag) = import(&reference);
         let name = reference.digest().map_or(tag.clone(), |d| d.to_string());
         let imported = self.regional.manifest(&repository, &name).await;

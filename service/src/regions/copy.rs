@@ -111,6 +111,8 @@ impl Regions {
         image: &ImageAt,
         tell: &watch::Sender<Copying>,
     ) -> Result<(), RegionalError> {
+        // Its blobs are needed until they are all there, however long that takes.
+        let _lease = self.blobs.lease();
         let (repository, to) = (image.repository.as_str(), &own.regional);
         let name = image.digest.to_string();
         let there = to.head_manifest(repository, &name).await?;

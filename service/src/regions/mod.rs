@@ -136,6 +136,7 @@ impl Regions {
             name: self.name_at(&image.name, registry, prefix),
             node_login,
             peers,
+            traceparent: None,
         }
     }
 

@@ -16,6 +16,8 @@ pub(super) struct Content {
     pub(super) media_type: String,
     /// Blobs that must be in the repository.
     pub(super) blobs: Vec<AnyDigest>,
+    /// Size of each of them, as the manifest says.
+    pub(super) sizes: Vec<u64>,
     /// Manifests that must be in the repository.
     pub(super) manifests: Vec<AnyDigest>,
     /// Manifest that this one refers to.
@@ -44,9 +46,7 @@ struct Document {
 struct Descriptor {
     media_type: String,
     digest: AnyDigest,
-    // Must be there and be a size, though nothing here uses it.
-    #[serde(rename = "size")]
-    _size: u64,
+    size: u64,
 }
 
 /// Reads a manifest that came as `content_type` (empty: it did not say).
@@ -74,6 +74,7 @@ pub(super) fn read(content_type: &str, bytes: &[u8]) -> Result<Content, String> 
     if document.schema_version != Some(2) {
         return Err("needs `schemaVersion` 2".to_owned());
     }
+    let mut sizes = Vec::new();
     let (blobs, manifests) = match (media_type, document.config.as_ref()) {
         (OCI_INDEX | DOCKER_LIST, None) if document.layers.is_none() => {
             let list = document.manifests.unwrap_or_default();
@@ -90,8 +91,9 @@ pub(super) fn read(content_type: &str, bytes: &[u8]) -> Result<Content, String> 
                 return Err("has no `layers`".to_owned());
             };
             let kept = layers.iter().filter(|layer| !elsewhere(&layer.media_type));
-            let all = std::iter::once(config).chain(kept);
-            (all.map(|d| d.digest.clone()).collect(), Vec::new())
+            let all: Vec<&Descriptor> = std::iter::once(config).chain(kept).collect();
+            sizes = all.iter().map(|d| d.size).collect();
+            (all.iter().map(|d| d.digest.clone()).collect(), Vec::new())
         }
         (OCI_MANIFEST | DOCKER_MANIFEST, None) => {
             return Err("has no `config`".to_owned());
@@ -109,6 +111,7 @@ pub(super) fn read(content_type: &str, bytes: &[u8]) -> Result<Content, String> 
     Ok(Content {
         media_type: media_type.to_owned(),
         blobs,
+        sizes,
         manifests,
         subject: document.subject.map(|subject| subject.digest),
         artifact_type,

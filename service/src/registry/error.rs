@@ -83,6 +83,9 @@ pub enum EmbeddedError {
         /// Bytes received so far.
         received: u64,
     },
+    /// Whoever asks may not do that.
+    #[error("{0}")]
+    Denied(String),
     /// Too many uploads are open.
     #[error("{0} uploads are open, which is the limit; try again later")]
     TooManyUploads(usize),

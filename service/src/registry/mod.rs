@@ -6,6 +6,7 @@
 //! what the builder sees: the embedded registry by direct calls, or an [`External`] one by the
 //! client.
 
+pub(crate) mod collect;
 mod condition;
 mod content;
 mod error;
@@ -15,9 +16,11 @@ mod layout;
 mod referrers;
 mod regional;
 mod store;
+mod view;
 
 pub use error::EmbeddedError;
-pub(crate) use http::{Range, stream_blob};
-pub use http::{RegistryLimits, router};
+pub use http::{CALLS, RegistryLimits, router};
+pub(crate) use http::{Range, Target, decode, stream_blob, target};
 pub use regional::{External, Regional, RegionalError};
 pub use store::Registry;
+pub(crate) use view::{Part, View, Viewed};

@@ -143,6 +143,7 @@ mod tests {
             let content = Content {
                 media_type: "x/y".to_owned(),
                 blobs: Vec::new(),
+                sizes: Vec::new(),
                 manifests: Vec::new(),
                 subject: Some(subject.clone()),
                 artifact_type: Some(kind.to_owned()),

@@ -88,6 +88,11 @@ pub trait Regional: Send + Sync + fmt::Debug {
         bytes: Bytes,
     ) -> Result<Published>;
 
+    /// All repositories; `None` where they cannot be listed.
+    async fn repositories(&self) -> Result<Option<Vec<String>>> {
+        Ok(None)
+    }
+
     /// Tags of a repository; none when there is no such repository.
     async fn tags(&self, repository: &str) -> Result<Vec<String>>;
 
@@ -241,6 +246,11 @@ impl Regional for Registry {
             })
         })
         .await
+    }
+
+    async fn repositories(&self) -> Result<Option<Vec<String>>> {
+        let all = self.off_runtime(Registry::repositories).await?;
+        Ok(Some(all))
     }
 
     async fn tags(&self, repository: &str) -> Result<Vec<String>> {

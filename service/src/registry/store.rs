@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use chalk_core::AnyDigest;
 use chalk_core::any_digest::Algorithm;
 use chalk_core::reference::is_tag;
+use chalk_core::{AnyDigest, Digest};
 use chalk_store::failpoint::{Step, around};
 use chalk_store::registry::MANIFEST_LIMIT;
+use chalk_store::uploads::Uploads;
 use chalk_store::{BlobError, BlobStore};
 
 use super::condition::Condition;
@@ -40,6 +41,7 @@ struct Inner {
     /// replaced whole.
     changes: Mutex<()>,
     heads: Heads,
+    uploads: Uploads,
 }
 
 /// A tag or a digest.
@@ -107,6 +109,7 @@ impl Registry {
         Ok(Self {
             inner: Arc::new(Inner {
                 layout: Layout::open(dir.as_ref())?,
+                uploads: Uploads::new(blobs.clone()),
                 blobs,
                 changes: Mutex::new(()),
                 heads: Heads::default(),
@@ -119,7 +122,20 @@ impl Registry {
         &self.inner.blobs
     }
 
-    fn change(&self) -> MutexGuard<'_, ()> {
+    /// Blobs that arrive in pieces.
+    pub(crate) fn uploads(&self) -> &Uploads {
+        &self.inner.uploads
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    pub(super) fn heads(&self) -> &Heads {
+        &self.inner.heads
+    }
+
+    pub(super) fn change(&self) -> MutexGuard<'_, ()> {
         // Each change is made of whole steps on disk: one that panicked spoils nothing.
         self.inner
             .changes
@@ -244,6 +260,8 @@ impl Registry {
             return Ok(None);
         };
         match self.inner.blobs.read_small(&digest, MANIFEST_LIMIT) {
+            // A collector may have removed it before it was used just now.
+            Ok(_) if self.find(repository, name)?.is_none() => Ok(None),
             Ok(bytes) => Ok(Some(Found {
                 digest,
                 media_type,
@@ -269,6 +287,10 @@ impl Registry {
         let Some(size) = self.inner.blobs.size(&digest)? else {
             return Ok(None);
         };
+        // A collector may have removed it before it was used just now.
+        if self.find(repository, name)?.is_none() {
+            return Ok(None);
+        }
         let head = FoundHead {
             digest,
             media_type,
@@ -284,7 +306,9 @@ impl Registry {
     pub(super) fn remembered(&self, repository: &str, name: &str) -> Option<FoundHead> {
         let head = self.inner.heads.get(repository, name)?;
         let size = self.inner.blobs.size(&head.digest).ok()?;
-        (size == Some(head.size)).then_some(head)
+        // Looked up again once it is used: a collector may have removed it before.
+        let same = self.inner.heads.get(repository, name).as_ref() == Some(&head);
+        (same && size == Some(head.size)).then_some(head)
     }
 
     fn find(&self, repository: &str, name: &str) -> Result<Option<(AnyDigest, Arc<str>)>> {
@@ -301,9 +325,25 @@ impl Registry {
         Ok(media_type.map(|media_type| (digest, media_type.into())))
     }
 
-    fn tagged(&self, repository: &str, tag: &str) -> Result<Option<AnyDigest>> {
+    pub(super) fn tagged(&self, repository: &str, tag: &str) -> Result<Option<AnyDigest>> {
         let text = layout::read(&self.inner.layout.tag(repository, tag)?)?;
         Ok(text.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse().ok()))
+    }
+
+    /// Blobs that a manifest of the repository names; `None` when it has no such manifest.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn named_by(
+        &self,
+        repository: &str,
+        digest: &Digest,
+    ) -> Result<Option<Vec<AnyDigest>>> {
+        let Some(found) = self.read(repository, &digest.to_string())? else {
+            return Ok(None);
+        };
+        let content = content::read(&found.media_type, &found.bytes);
+        Ok(Some(content.map_err(EmbeddedError::ManifestInvalid)?.blobs))
     }
 
     /// Size of a blob of the repository; `None` when it has no such blob.
@@ -312,10 +352,10 @@ impl Registry {
     /// `NameInvalid`, `Blob`, `Io`.
     pub fn blob(&self, repository: &str, digest: impl Into<AnyDigest>) -> Result<Option<u64>> {
         let digest = digest.into();
-        if !self.inner.layout.layer(repository, &digest)?.exists() {
-            return Ok(None);
-        }
-        Ok(self.inner.blobs.size(&digest)?)
+        let link = self.inner.layout.layer(repository, &digest)?;
+        // In this order: a blob that is used is not taken out of a repository by a collector.
+        let size = self.inner.blobs.size(&digest)?;
+        Ok(size.filter(|_| link.exists()))
     }
 
     /// Makes a blob of the store part of a repository.

@@ -6,6 +6,7 @@ use chalk_core::Digest;
 use chalk_core::wire::{MountSource, Problem, SandboxRequest, problem};
 use chalk_store::BlobStore;
 
+use crate::projects::Scope;
 use crate::resolve::{self, ResolveError};
 
 /// Most bytes of all tags: they are part of every listing.
@@ -121,12 +122,13 @@ pub(super) fn check(request: &SandboxRequest) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Blobs of the mounts that the store lacks.
+/// Blobs of the mounts that the store lacks, or has for others only.
 ///
 /// # Errors
 /// When the store fails, or a directory is no tree.
 pub(crate) async fn missing(
     blobs: &BlobStore,
+    scope: &Scope,
     request: &SandboxRequest,
 ) -> Result<Vec<Digest>, ResolveError> {
     let (mut files, mut trees) = (Vec::new(), BTreeSet::new());
@@ -138,7 +140,7 @@ pub(crate) async fn missing(
             }
         }
     }
-    resolve::lacking(blobs, files, trees).await
+    resolve::lacking(blobs, scope, files, trees).await
 }
 
 #[cfg(test)]

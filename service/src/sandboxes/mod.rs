@@ -18,13 +18,16 @@ use std::time::Duration;
 
 use chalk_core::Digest;
 use chalk_core::wire::agent::{Ask, Order, SandboxReport};
-use chalk_core::wire::{Problem, Sandbox, SandboxRequest, SandboxState, problem};
+use chalk_core::wire::{DEFAULT_PROJECT, Problem, Sandbox, SandboxRequest, SandboxState, problem};
+use chalk_watch::traces;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::ids::Ids;
 use crate::ledger::{Changes, Ledger, LedgerError, Table};
+use crate::metrics::{SandboxMetrics, sandbox_word};
 use crate::nodes::{Connected, Nodes, Selection, not_kept, session};
+use crate::projects::Scope;
 use crate::regions::{ImageAt, Regions};
 use crate::settings;
 pub(crate) use check::missing;
@@ -47,6 +50,9 @@ const IDLE_POLL: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Stored {
     sandbox: Sandbox,
+    /// Absent for sandboxes of before there were projects.
+    #[serde(default)]
+    project: Option<String>,
     #[serde(default)]
     stop_on_disconnect: bool,
 }
@@ -80,6 +86,7 @@ pub(crate) struct Sandboxes {
     ids: Ids,
     streams: Streams,
     transfers: Transfers,
+    metrics: SandboxMetrics,
     state: Mutex<State>,
 }
 
@@ -96,6 +103,10 @@ impl Entry {
 
     fn sandbox(&self) -> &Sandbox {
         &self.stored.sandbox
+    }
+
+    fn project(&self) -> &str {
+        self.stored.project.as_deref().unwrap_or(DEFAULT_PROJECT)
     }
 
     fn is_over(&self) -> bool {
@@ -147,6 +158,7 @@ impl Sandboxes {
             ids,
             streams: Streams::default(),
             transfers: Transfers::default(),
+            metrics: SandboxMetrics::default(),
             state: Mutex::new(state),
         })
     }
@@ -160,12 +172,13 @@ impl Sandboxes {
         &self.streams
     }
 
-    /// Starts a sandbox, whose mounts must be in the store.
+    /// Starts a sandbox of a project, whose mounts must be in the store.
     ///
     /// # Errors
     /// When the request is wrong, no node can take it, or the ledger fails.
     pub(crate) async fn start(
         self: &Arc<Self>,
+        project: &Arc<str>,
         request: SandboxRequest,
         image: ImageAt,
     ) -> Result<Sandbox, Problem> {
@@ -193,6 +206,7 @@ impl Sandboxes {
         };
         let stored = Stored {
             sandbox: sandbox.clone(),
+            project: Some(project.to_string()),
             stop_on_disconnect: request.stop_on_disconnect,
         };
         let (id, watched) = (sandbox.id.clone(), request.stop_on_disconnect);
@@ -200,7 +214,7 @@ impl Sandboxes {
         // down is removed when that node connects again.
         let kept = {
             let mut state = self.state();
-            names::free(&state, request.name.as_deref())?;
+            names::free(&state, project, request.name.as_deref())?;
             let changes = Changes::new().put(Table::Sandboxes, &id, &stored);
             state.living.insert(id.clone());
             state.entries.insert(id.clone(), Entry::new(stored, false));
@@ -272,9 +286,10 @@ impl Sandboxes {
             .iter()
             .filter(|n| n.region == region && *n.name != *node);
         let peers = near.filter_map(|n| n.mirror.clone()).take(PEERS);
-        let image = self
+        let mut image = self
             .regions
             .image_ref(&region, session.host(), image, peers.collect());
+        image.traceparent = traces::traceparent();
         let order = Order::StartSandbox {
             id: id.to_owned(),
             image,
@@ -304,9 +319,13 @@ impl Sandboxes {
         let Some(entry) = entries.get_mut(id) else {
             return;
         };
+        let was_over = entry.is_over();
         change(&mut entry.stored.sandbox);
         entry.tell();
         if entry.is_over() {
+            if !was_over {
+                self.metrics.ended(entry.sandbox().state);
+            }
             let changes = Changes::new().put(Table::Sandboxes, id, &entry.stored);
             self.ledger.later(changes);
             living.remove(id);
@@ -341,6 +360,14 @@ impl Sandboxes {
         }
     }
 
+    /// Whole identifier of a sandbox that is seen, by a unique prefix of it or by name.
+    ///
+    /// # Errors
+    /// When none or several of those fit.
+    pub(crate) fn seen(&self, scope: &Scope, prefix: &str) -> Result<String, Problem> {
+        self.find_of(scope.only(), prefix)
+    }
+
     /// A sandbox, by a unique prefix of its identifier.
     ///
     /// # Errors
@@ -354,21 +381,46 @@ impl Sandboxes {
         sandbox.map_or_else(|| self.find(prefix).and_then(|id| self.get(&id)), Ok)
     }
 
-    /// Sandboxes, newest first: living ones or all, of a node, of an image.
+    /// Sandboxes that are seen, newest first: living ones or all, of a node, of an image.
     pub(crate) fn list(
         &self,
+        scope: &Scope,
         all: bool,
         node: Option<&str>,
         image: impl Fn(&Sandbox) -> bool,
     ) -> Vec<Sandbox> {
         let state = self.state();
-        let sandboxes = state.entries.values().rev().map(Entry::sandbox);
+        let seen = state.entries.values().rev();
+        let seen = seen.filter(|entry| scope.sees(entry.project()));
+        let sandboxes = seen.map(Entry::sandbox);
         let wanted = |sandbox: &&Sandbox| {
             (all || !sandbox.state.is_final())
                 && node.is_none_or(|node| node == sandbox.node)
                 && image(sandbox)
         };
         sandboxes.filter(wanted).cloned().collect()
+    }
+
+    /// How many sandboxes are in each state in which they live.
+    pub(crate) fn by_state(&self) -> [(&'static str, usize); 2] {
+        let living = self.living();
+        let of = |wanted: SandboxState| {
+            let count = living.iter().filter(|sandbox| sandbox.state == wanted);
+            (sandbox_word(wanted), count.count())
+        };
+        [of(SandboxState::Starting), of(SandboxState::Running)]
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &SandboxMetrics {
+        &self.metrics
+    }
+
+    /// Living sandboxes of all projects.
+    pub(crate) fn living(&self) -> Vec<Sandbox> {
+        let state = self.state();
+        let living = state.living.iter().filter_map(|id| state.entries.get(id));
+        living.map(|entry| entry.sandbox().clone()).collect()
     }
 
     /// Sandboxes that live on a node, as far as is known.

@@ -2,13 +2,16 @@
 
 use chalk_core::wire::{Problem, problem};
 
-use super::{Sandboxes, State};
+use super::{Entry, Sandboxes, State};
 
-/// The living sandbox that has a name.
-fn holder<'a>(state: &'a State, name: &str) -> Option<&'a str> {
+/// The living sandbox of a project, or of any, that has a name.
+fn holder<'a>(state: &'a State, project: Option<&str>, name: &str) -> Option<&'a str> {
     let has = |id: &&String| {
         let entry = state.entries.get(*id);
-        entry.is_some_and(|entry| entry.sandbox().name.as_deref() == Some(name))
+        entry.is_some_and(|entry| {
+            entry.sandbox().name.as_deref() == Some(name)
+                && project.is_none_or(|project| project == entry.project())
+        })
     };
     state.living.iter().find(has).map(String::as_str)
 }
@@ -16,9 +19,9 @@ fn holder<'a>(state: &'a State, name: &str) -> Option<&'a str> {
 /// Whether a name may be given.
 ///
 /// # Errors
-/// When a living sandbox has it.
-pub(super) fn free(state: &State, name: Option<&str>) -> Result<(), Problem> {
-    match name.and_then(|name| Some((name, holder(state, name)?))) {
+/// When a living sandbox of the project has it.
+pub(super) fn free(state: &State, project: &str, name: Option<&str>) -> Result<(), Problem> {
+    match name.and_then(|name| Some((name, holder(state, Some(project), name)?))) {
         None => Ok(()),
         Some((name, id)) => Err(Problem {
             kind: problem::NAME_TAKEN.to_owned(),
@@ -36,17 +39,24 @@ impl Sandboxes {
     /// # Errors
     /// When none or several do.
     pub(crate) fn find(&self, prefix: &str) -> Result<String, Problem> {
+        self.find_of(None, prefix)
+    }
+
+    /// As [`find`](Self::find), of a project.
+    pub(super) fn find_of(&self, project: Option<&str>, prefix: &str) -> Result<String, Problem> {
         let state = self.state();
-        if state.entries.contains_key(prefix) {
+        let of = |entry: &Entry| project.is_none_or(|project| project == entry.project());
+        if state.entries.get(prefix).is_some_and(of) {
             return Ok(prefix.to_owned());
         }
-        if let Some(id) = holder(&state, prefix) {
+        if let Some(id) = holder(&state, project, prefix) {
             return Ok(id.to_owned());
         }
         let from = state.entries.range(prefix.to_owned()..);
         let mut fitting = from
-            .map(|(id, _)| id)
-            .take_while(|id| id.starts_with(prefix));
+            .take_while(|(id, _)| id.starts_with(prefix))
+            .filter(|(_, entry)| of(entry))
+            .map(|(id, _)| id);
         let (kind, status, title, detail) = match (fitting.next(), fitting.next()) {
             (Some(id), None) => return Ok(id.clone()),
             (Some(_), Some(_)) => (

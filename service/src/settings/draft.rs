@@ -223,7 +223,7 @@ impl Draft {
         let shown = table::show(&value);
         let may_be_zero = matches!(
             setting.path,
-            "build.keep" | "build.queue_limit" | "warm.keep" | "sandboxes.keep"
+            "build.keep" | "build.queue_limit" | "warm.keep" | "sandboxes.keep" | "gc.keep"
         );
         let sound = setting.kind != Kind::Count || may_be_zero || value.as_u64() != Some(0);
         let mut document = Value::Object(Map::new());
@@ -278,7 +278,9 @@ impl Draft {
 fn read(kind: Kind, text: &str) -> Option<Value> {
     let text = text.trim();
     match kind {
-        Kind::Text | Kind::Path | Kind::Cpus if text.is_empty() => Some(Value::Null),
+        Kind::Text | Kind::Path | Kind::Cpus | Kind::Size | Kind::Time if text.is_empty() => {
+            Some(Value::Null)
+        }
         Kind::Text
         | Kind::Path
         | Kind::Cpus

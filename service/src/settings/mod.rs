@@ -4,11 +4,15 @@
 //! business of whoever starts the service; [`Draft`] layers such sources and remembers which one
 //! gave each value, and [`TABLE`] lists every setting for help texts and documentation.
 
+mod buildkit;
 mod cpus;
 mod draft;
 mod fleet;
+mod gc;
 mod node;
+mod secrets;
 mod table;
+mod watch;
 mod web_origin;
 
 use std::collections::BTreeMap;
@@ -20,11 +24,15 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+pub use buildkit::{BuildEngine, BuildKit, StepNetwork};
 pub use cpus::Cpus;
 pub use draft::{Draft, Origin, Row, SettingsError};
 pub use fleet::{InvalidRegistry, Nodes, Prewarm, Regions, RegistryAt, Sandboxes, Warm};
-pub use node::{CacheForm, Node};
+pub use gc::Gc;
+pub use node::{CacheForm, Containerd, Node, Runtime};
+pub use secrets::Secrets;
 pub use table::{Kind, Setting, TABLE, find};
+pub use watch::{Log, LogFormat, Metrics, Trace};
 pub use web_origin::{AllowedOrigin, InvalidOrigin, WebOrigin};
 
 /// Settings of the service. A path such as `build.parallel` names a field of a section here, a
@@ -50,10 +58,20 @@ pub struct Settings {
     pub warm: Warm,
     /// Base images that every node keeps ready.
     pub prewarm: Prewarm,
+    /// Secrets that the service has for builds.
+    pub secrets: Secrets,
     /// Records of sandboxes.
     pub sandboxes: Sandboxes,
+    /// Who reads metrics without a token.
+    pub metrics: Metrics,
+    /// The log.
+    pub log: Log,
+    /// Traces.
+    pub trace: Trace,
     /// What a client may ask for at most.
     pub limits: Limits,
+    /// What is kept, and for how long.
+    pub gc: Gc,
     /// The node of `chalk node`, or inside this process.
     pub node: Node,
 }
@@ -108,6 +126,10 @@ pub struct Web {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Build {
+    /// What carries builds out.
+    pub engine: BuildEngine,
+    /// Builders, where that is BuildKit.
+    pub buildkit: BuildKit,
     /// PEM file of certificate authorities that steps trust besides those of their image; unset,
     /// the file that the service's own `SSL_CERT_FILE` names, if any.
     pub ca_bundle: Option<PathBuf>,
@@ -183,6 +205,12 @@ pub struct Limits {
     pub import: ByteSize,
     /// Connections open at once; further ones wait.
     pub connections: usize,
+    /// Requests of one token in a second; any number when 0.
+    pub token_requests: usize,
+    /// Requests from one address with a wrong token in a minute; any number when 0.
+    pub failed_logins: usize,
+    /// What the audit log may take; the oldest entries go.
+    pub audit: ByteSize,
 }
 
 /// What carries out `pip_install`.
@@ -275,6 +303,8 @@ fn cores() -> usize {
 impl Default for Build {
     fn default() -> Self {
         Self {
+            engine: BuildEngine::default(),
+            buildkit: BuildKit::default(),
             ca_bundle: None,
             proxies: Proxies::default(),
             installer: Installer::default(),
@@ -299,6 +329,9 @@ impl Default for Limits {
             blob: ByteSize::gib(16),
             import: ByteSize::gib(64),
             connections: 4096,
+            token_requests: 0,
+            failed_logins: 60,
+            audit: ByteSize::mib(64),
         }
     }
 }

@@ -22,6 +22,10 @@ pub struct Node {
     pub dir: Option<PathBuf>,
     /// File with the token by which the node joins.
     pub join_token_file: Option<PathBuf>,
+    /// What keeps the images.
+    pub runtime: Runtime,
+    /// The containerd of that runtime.
+    pub containerd: Containerd,
     /// Most bytes that layers and mounted files may take.
     pub cache_size: ByteSize,
     /// Form in which layers lie on the disk.
@@ -46,6 +50,8 @@ pub struct Node {
     /// Docker's credentials file; unset, `$DOCKER_CONFIG/config.json` or
     /// `~/.docker/config.json`.
     pub credentials: Option<PathBuf>,
+    /// Address that serves `/metrics` of the node without a token; unset, none does.
+    pub metrics_listen: Option<SocketAddr>,
     /// Bytes that the writable layer of a sandbox may take, unless it asks for another limit.
     pub sandbox_disk: ByteSize,
     /// Bytes of output that are kept of one process of a sandbox.
@@ -55,6 +61,47 @@ pub struct Node {
     /// Longest that a node that ends waits for its sandboxes.
     #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub stop_timeout: Duration,
+}
+
+/// What keeps a node's images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// The node itself, which runs sandboxes from them.
+    #[default]
+    Chalk,
+    /// A containerd, for the containers of Kubernetes or nerdctl.
+    Containerd,
+}
+
+impl Runtime {
+    /// The words of the setting.
+    pub const WORDS: [&str; 2] = ["chalk", "containerd"];
+}
+
+/// `node.containerd.*`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Containerd {
+    /// Its socket.
+    pub address: PathBuf,
+    /// Namespace of the images.
+    pub namespace: String,
+    /// Snapshotter that layers are unpacked into.
+    pub snapshotter: String,
+    /// Directory of containerd's settings of registries.
+    pub hosts_dir: PathBuf,
+}
+
+impl Default for Containerd {
+    fn default() -> Self {
+        Self {
+            address: "/run/containerd/containerd.sock".into(),
+            namespace: "k8s.io".to_owned(),
+            snapshotter: "overlayfs".to_owned(),
+            hosts_dir: "/etc/containerd/certs.d".into(),
+        }
+    }
 }
 
 /// Form in which layers lie on a node's disk.
@@ -83,6 +130,8 @@ impl Default for Node {
             labels: BTreeMap::new(),
             dir: None,
             join_token_file: None,
+            runtime: Runtime::default(),
+            containerd: Containerd::default(),
             cache_size: ByteSize::gib(200),
             cache_form: CacheForm::default(),
             parallel: 4,
@@ -94,6 +143,7 @@ impl Default for Node {
             insecure: Vec::new(),
             ca_bundle: None,
             credentials: None,
+            metrics_listen: None,
             sandbox_disk: ByteSize::gib(10),
             log_limit: ByteSize::mib(64),
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],

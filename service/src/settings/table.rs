@@ -172,6 +172,46 @@ pub const TABLE: &[Setting] = &[
         "Folder of a built page to serve at `/`; unset, the page of the program.",
     ),
     setting(
+        "build.engine",
+        Kind::Word(&["embedded", "buildkit"]),
+        "What carries builds out: the service itself, or builders of BuildKit.",
+    ),
+    setting(
+        "build.buildkit.addresses",
+        Kind::List,
+        "Builders: unix:///path, tcp://host:port, or docker:///path for the BuildKit of a Docker Engine.",
+    ),
+    setting(
+        "build.buildkit.ca",
+        Kind::Path,
+        "PEM file of the authority of builders reached by TCP, which then speak TLS.",
+    ),
+    setting(
+        "build.buildkit.cert",
+        Kind::Path,
+        "PEM file of the certificate by which the service shows itself to builders.",
+    ),
+    setting(
+        "build.buildkit.key",
+        Kind::Path,
+        "PEM file of that certificate's private key.",
+    ),
+    setting(
+        "build.buildkit.registry",
+        Kind::Text,
+        "host[:port][/prefix] under which builders reach the registry of built images; unset, the same as for others.",
+    ),
+    setting(
+        "build.buildkit.network",
+        Kind::Word(&["sandbox", "host"]),
+        "Network of steps on builders; host needs their consent (entitlement network.host).",
+    ),
+    setting(
+        "build.buildkit.share_cache",
+        Kind::Switch,
+        "Whether builders keep what they cache in the registry, too, for each other; a Docker Engine cannot.",
+    ),
+    setting(
         "build.ca_bundle",
         Kind::Path,
         "PEM file of certificate authorities that steps trust; unset, the file that SSL_CERT_FILE names.",
@@ -318,6 +358,21 @@ pub const TABLE: &[Setting] = &[
         "How often is looked whether tags of pre-warmed images moved.",
     ),
     setting(
+        "secrets.files",
+        Kind::Pairs,
+        "Secret of builds to the service's file with its value.",
+    ),
+    setting(
+        "secrets.env",
+        Kind::Pairs,
+        "Secret of builds to the service's environment variable with its value.",
+    ),
+    setting(
+        "secrets.clients",
+        Kind::Map,
+        "Secret to the tokens, by name, that may use it besides the administrator's; unlisted, all that may build.",
+    ),
+    setting(
         "sandboxes.keep",
         Kind::Count,
         "Ended sandboxes whose records are kept.",
@@ -326,6 +381,21 @@ pub const TABLE: &[Setting] = &[
         "sandboxes.disconnect_grace",
         Kind::Time,
         "How long a sandbox that is to end with its clients waits for one to come back.",
+    ),
+    setting(
+        "metrics.listen",
+        Kind::Address,
+        "Address that serves /metrics of the service without a token, and nothing else; unset, none does.",
+    ),
+    setting(
+        "log.format",
+        Kind::Word(&super::LogFormat::WORDS),
+        "Form of the log of service and node: text, or one JSON document a line.",
+    ),
+    setting(
+        "trace.endpoint",
+        Kind::Text,
+        "Base URL of an OpenTelemetry collector (OTLP over HTTP); unset, that of OTEL_EXPORTER_OTLP_ENDPOINT, if any.",
     ),
     setting(
         "limits.request",
@@ -338,6 +408,76 @@ pub const TABLE: &[Setting] = &[
         "limits.connections",
         Kind::Count,
         "Connections open at once; further ones wait.",
+    ),
+    setting(
+        "limits.token_requests",
+        Kind::Count,
+        "Requests of one token in a second; any number when 0.",
+    ),
+    setting(
+        "limits.failed_logins",
+        Kind::Count,
+        "Requests from one address with a wrong token in a minute; any number when 0.",
+    ),
+    setting(
+        "limits.audit",
+        Kind::Size,
+        "What the audit log may take; the oldest entries go.",
+    ),
+    setting(
+        "gc.interval",
+        Kind::Time,
+        "How often garbage is collected by itself; empty, never.",
+    ),
+    setting(
+        "gc.grace",
+        Kind::Time,
+        "What was pushed, pulled or asked for within this time stays, whatever else says.",
+    ),
+    setting(
+        "gc.age",
+        Kind::Time,
+        "Images, names and imports that nobody used for so long go; unset, none.",
+    ),
+    setting(
+        "gc.size",
+        Kind::Size,
+        "Most that images take together, those used last kept; unset, any.",
+    ),
+    setting(
+        "gc.keep",
+        Kind::Count,
+        "Newest tags of each name that stay, whatever their age and size.",
+    ),
+    setting(
+        "gc.untagged_age",
+        Kind::Time,
+        "How long manifests of names that no tag points to stay after their last use.",
+    ),
+    setting(
+        "gc.steps_age",
+        Kind::Time,
+        "Cached steps that no build used for so long go; empty, none.",
+    ),
+    setting(
+        "gc.steps_size",
+        Kind::Size,
+        "Most that cached steps take together; unset, any.",
+    ),
+    setting(
+        "gc.caches_age",
+        Kind::Time,
+        "Caches of the builder that no build used for so long go; empty, none.",
+    ),
+    setting(
+        "gc.caches_size",
+        Kind::Size,
+        "Most that the caches of the builder take together; unset, any.",
+    ),
+    setting(
+        "gc.builds_age",
+        Kind::Time,
+        "Records of builds that ended so long ago go; unset, none before build.keep says so.",
     ),
     setting(
         "node.name",
@@ -363,6 +503,31 @@ pub const TABLE: &[Setting] = &[
         "node.join_token_file",
         Kind::Path,
         "File with the token by which the node joins.",
+    ),
+    setting(
+        "node.runtime",
+        Kind::Word(&super::Runtime::WORDS),
+        "What keeps the images: the node itself, which runs sandboxes from them, or a containerd.",
+    ),
+    setting(
+        "node.containerd.address",
+        Kind::Path,
+        "Socket of the containerd.",
+    ),
+    setting(
+        "node.containerd.namespace",
+        Kind::Text,
+        "Namespace of the images in containerd; the kubelet's is k8s.io, nerdctl's default.",
+    ),
+    setting(
+        "node.containerd.snapshotter",
+        Kind::Text,
+        "Snapshotter of containerd that layers are unpacked into.",
+    ),
+    setting(
+        "node.containerd.hosts_dir",
+        Kind::Path,
+        "Directory of containerd's hosts.toml files, whose mirrors and certificates count here, too.",
     ),
     setting(
         "node.cache_size",
@@ -418,6 +583,11 @@ pub const TABLE: &[Setting] = &[
         "node.credentials",
         Kind::Path,
         "Docker's credentials file of the node; unset, ~/.docker/config.json.",
+    ),
+    setting(
+        "node.metrics_listen",
+        Kind::Address,
+        "Address that serves /metrics of the node without a token; unset, none does.",
     ),
     setting(
         "node.sandbox_disk",

@@ -1,5 +1,7 @@
 //! Signed addresses of uploads and downloads: who has one may use it until it expires.
 
+use std::sync::Arc;
+
 use axum::http::Uri;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -23,7 +25,7 @@ pub(crate) fn is_signed(uri: &Uri) -> bool {
 }
 
 /// What somebody may do by an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Permit {
     /// Upload an object.
     Upload {
@@ -31,6 +33,8 @@ pub(crate) enum Permit {
         hash: ContentHash,
         /// Its bytes.
         size: u64,
+        /// Project that it is for; none for the default one.
+        project: Option<Arc<str>>,
     },
     /// Read a part of a blob.
     Download {
@@ -46,7 +50,16 @@ pub(crate) enum Permit {
 impl Permit {
     fn message(&self, expires: i64) -> String {
         match self {
-            Self::Upload { hash, size } => format!("PUT {hash} {size} {expires}"),
+            Self::Upload {
+                hash,
+                size,
+                project: None,
+            } => format!("PUT {hash} {size} {expires}"),
+            Self::Upload {
+                hash,
+                size,
+                project: Some(project),
+            } => format!("PUT {hash} {size} {expires} {project}"),
             Self::Download {
                 digest,
                 offset,
@@ -66,7 +79,16 @@ impl Permit {
         let signature = key.sign(PURPOSE, self.message(expires).as_bytes());
         let signature = URL_SAFE_NO_PAD.encode(signature);
         let rest = match self {
-            Self::Upload { hash, size } => format!("{hash}?size={size}"),
+            Self::Upload {
+                hash,
+                size,
+                project: None,
+            } => format!("{hash}?size={size}"),
+            Self::Upload {
+                hash,
+                size,
+                project: Some(project),
+            } => format!("{hash}?size={size}&project={project}"),
             Self::Download {
                 digest,
                 offset,
@@ -116,7 +138,11 @@ mod tests {
         let expires = Permit::expiry(now);
         let hash = ContentHash::of(b"x");
         let digest = Digest::of(b"x");
-        let upload = |size| Permit::Upload { hash, size };
+        let upload = |size| Permit::Upload {
+            hash,
+            size,
+            project: None,
+        };
         let download = |offset, size| Permit::Download {
             digest,
             offset,
@@ -141,6 +167,18 @@ mod tests {
         assert!(!upload(7).is_good(&other, end, signature, now));
         assert!(!upload(7).is_good(&key, end, "", now));
         assert!(!upload(7).is_good(&key, end, "ä", now));
+
+        let of = |project: &str| Permit::Upload {
+            hash,
+            size: 7,
+            project: Some(project.into()),
+        };
+        let address = of("a").address(&key, "", expires);
+        assert!(address.contains("&project=a&"), "{address}");
+        let signature = address.rsplit_once("signature=").unwrap().1;
+        assert!(of("a").is_good(&key, end, signature, now));
+        assert!(!of("b").is_good(&key, end, signature, now));
+        assert!(!upload(7).is_good(&key, end, signature, now));
 
         let address = download(3, 4).address(&key, "", expires);
         let signature = address.rsplit_once("signature=").unwrap().1;

@@ -104,11 +104,17 @@ impl Volumes {
         }
         let (id, on, author) = (commit.id.clone(), on.to_owned(), commit.author.clone());
         let base = commit.base;
+        // Blobs are needed until the version names them, however long that takes.
+        let _lease = self.blobs.lease();
         let (blobs, objects) = (self.blobs.clone(), self.objects.clone());
+        let project = volume.project().clone();
         // Contents are copied before the volume is held: that takes as long as it takes, and leaves
         // at worst blobs behind that nobody names.
-        let delta =
-            blocking(move || resolve(commit, |contents| keep(&blobs, &objects, contents))).await?;
+        let delta = blocking(move || {
+            let objects = objects.of(&project)?;
+            resolve(commit, |contents| keep(&blobs, &objects, contents))
+        })
+        .await?;
 
         let _changing = volume.changing.lock().await;
         volume.check_there()?;

@@ -20,13 +20,15 @@ mod objects;
 mod records;
 mod refs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use chalk_core::Digest;
-use chalk_store::BlobStore;
+use chalk_core::wire::DEFAULT_PROJECT;
+use chalk_store::{BlobError, BlobStore};
 
 pub(crate) use commit::{Change, Commit, CommitNode, Committed};
 pub(crate) use contents::{Contents, Piece};
@@ -35,12 +37,13 @@ pub(crate) use error::{Result, VolumeError};
 pub(crate) use hash::ContentHash;
 pub(crate) use manifest::{Entry, FileContents, Listed, Manifest, Metadata, Node};
 pub(crate) use names::{DEFAULT_REF, clean_path};
-pub(crate) use objects::{OBJECT_LIMIT, ObjectWriter};
+pub(crate) use objects::{HeldObjects, OBJECT_LIMIT, ObjectWriter};
 pub(crate) use records::{RefRecord, VersionRecord, VolumeKind, VolumeRecord};
 
 use crate::ids::Ids;
 use crate::ledger::{Changes, Ledger, Table};
 use listings::Listings;
+use manifest::LISTING_LIMIT;
 use objects::Objects;
 
 /// Most volumes.
@@ -64,14 +67,15 @@ pub(crate) struct Volumes {
 #[derive(Debug, Default)]
 struct Known {
     by_id: BTreeMap<String, Arc<Volume>>,
-    /// Identifiers by name.
-    by_name: BTreeMap<String, String>,
+    /// Identifiers by project and name.
+    by_name: BTreeMap<(Arc<str>, String), String>,
 }
 
 /// A volume, with where its refs point.
 #[derive(Debug)]
 pub(crate) struct Volume {
     id: String,
+    project: Arc<str>,
     name: String,
     state: RwLock<State>,
     /// Held while the volume changes.
@@ -92,6 +96,8 @@ pub(crate) struct VolumeName {
     pub(crate) id: String,
     /// Name.
     pub(crate) name: String,
+    /// Project to look in; for a name the default one, and for an identifier any, when there is none.
+    pub(crate) project: Option<Arc<str>>,
 }
 
 /// How a client names a version.
@@ -119,6 +125,7 @@ impl Volume {
     fn new(record: VolumeRecord, refs: BTreeMap<String, RefRecord>) -> Self {
         Self {
             id: record.id.clone(),
+            project: record.project().into(),
             name: record.name.clone(),
             state: RwLock::new(State {
                 record,
@@ -127,6 +134,11 @@ impl Volume {
             }),
             changing: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Project that it belongs to.
+    pub(crate) fn project(&self) -> &Arc<str> {
+        &self.project
     }
 
     /// What is kept of it.
@@ -189,7 +201,9 @@ impl Volumes {
         }
         for (id, record) in ledger.all::<VolumeRecord>(Table::Volumes, "")? {
             ids.follow(&id);
-            known.by_name.insert(record.name.clone(), id.clone());
+            let project = record.project().into();
+            let name = (project, record.name.clone());
+            known.by_name.insert(name, id.clone());
             let refs = refs.remove(&id).unwrap_or_default();
             known.by_id.insert(id, Arc::new(Volume::new(record, refs)));
         }
@@ -204,6 +218,53 @@ impl Volumes {
         })
     }
 
+    /// Blobs that versions of volumes are made of. A listing that is lost leads to nothing. Looks
+    /// at them without using them. Blocks.
+    ///
+    /// # Errors
+    /// When ledger or store fail.
+    pub(crate) fn reachable(&self) -> Result<HashSet<Digest>> {
+        let mut found = HashSet::new();
+        let versions = self
+            .ledger
+            .all::<VersionRecord>(Table::VolumeVersions, "")?;
+        for (key, version) in versions {
+            if !found.insert(version.manifest) {
+                continue;
+            }
+            let json = match self.blobs.inspect(&version.manifest, LISTING_LIMIT) {
+                Ok(json) => json,
+                Err(BlobError::NotFound(_) | BlobError::Mismatch { .. }) => {
+                    tracing::warn!(version = key, "the listing of a version is lost");
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            for (_, entry) in Manifest::parse(version.manifest, &json)?.iter() {
+                if let Node::File(contents) = &entry.node {
+                    found.insert(contents.digest);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Uploaded objects, kept and too old. Blocks.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn objects_held(&self) -> Result<HeldObjects> {
+        self.objects.held(objects::KEPT)
+    }
+
+    /// Removes uploaded objects that are too old. Blocks.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn sweep_objects(&self) -> Result<()> {
+        self.objects.sweep(objects::KEPT)
+    }
+
     /// Removes uploaded objects that are too old, from time to time.
     pub(crate) async fn run(&self) {
         loop {
@@ -215,11 +276,17 @@ impl Volumes {
         }
     }
 
-    /// Makes a volume.
+    /// Makes a volume of a project.
     ///
     /// # Errors
     /// When the name is no good or taken.
-    pub(crate) async fn create(&self, name: &str, kind: VolumeKind) -> Result<Arc<Volume>> {
+    pub(crate) async fn create(
+        &self,
+        project: &Arc<str>,
+        name: &str,
+        kind: VolumeKind,
+    ) -> Result<Arc<Volume>> {
+        let key = (project.clone(), name.to_owned());
         names::check_name("name of a volume", name)?;
         let _making = self.making.lock().await;
         let taken = || VolumeError::Exists {
@@ -227,7 +294,7 @@ impl Volumes {
             name: name.to_owned(),
         };
         self.read(|known| {
-            if known.by_name.contains_key(name) {
+            if known.by_name.contains_key(&key) {
                 return Err(taken());
             }
             if known.by_id.len() >= VOLUME_LIMIT {
@@ -242,6 +309,7 @@ impl Volumes {
         let record = VolumeRecord {
             id: self.ids.next(),
             name: name.to_owned(),
+            project: Some(project.to_string()),
             kind,
             created: jiff::Timestamp::now(),
             versions: 0,
@@ -250,7 +318,7 @@ impl Volumes {
         self.ledger.commit(changes).await?;
         let volume = Arc::new(Volume::new(record, BTreeMap::new()));
         self.write(|known| {
-            known.by_name.insert(name.to_owned(), volume.id.clone());
+            known.by_name.insert(key, volume.id.clone());
             known.by_id.insert(volume.id.clone(), volume.clone());
         });
         Ok(volume)
@@ -261,40 +329,57 @@ impl Volumes {
     /// # Errors
     /// When there is none.
     pub(crate) fn get(&self, wanted: &VolumeName) -> Result<Arc<Volume>> {
-        let VolumeName { id, name } = wanted;
+        let VolumeName { id, name, project } = wanted;
         let found = self.read(|known| {
             let id = if id.is_empty() {
-                known.by_name.get(name)?
+                let project = project.clone().unwrap_or_else(default_project);
+                known.by_name.get(&(project, name.clone()))?
             } else {
                 id
             };
-            known.by_id.get(id).cloned()
+            let found = known.by_id.get(id);
+            let of =
+                |volume: &&Arc<Volume>| project.as_ref().is_none_or(|own| *own == volume.project);
+            found.filter(of).cloned()
         });
         let named = if id.is_empty() { name } else { id };
         found.ok_or_else(|| VolumeError::NoVolume(named.chars().take(200).collect()))
     }
 
-    /// Volumes by name, at most `limit` whose names begin with `prefix` and come after `after`.
+    /// Volumes of a project, or of all, by project and name: at most `limit` whose names begin with
+    /// `prefix` and come after `after`, a name of the default project or `<project>/<name>`.
     pub(crate) fn list(
         &self,
+        project: Option<&Arc<str>>,
         prefix: &str,
         kind: Option<VolumeKind>,
         after: &str,
         limit: usize,
     ) -> Page<VolumeRecord> {
         self.read(|known| {
-            let from = after.max(prefix).to_owned();
+            let after = (!after.is_empty()).then(|| match after.split_once('/') {
+                Some((project, name)) => (Arc::from(project), name.to_owned()),
+                None => (default_project(), after.to_owned()),
+            });
+            let first = project.map_or_else(|| Arc::from(""), Arc::clone);
+            let from = match &after {
+                Some(after) => Bound::Excluded(after.clone()),
+                None => Bound::Included((first, String::new())),
+            };
             let mut found = known
                 .by_name
-                .range(from..)
-                .take_while(|(name, _)| name.starts_with(prefix))
-                .filter(|(name, _)| after.is_empty() || name.as_str() > after)
+                .range((from, Bound::Unbounded))
+                .take_while(|((owner, _), _)| project.is_none_or(|own| own == owner))
+                .filter(|((_, name), _)| name.starts_with(prefix))
                 .filter_map(|(_, id)| known.by_id.get(id))
                 .map(|volume| volume.record())
                 .filter(|record| kind.is_none_or(|kind| kind == record.kind));
             let items: Vec<VolumeRecord> = found.by_ref().take(limit).collect();
             let more = found.next().is_some();
-            let last = items.last().map(|record| record.name.clone());
+            let last = items.last().map(|record| match record.project() {
+                DEFAULT_PROJECT => record.name.clone(),
+                project => format!("{project}/{}", record.name),
+            });
             Page {
                 next: last.filter(|_| more),
                 items,
@@ -329,7 +414,8 @@ impl Volumes {
         volume.write(|state| state.deleted = true);
         self.write(|known| {
             known.by_id.remove(&volume.id);
-            known.by_name.remove(&volume.name);
+            let name = (volume.project.clone(), volume.name.clone());
+            known.by_name.remove(&name);
         });
         Ok(())
     }
@@ -363,9 +449,15 @@ impl Volumes {
     ///
     /// # Errors
     /// When there is no such volume or version, or nothing was committed yet.
-    pub(crate) async fn mount(&self, name: &str, selector: &Selector) -> Result<Digest> {
+    pub(crate) async fn mount(
+        &self,
+        project: &Arc<str>,
+        name: &str,
+        selector: &Selector,
+    ) -> Result<Digest> {
         let volume = self.get(&VolumeName {
             name: name.to_owned(),
+            project: Some(project.clone()),
             ..VolumeName::default()
         })?;
         let Some(version) = self.version(&volume, selector).await? else {
@@ -382,13 +474,18 @@ impl Volumes {
         .await
     }
 
-    /// Whether an object was uploaded and is kept for another while.
+    /// Whether an object was uploaded to a project and is kept for another while.
     ///
     /// # Errors
     /// When the disk fails.
-    pub(crate) async fn has_objects(&self, wanted: Vec<(ContentHash, u64)>) -> Result<Vec<bool>> {
-        let objects = self.objects.clone();
+    pub(crate) async fn has_objects(
+        &self,
+        project: &Arc<str>,
+        wanted: Vec<(ContentHash, u64)>,
+    ) -> Result<Vec<bool>> {
+        let (objects, project) = (self.objects.clone(), project.clone());
         let look = move || {
+            let objects = objects.of(&project)?;
             wanted
                 .iter()
                 .map(|(hash, size)| objects.has(hash, *size))
@@ -397,26 +494,32 @@ impl Volumes {
         blocking(look).await
     }
 
-    /// Begins the upload of an object.
+    /// Begins the upload of an object to a project, or the default one.
     ///
     /// # Errors
     /// When the disk fails.
-    pub(crate) async fn upload(&self) -> Result<ObjectWriter> {
+    pub(crate) async fn upload(&self, project: Option<&str>) -> Result<ObjectWriter> {
         let objects = self.objects.clone();
-        blocking(move || objects.writer()).await
+        let project = project.unwrap_or(DEFAULT_PROJECT).to_owned();
+        blocking(move || objects.of(&project)?.writer()).await
     }
 
-    /// Reads a whole uploaded object of at most `limit` bytes.
+    /// Reads a whole object of at most `limit` bytes that was uploaded to a project.
     ///
     /// # Errors
     /// When it is not there, too large, or not what its hash says.
-    pub(crate) async fn object(&self, hash: ContentHash, limit: u64) -> Result<Vec<u8>> {
+    pub(crate) async fn object(
+        &self,
+        project: &Arc<str>,
+        hash: ContentHash,
+        limit: u64,
+    ) -> Result<Vec<u8>> {
         use std::io::Read as _;
 
-        let objects = self.objects.clone();
+        let (objects, project) = (self.objects.clone(), project.clone());
         blocking(move || {
             let mut bytes = Vec::new();
-            let object = objects.open_object(&hash)?;
+            let object = objects.of(&project)?.open_object(&hash)?;
             let read = object.take(limit + 1).read_to_end(&mut bytes);
             let size = read.map_err(VolumeError::io("read"))? as u64;
             if size > limit {
@@ -447,6 +550,10 @@ impl Volumes {
     fn write<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
         change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn default_project() -> Arc<str> {
+    DEFAULT_PROJECT.into()
 }
 
 /// A version by number. Blocks.

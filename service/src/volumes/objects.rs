@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use chalk_core::wire::DEFAULT_PROJECT;
 use chalk_store::failpoint::{Step, around};
 use tempfile::NamedTempFile;
 
@@ -22,6 +23,8 @@ use super::hash::{ContentHash, ContentHasher};
 pub(crate) const OBJECT_LIMIT: u64 = 512 << 20;
 /// How long an object stays after it was last uploaded or asked for.
 pub(super) const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Directory with those of each project but the default one.
+const PROJECTS: &str = "projects";
 /// How long an object stays after a commit took over what is in it.
 const SPENT: Duration = Duration::from_secs(2 * 3600);
 
@@ -29,6 +32,8 @@ const SPENT: Duration = Duration::from_secs(2 * 3600);
 #[derive(Debug, Clone)]
 pub(super) struct Objects {
     dir: PathBuf,
+    /// Held while it is said that an object is there, and while old ones go.
+    telling: Arc<Mutex<()>>,
     /// Held while a directory of objects is made, until it is on the disk: so none is used before.
     making: Arc<Mutex<()>>,
 }
@@ -39,18 +44,53 @@ impl Objects {
     pub(super) fn open(dir: PathBuf) -> Result<Self> {
         let objects = Self {
             dir,
+            telling: Arc::default(),
             making: Arc::default(),
         };
-        let incoming = objects.incoming();
-        match fs::remove_dir_all(&incoming) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(VolumeError::io("clear away")(e));
+        for place in objects.others()?.iter().chain([&objects]) {
+            let incoming = place.incoming();
+            match fs::remove_dir_all(&incoming) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(VolumeError::io("clear away")(e));
+                }
+                _ => {}
             }
-            _ => {}
+            fs::create_dir_all(&incoming).map_err(VolumeError::io("make room for"))?;
         }
-        fs::create_dir_all(&incoming).map_err(VolumeError::io("make room for"))?;
         objects.sweep(KEPT)?;
         Ok(objects)
+    }
+
+    /// Those of a project: nobody commits, or learns of, what another one uploaded. Blocks.
+    pub(super) fn of(&self, project: &str) -> Result<Self> {
+        if project == DEFAULT_PROJECT {
+            return Ok(self.clone());
+        }
+        let objects = Self {
+            dir: self.dir.join(PROJECTS).join(project),
+            telling: self.telling.clone(),
+            making: self.making.clone(),
+        };
+        fs::create_dir_all(objects.incoming()).map_err(VolumeError::io("make room for"))?;
+        Ok(objects)
+    }
+
+    /// Those of each project but the default one.
+    fn others(&self) -> Result<Vec<Self>> {
+        let listed = match fs::read_dir(self.dir.join(PROJECTS)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            listed => listed.map_err(VolumeError::io("list"))?,
+        };
+        let mut others = Vec::new();
+        for entry in listed {
+            let dir = entry.map_err(VolumeError::io("list"))?.path();
+            others.push(Self {
+                dir,
+                telling: self.telling.clone(),
+                making: self.making.clone(),
+            });
+        }
+        Ok(others)
     }
 
     fn incoming(&self) -> PathBuf {
@@ -65,6 +105,7 @@ impl Objects {
     /// Whether an object is there; it then stays for another while.
     pub(super) fn has(&self, hash: &ContentHash, size: u64) -> Result<bool> {
         let fault = VolumeError::io("look for");
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         match File::open(self.path(hash)) {
             Ok(file) => {
                 if file.metadata().is_ok_and(|meta| meta.len() == size) {
@@ -106,32 +147,84 @@ impl Objects {
         })
     }
 
-    /// Removes objects that are older than `age`.
-    pub(super) fn sweep(&self, age: Duration) -> Result<()> {
+    /// All objects of all projects, each with its bytes and when it was last uploaded or asked for.
+    fn list(&self) -> Result<Vec<(PathBuf, u64, SystemTime)>> {
+        let mut found = Vec::new();
+        for place in self.others()?.iter().chain([self]) {
+            place.list_here(&mut found)?;
+        }
+        Ok(found)
+    }
+
+    fn list_here(&self, found: &mut Vec<(PathBuf, u64, SystemTime)>) -> Result<()> {
         let listed = |dir: &Path| -> io::Result<Vec<fs::DirEntry>> { fs::read_dir(dir)?.collect() };
         let fault = || VolumeError::io("list");
-        let now = SystemTime::now();
         for shard in listed(&self.dir).map_err(fault())? {
             if shard.file_name().len() != 2 {
                 continue;
             }
             for object in listed(&shard.path()).map_err(fault())? {
-                let modified = object.metadata().and_then(|meta| meta.modified());
-                let old = |modified: SystemTime| {
-                    now.duration_since(modified).is_ok_and(|since| since > age)
-                };
-                if modified.is_ok_and(old) {
-                    match fs::remove_file(object.path()) {
-                        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                            return Err(VolumeError::io("remove")(e));
-                        }
-                        _ => {}
-                    }
+                if let Ok(meta) = object.metadata()
+                    && let Ok(modified) = meta.modified()
+                {
+                    found.push((object.path(), meta.len(), modified));
                 }
             }
         }
         Ok(())
     }
+
+    /// How many there are that are older than `age`, and how many others.
+    pub(super) fn held(&self, age: Duration) -> Result<HeldObjects> {
+        let mut held = HeldObjects::default();
+        for (_, size, modified) in self.list()? {
+            let (count, bytes) = match is_older(modified, age) {
+                true => (&mut held.old, &mut held.old_bytes),
+                false => (&mut held.kept, &mut held.kept_bytes),
+            };
+            *count += 1;
+            *bytes += size;
+        }
+        Ok(held)
+    }
+
+    /// Removes objects that are older than `age`.
+    pub(super) fn sweep(&self, age: Duration) -> Result<()> {
+        for (path, _, modified) in self.list()? {
+            if !is_older(modified, age) {
+                continue;
+            }
+            let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+            // Somebody may just have been told that it is there.
+            let meta = fs::metadata(&path).and_then(|meta| meta.modified());
+            if !meta.is_ok_and(|modified| is_older(modified, age)) {
+                continue;
+            }
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(VolumeError::io("remove")(e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Uploaded objects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct HeldObjects {
+    /// How many stay, and their bytes.
+    pub(crate) kept: u64,
+    pub(crate) kept_bytes: u64,
+    /// How many are too old, and their bytes.
+    pub(crate) old: u64,
+    pub(crate) old_bytes: u64,
+}
+
+fn is_older(modified: SystemTime, age: Duration) -> bool {
+    let now = SystemTime::now();
+    now.duration_since(modified).is_ok_and(|since| since > age)
 }
 
 /// An object that comes in. Dropping it discards what was written.

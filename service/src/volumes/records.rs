@@ -8,6 +8,7 @@
 //! | `volume_commits` | identifier `/` identifier of the commit | [`CommitRecord`] |
 
 use chalk_core::Digest;
+use chalk_core::wire::DEFAULT_PROJECT;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +30,11 @@ pub(crate) enum VolumeKind {
 pub(crate) struct VolumeRecord {
     /// Identifier, sortable by time.
     pub(crate) id: String,
-    /// Name; no two volumes share one at a time.
+    /// Name; no two volumes of a project share one at a time.
     pub(crate) name: String,
+    /// Project that it belongs to; the default one for volumes of before there were projects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) project: Option<String>,
     /// What it is for.
     #[serde(default)]
     pub(crate) kind: VolumeKind,
@@ -38,6 +42,13 @@ pub(crate) struct VolumeRecord {
     pub(crate) created: Timestamp,
     /// Number of its newest version, whatever the ref; 0 before the first.
     pub(crate) versions: u64,
+}
+
+impl VolumeRecord {
+    /// Project that it belongs to.
+    pub(crate) fn project(&self) -> &str {
+        self.project.as_deref().unwrap_or(DEFAULT_PROJECT)
+    }
 }
 
 /// Where a ref points.

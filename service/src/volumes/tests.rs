@@ -75,7 +75,11 @@ async fn paths(volumes: &Volumes, version: &VersionRecord) -> Vec<String> {
 #[tokio::test]
 async fn versions_stay_and_refs_move() {
     let place = Place::new();
-    let volume = place.volumes.create("v", VolumeKind::Plain).await.unwrap();
+    let volume = place
+        .volumes
+        .create(&default_project(), "v", VolumeKind::Plain)
+        .await
+        .unwrap();
     assert_eq!(
         place
             .volumes
@@ -154,7 +158,11 @@ async fn versions_stay_and_refs_move() {
 #[tokio::test]
 async fn a_commit_makes_one_version_however_often_it_comes() {
     let place = Place::new();
-    let volume = place.volumes.create("v", VolumeKind::Plain).await.unwrap();
+    let volume = place
+        .volumes
+        .create(&default_project(), "v", VolumeKind::Plain)
+        .await
+        .unwrap();
     let first = place
         .put(&volume, commit("c", &[("a", "1")]))
         .await
@@ -178,14 +186,21 @@ async fn a_commit_makes_one_version_however_often_it_comes() {
     assert!(made.iter().all(|one| *one == made[0]), "{made:?}");
     assert_eq!(volume.record().versions, 2);
     // The same identifier in another volume is another commit.
-    let other = volumes.create("w", VolumeKind::Plain).await.unwrap();
+    let other = volumes
+        .create(&default_project(), "w", VolumeKind::Plain)
+        .await
+        .unwrap();
     assert_eq!(volumes.commit_of(&other, "c").await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn a_stale_base_asks_for_a_rebase_and_changes_nothing() {
     let place = Place::new();
-    let volume = place.volumes.create("v", VolumeKind::Plain).await.unwrap();
+    let volume = place
+        .volumes
+        .create(&default_project(), "v", VolumeKind::Plain)
+        .await
+        .unwrap();
     let based = |id: &str, base| Commit {
         base: Some(base),
         ..commit(id, &[("a", id)])
@@ -215,7 +230,11 @@ async fn a_stale_base_asks_for_a_rebase_and_changes_nothing() {
 #[tokio::test]
 async fn what_is_refused_leaves_nothing() {
     let place = Place::new();
-    let volume = place.volumes.create("v", VolumeKind::Plain).await.unwrap();
+    let volume = place
+        .volumes
+        .create(&default_project(), "v", VolumeKind::Plain)
+        .await
+        .unwrap();
     place
         .put(&volume, commit("c1", &[("a", "1")]))
         .await
@@ -269,15 +288,18 @@ async fn names_are_taken_once_and_freed_by_deletion() {
     let place = Place::new();
     let volume = place
         .volumes
-        .create("v", VolumeKind::SourceCode)
+        .create(&default_project(), "v", VolumeKind::SourceCode)
         .await
         .unwrap();
-    let taken = place.volumes.create("v", VolumeKind::Plain).await;
+    let taken = place
+        .volumes
+        .create(&default_project(), "v", VolumeKind::Plain)
+        .await;
     assert!(matches!(taken, Err(VolumeError::Exists { .. })));
     assert!(
         place
             .volumes
-            .create("../v", VolumeKind::Plain)
+            .create(&default_project(), "../v", VolumeKind::Plain)
             .await
             .is_err()
     );
@@ -287,7 +309,7 @@ async fn names_are_taken_once_and_freed_by_deletion() {
         .unwrap();
     let pinned = place
         .volumes
-        .mount("v", &Selector::Version(1))
+        .mount(&default_project(), "v", &Selector::Version(1))
         .await
         .unwrap();
     place.volumes.delete(&named("v")).await.unwrap();
@@ -310,7 +332,11 @@ async fn names_are_taken_once_and_freed_by_deletion() {
     ] {
         assert!(ledger.keys(table, "").unwrap().is_empty(), "{table:?}");
     }
-    let new = place.volumes.create("v", VolumeKind::Plain).await.unwrap();
+    let new = place
+        .volumes
+        .create(&default_project(), "v", VolumeKind::Plain)
+        .await
+        .unwrap();
     assert_eq!(
         place
             .volumes
@@ -332,10 +358,14 @@ async fn lists_by_name_in_pages() {
         } else {
             VolumeKind::Plain
         };
-        place.volumes.create(name, kind).await.unwrap();
+        place
+            .volumes
+            .create(&default_project(), name, kind)
+            .await
+            .unwrap();
     }
     let check = |prefix: &str, kind, after: &str, limit, expect: &[&str], next: Option<&str>| {
-        let page = place.volumes.list(prefix, kind, after, limit);
+        let page = place.volumes.list(None, prefix, kind, after, limit);
         let names: Vec<&str> = page.items.iter().map(|found| &*found.name).collect();
         assert_eq!((names.as_slice(), page.next.as_deref()), (expect, next));
     };
@@ -351,13 +381,24 @@ async fn lists_by_name_in_pages() {
 #[tokio::test]
 async fn a_mount_is_a_tree_whose_blobs_are_all_there() {
     let place = Place::new();
-    let volume = place.volumes.create("v", VolumeKind::Plain).await.unwrap();
-    let empty = place.volumes.mount("v", &Selector::Default).await;
+    let volume = place
+        .volumes
+        .create(&default_project(), "v", VolumeKind::Plain)
+        .await
+        .unwrap();
+    let empty = place
+        .volumes
+        .mount(&default_project(), "v", &Selector::Default)
+        .await;
     assert!(matches!(empty, Err(VolumeError::Empty { .. })));
     let mut first = commit("c1", &[("run.sh", "exit"), ("d/empty", "")]);
     first.changes[0].metadata.mode = Some(0o100_755);
     place.put(&volume, first).await.unwrap();
-    let digest = place.volumes.mount("v", &Selector::Default).await.unwrap();
+    let digest = place
+        .volumes
+        .mount(&default_project(), "v", &Selector::Default)
+        .await
+        .unwrap();
     let json = place.volumes.blobs.read_small(digest, 1 << 20).unwrap();
     let tree = chalk_core::tree::Tree::parse(&json).unwrap();
     assert_eq!(tree.digest(), digest);
@@ -376,12 +417,16 @@ async fn a_mount_is_a_tree_whose_blobs_are_all_there() {
         .unwrap();
     let again = place
         .volumes
-        .mount("v", &Selector::Version(1))
+        .mount(&default_project(), "v", &Selector::Version(1))
         .await
         .unwrap();
     assert_eq!(again, digest);
     assert_ne!(
-        place.volumes.mount("v", &Selector::Default).await.unwrap(),
+        place
+            .volumes
+            .mount(&default_project(), "v", &Selector::Default)
+            .await
+            .unwrap(),
         digest
     );
 }
@@ -389,7 +434,11 @@ async fn a_mount_is_a_tree_whose_blobs_are_all_there() {
 #[tokio::test]
 async fn a_diff_names_what_a_version_changed() {
     let place = Place::new();
-    let volume = place.volumes.create("v", VolumeKind::Plain).await.unwrap();
+    let volume = place
+        .volumes
+        .create(&default_project(), "v", VolumeKind::Plain)
+        .await
+        .unwrap();
     place
         .put(&volume, commit("c1", &[("a", "1"), ("b", "1"), ("c", "1")]))
         .await

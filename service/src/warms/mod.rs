@@ -16,12 +16,14 @@ use std::time::Duration;
 use chalk_core::Digest;
 use chalk_core::wire::agent::Report;
 use chalk_core::wire::{Problem, Warm, WarmEvent, WarmEventKind, WarmRequest, WarmStatus, problem};
+use chalk_watch::traces;
 
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use crate::ids::Ids;
 use crate::ledger::{Changes, Ledger, LedgerError, Table};
+use crate::metrics::WarmMetrics;
 use crate::nodes::{Nodes, Selection, not_kept};
 use crate::regions::{ImageAt, Regions};
 use crate::settings;
@@ -62,6 +64,7 @@ pub(crate) struct Warms {
     regions: Arc<Regions>,
     settings: settings::Warm,
     ids: Ids,
+    metrics: WarmMetrics,
     state: Mutex<State>,
     /// Warms that are only in the ledger, with the number of their targets.
     past: Mutex<BTreeMap<String, usize>>,
@@ -99,6 +102,11 @@ fn unknown(id: &str) -> Problem {
 }
 
 impl Warms {
+    /// Digests of the images that are on their way to nodes.
+    pub(crate) fn wanted(&self) -> BTreeSet<Digest> {
+        self.state().wanted()
+    }
+
     /// Warms of an earlier service; those that ran go on as soon as their nodes connect. Blocks.
     ///
     /// # Errors
@@ -113,7 +121,8 @@ impl Warms {
             direct: settings.registry_pulls,
             chain: u32::try_from(settings.chain).unwrap_or(u32::MAX),
         };
-        let mut state = State::new(nodes.clone(), regions.clone(), limits);
+        let metrics = WarmMetrics::default();
+        let mut state = State::new(nodes.clone(), regions.clone(), limits, metrics.clone());
         let mut past = BTreeMap::new();
         let ids = Ids::default();
         for (id, mut header) in ledger.all::<Header>(Table::Warms, "")? {
@@ -133,10 +142,23 @@ impl Warms {
             regions,
             settings,
             ids,
+            metrics,
             state: Mutex::new(state),
             past: Mutex::new(past),
             changed: Notify::new(),
         })
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &WarmMetrics {
+        &self.metrics
+    }
+
+    /// How many warms run.
+    pub(crate) fn running(&self) -> usize {
+        let state = self.state();
+        let running = |live: &&state::Live| live.header.status == WarmStatus::Running;
+        state.live.values().filter(running).count()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -214,12 +236,13 @@ impl Warms {
         self.ledger.later(changes);
     }
 
-    /// Brings images to nodes.
+    /// Brings images to nodes, for a project.
     ///
     /// # Errors
     /// When the request is wrong, no node fits, or the ledger fails.
     pub(crate) async fn start(
         self: &Arc<Self>,
+        project: &Arc<str>,
         request: &WarmRequest,
         images: Vec<ImageAt>,
     ) -> Result<Warm, Problem> {
@@ -273,6 +296,7 @@ impl Warms {
             status: WarmStatus::Running,
             images,
             created: jiff::Timestamp::now().to_string(),
+            project: Some(project.to_string()),
             finished: None,
             pin: request.pin,
             timeout: request.timeout_seconds.unwrap_or(TIMEOUT),
@@ -280,6 +304,7 @@ impl Warms {
             last_event: 0,
             targets: targets.len(),
             awaits: false,
+            traceparent: traces::traceparent(),
         };
         let mut changes = Changes::new().put(Table::Warms, &header.id, &header);
         for (at, stored) in targets.iter().enumerate() {
@@ -324,13 +349,26 @@ impl Warms {
         Ok((header.ok_or_else(|| unknown(id))?, targets))
     }
 
-    /// Warms, newest first, of images whose hash begins with `hash`: at most `limit`, and no further
+    /// Whether a warm is one of a project, or of any.
+    ///
+    /// # Errors
+    /// When it is not, or the ledger fails.
+    pub(crate) async fn seen(&self, project: Option<&str>, id: &str) -> Result<(), Problem> {
+        let (owner, _) = self.about(id).await?;
+        match project.is_none_or(|project| *project == *owner) {
+            true => Ok(()),
+            false => Err(unknown(id)),
+        }
+    }
+
+    /// Warms of a project or of all, newest first, of images whose hash begins with `hash`: at most `limit`, and no further
     /// ones when those have [`TARGETS`] targets together.
     ///
     /// # Errors
     /// When the ledger fails.
     pub(crate) async fn list(
         &self,
+        project: Option<&str>,
         limit: usize,
         hash: Option<&str>,
     ) -> Result<Vec<Warm>, Problem> {
@@ -342,9 +380,12 @@ impl Warms {
                 break;
             }
             // One may be forgotten meanwhile.
-            let Ok(images) = self.images(id).await else {
+            let Ok((owner, images)) = self.about(id).await else {
                 continue;
             };
+            if project.is_some_and(|project| *project != *owner) {
+                continue;
+            }
             if !images
                 .iter()
                 .any(|image| hash.is_none_or(|hash| image.hex().starts_with(hash)))
@@ -359,17 +400,20 @@ impl Warms {
         Ok(warms)
     }
 
-    /// The images of a warm.
-    async fn images(&self, id: &str) -> Result<Vec<Digest>, Problem> {
+    /// Project and images of a warm.
+    async fn about(&self, id: &str) -> Result<(Arc<str>, Vec<Digest>), Problem> {
+        let about = |header: &Header| {
+            let images = header.images.iter().map(|image| image.hash);
+            (header.project().into(), images.collect())
+        };
         if let Some(live) = self.state().live.get(id) {
-            return Ok(live.header.images.iter().map(|image| image.hash).collect());
+            return Ok(about(&live.header));
         }
         let (ledger, wanted) = (self.ledger.clone(), id.to_owned());
         let read = tokio::task::spawn_blocking(move || ledger.get(Table::Warms, &wanted));
         let read = read.await.unwrap_or(Err(LedgerError::Stopping));
         let header: Option<Header> = read.map_err(|e| not_kept(&e))?;
-        let header = header.ok_or_else(|| unknown(id))?;
-        Ok(header.images.iter().map(|image| image.hash).collect())
+        Ok(about(&header.ok_or_else(|| unknown(id))?))
     }
 
     /// Events of a warm after the one numbered `after`.

@@ -1,7 +1,9 @@
 //! What is kept of a warm.
 
 use chalk_core::Digest;
-use chalk_core::wire::{Problem, Receipt, Warm, WarmState, WarmStatus, WarmTarget, problem};
+use chalk_core::wire::{
+    DEFAULT_PROJECT, Problem, Receipt, Warm, WarmState, WarmStatus, WarmTarget, problem,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::nodes::Chosen;
@@ -14,6 +16,9 @@ pub(super) struct Header {
     pub(super) status: WarmStatus,
     pub(super) images: Vec<Image>,
     pub(super) created: String,
+    /// Absent for warms of before there were projects.
+    #[serde(default)]
+    pub(super) project: Option<String>,
     #[serde(default)]
     pub(super) finished: Option<String>,
     #[serde(default)]
@@ -30,6 +35,9 @@ pub(super) struct Header {
     /// Whether it ended with nodes that were lost and may still come back.
     #[serde(default)]
     pub(super) awaits: bool,
+    /// Trace of the request for it.
+    #[serde(default)]
+    pub(super) traceparent: Option<String>,
 }
 
 /// An image of a warm.
@@ -134,6 +142,11 @@ impl Stored {
 }
 
 impl Header {
+    /// Project that it belongs to.
+    pub(super) fn project(&self) -> &str {
+        self.project.as_deref().unwrap_or(DEFAULT_PROJECT)
+    }
+
     /// The warm as clients see it.
     pub(super) fn shown(&self, targets: &[Stored]) -> Warm {
         Warm {

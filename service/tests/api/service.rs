@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use chalk_core::spec::{Base, BaseImage, Spec, Step, StepKind};
 use chalk_core::wire::{
-    Build, BuildReply, BuildRequest, BuildStep, Event, EventKind, PlanState, PlanStep, Problem,
-    StepState, Stream,
+    Build, BuildReply, BuildRequest, BuildStep, Event, EventKind, Node, NodeState, PlanState,
+    PlanStep, Problem, StepState, Stream,
 };
 use chalk_core::{Digest, Platform, Reference};
 use chalk_service::bases::BaseError;
@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// Longest that anything that is waited for may take on a slow and busy machine.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What tests see of the engine.
 #[derive(Debug)]
@@ -286,6 +286,23 @@ impl Api {
             control,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
         }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.running.addr)
+    }
+
+    /// Waits until a node is connected.
+    pub(crate) async fn until_node(&self, name: &str, state: NodeState) {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            let node: Node = self.get(&format!("/v1/nodes/{name}")).await;
+            if node.state == state {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it never came about");
     }
 
     /// A request with the token.

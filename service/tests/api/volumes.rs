@@ -108,6 +108,7 @@ async fn volumes_live_on_and_are_made_by_those_who_may() {
         let wanted = ClientTokenRequest {
             name: "test".into(),
             roles: vec![role],
+            project: None,
             ttl_seconds: None,
         };
         let made = api.request(Method::POST, "/v1/tokens").json(&wanted);

@@ -128,6 +128,7 @@ impl Joined {
                     .map(|s| s.id.clone())
                     .collect(),
                 running: 0,
+                runtime: chalk_core::wire::NodeRuntime::default(),
             })
             .await;
         for sandbox in &agent.joined.sandboxes {

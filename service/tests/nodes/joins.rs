@@ -1,7 +1,7 @@
 //! Joining, and what the tokens are good for.
 
-use chalk_core::wire::agent::Registered;
-use chalk_core::wire::{JoinToken, problem as kinds};
+use chalk_core::wire::agent::{Order, Registered};
+use chalk_core::wire::{JoinToken, MountSource, SandboxMount, SandboxRequest, problem as kinds};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -115,8 +115,8 @@ async fn a_node_may_do_little() {
     };
     let manifest = format!("/v2/chalk/images/manifests/{}", image.digest);
     check(Method::GET, "/v2/", 200).await;
-    check(Method::GET, &manifest, 200).await;
-    check(Method::HEAD, &manifest, 200).await;
+    // It was not told to have it.
+    check(Method::GET, &manifest, 404).await;
     check(Method::GET, &format!("/v1/blobs/{}", image.hash), 404).await;
     check(Method::DELETE, &manifest, 403).await;
     check(Method::POST, "/v2/chalk/images/blobs/uploads/", 403).await;
@@ -134,8 +134,46 @@ async fn a_node_may_do_little() {
     let nodes = nodes.basic_auth("any", Some(&node.token));
     assert_eq!(nodes.send().await.unwrap().status(), 401);
 
+    // What it is told to have it gets, and what that is made of, and nothing else.
+    let mut agent = node.clone().connect(&api).await;
     let blob = api.blobs.put(b"hello").unwrap();
     let path = format!("/v1/blobs/{}", blob.digest);
+    check(Method::GET, &path, 404).await;
+    let start = SandboxRequest {
+        image: image.hash.to_string(),
+        mounts: vec![SandboxMount {
+            dest: "/x".to_owned(),
+            source: MountSource::File {
+                digest: blob.digest,
+                executable: false,
+            },
+            writable: false,
+        }],
+        ..SandboxRequest::default()
+    };
+    let _: serde_json::Value = api.post("/v1/sandboxes", &start).await;
+    let started = |order| matches!(order, Order::StartSandbox { .. }).then_some(());
+    agent.wait(started).await;
+    check(Method::GET, &manifest, 200).await;
+    check(Method::HEAD, &manifest, 200).await;
+    let found = api.as_who(&node.token, Method::GET, &manifest).send().await;
+    let found: serde_json::Value = found.unwrap().json().await.unwrap();
+    let layer = found["layers"][0]["digest"].as_str().unwrap();
+    let other = api.image("y").await;
+    for (path, expect) in [
+        (format!("/v2/chalk/images/blobs/{layer}"), 200),
+        (format!("/v2/chalk/images/blobs/{}", blob.digest), 404),
+        (
+            format!("/v2/chalk/images/manifests/{}", image.hash.hex()),
+            404,
+        ),
+        (format!("/v2/chalk/images/manifests/{}", other.digest), 404),
+        ("/v2/chalk/images/tags/list".to_owned(), 404),
+        (format!("/v2/other/manifests/{}", image.digest), 404),
+        (format!("/v1/blobs/{layer}"), 404),
+    ] {
+        check(Method::GET, &path, expect).await;
+    }
     let got = api
         .as_who(&node.token, Method::GET, &path)
         .send()

@@ -545,6 +545,7 @@ async fn images_are_copied_to_the_registry_of_a_region() {
     home.warmed(
         &id,
         &chalk_core::wire::agent::ImageRef {
+            traceparent: None,
             registry: String::new(),
             digest,
             ..eu_ref(&image)
@@ -582,6 +583,7 @@ async fn images_are_copied_to_the_registry_of_a_region() {
 
 fn eu_ref(image: &crate::service::Image) -> chalk_core::wire::agent::ImageRef {
     chalk_core::wire::agent::ImageRef {
+        traceparent: None,
         digest: image.digest,
         image_hash: None,
         registry: String::new(),

@@ -23,6 +23,15 @@ impl Embedded {
         request.send().await.unwrap()
     }
 
+    /// Whether an answer breaks off, be it before its head is through.
+    pub(crate) async fn breaks_off(&self, path: &str) -> bool {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        match http.get(self.url(path)).send().await {
+            Ok(answer) => answer.bytes().await.is_err(),
+            Err(_) => true,
+        }
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Response {
         self.send("GET", path, &[], "").await
     }

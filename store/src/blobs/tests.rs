@@ -169,3 +169,53 @@ fn opening_sweeps_only_dead_batches() {
     alive.commit().unwrap();
     assert!(store.contains(Digest::of(b"alive")).unwrap());
 }
+
+#[test]
+fn only_what_nobody_uses_is_collected() {
+    let (_dir, store) = store();
+    let old = SystemTime::now() - Duration::from_secs(7200);
+    let blobs: Vec<Blob> = [b"a", b"b", b"c", b"d"]
+        .iter()
+        .map(|bytes| {
+            let blob = store.put(*bytes).unwrap();
+            let file = File::open(store.path(&blob.digest)).unwrap();
+            file.set_modified(old).unwrap();
+            blob
+        })
+        .collect();
+    // As after a restart: what is known is on the disk.
+    let store = BlobStore::open(store.root()).unwrap();
+    let horizon = store.horizon(Duration::from_secs(3600), None);
+    assert!(store.contains(blobs[0].digest).unwrap());
+    store.open_verified(blobs[1].digest).unwrap();
+    store.put(b"c").unwrap();
+    store.inspect(&blobs[3].digest, 10).unwrap();
+    let collect = |store: &BlobStore| {
+        let all = blobs.iter().map(|blob| &blob.digest);
+        all.map(|digest| store.remove_unused(digest, &horizon).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let expect = [Unused::Used, Unused::Used, Unused::Used, Unused::Removed(1)];
+    assert_eq!(collect(&store), expect);
+    // The uses are on the disk, too.
+    let store = BlobStore::open(store.root()).unwrap();
+    let expect = [Unused::Used, Unused::Used, Unused::Used, Unused::Absent];
+    assert_eq!(collect(&store), expect);
+}
+
+#[test]
+fn nobody_is_told_of_a_blob_that_then_goes() {
+    let (_dir, store) = store();
+    let digest = store.put(b"wanted").unwrap().digest;
+    for round in 0..200 {
+        let horizon = store.horizon(Duration::ZERO, None);
+        std::thread::scope(|scope| {
+            let told = scope.spawn(|| store.contains(digest).unwrap());
+            let collected = scope.spawn(|| store.remove_unused(&digest, &horizon).unwrap());
+            let (told, collected) = (told.join().unwrap(), collected.join().unwrap());
+            let there = store.path(&digest).exists();
+            assert_eq!(there, told, "round {round}: {collected:?}");
+        });
+        store.put(b"wanted").unwrap();
+    }
+}

@@ -56,6 +56,12 @@ pub(super) struct Found {
 }
 
 impl CredentialSource {
+    /// The login for `registry` (`docker.io`, `127.0.0.1:5000`), to hand on; `None` when there is none
+    /// or it cannot be read.
+    pub async fn find(&self, registry: &str) -> Option<Credential> {
+        self.look_up(registry).await.credential
+    }
+
     /// Looks up the login for `registry` (`docker.io`, `127.0.0.1:5000`). A missing file or entry
     /// is an anonymous login; so is a broken one, which `told` then says.
     pub(super) async fn look_up(&self, registry: &str) -> Found {

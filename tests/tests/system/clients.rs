@@ -161,24 +161,27 @@ fn ends(world: &World) {
         .says(&["name"]);
 }
 
-/// An authority, and a certificate for this host that it vouches for.
-fn certificates(folder: &Path) {
+/// An authority, and a certificate for those names that it vouches for.
+pub(crate) fn certificates(folder: &Path, names: &str) {
     let script = "
         openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
             -keyout ca.key -out ca.pem -subj /CN=authority
         openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
             -keyout key.pem -out request.pem -subj /CN=localhost
-        printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' > extensions
+        printf \"subjectAltName=$NAMES\\nbasicConstraints=CA:FALSE\\n\" > extensions
         openssl x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
             -extfile extensions -out cert.pem";
     let mut shell = Command::new("sh");
-    shell.args(["-ec", script]).current_dir(folder);
+    shell
+        .args(["-ec", script])
+        .current_dir(folder)
+        .env("NAMES", names);
     run(&mut shell).ok();
 }
 
 fn certificate(world: &World) {
     let folder = Project::new(&[]);
-    certificates(folder.path());
+    certificates(folder.path(), "DNS:localhost,IP:127.0.0.1");
     let (cert, key, authority) = (
         folder.arg("cert.pem"),
         folder.arg("key.pem"),

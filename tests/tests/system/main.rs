@@ -14,6 +14,7 @@ use std::time::Duration;
 use chalk_tests::World;
 use libtest_mimic::{Arguments, Trial};
 
+mod access;
 mod app;
 mod app_terminal;
 mod bases;
@@ -22,15 +23,18 @@ mod caches;
 mod clients;
 mod commands;
 mod concurrency;
+mod containerd;
 mod copies;
 mod declarations;
 mod dockerfiles;
 mod doctor;
 mod durability;
+mod engines;
 mod escapes;
 mod failures;
 mod flow;
 mod formats;
+mod gc;
 mod hashes;
 mod isolation;
 mod layers;
@@ -53,6 +57,7 @@ mod terminals;
 mod tokens;
 mod verify;
 mod warms;
+mod watching;
 
 /// Name and body of a test.
 type Test = (&'static str, fn(&World));
@@ -65,14 +70,18 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 38] = [
+    let modules: [(&str, &[Test]); 43] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
+        ("engines", engines::TESTS),
         ("verify", verify::TESTS),
         ("restarts", restarts::TESTS),
         ("pulls", pulls::TESTS),
         ("warms", warms::TESTS),
+        ("watching", watching::TESTS),
+        ("gc", gc::TESTS),
         ("regions", regions::TESTS),
+        ("containerd", containerd::TESTS),
         ("sandbox_files", sandbox_files::TESTS),
         ("sandboxes", sandboxes::TESTS),
         ("isolation", isolation::TESTS),
@@ -80,6 +89,7 @@ fn main() -> ExitCode {
         ("long_logs", long_logs::TESTS),
         ("rootless", rootless::TESTS),
         ("terminals", terminals::TESTS),
+        ("access", access::TESTS),
         ("app", app::TESTS),
         ("app_terminal", app_terminal::TESTS),
         ("caches", caches::TESTS),

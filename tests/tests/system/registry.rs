@@ -52,7 +52,8 @@ fn every_call_but_health_needs_the_token(world: &World) {
     let head = request(&format!("{}/v2/", service.url()), None, &["--include"]);
     let challenge = head.body.to_lowercase();
     assert!(
-        challenge.contains("www-authenticate: basic"),
+        challenge.contains("www-authenticate: basic")
+            && challenge.contains("www-authenticate: bearer realm="),
         "docker logs in by this: {head:?}"
     );
     assert!(

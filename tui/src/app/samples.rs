@@ -176,6 +176,7 @@ pub(super) fn link() -> Link {
         own: true,
         identity: "owner".to_owned(),
         info: Info {
+            engine: "embedded".into(),
             version: "0.1.0".to_owned(),
             builder: "1".to_owned(),
             registry: "127.0.0.1:7474".to_owned(),
@@ -213,6 +214,7 @@ pub(super) fn build(id: &str, status: BuildStatus) -> Build {
         image_hash: digest(id),
         recipe_hash: local.recipe_hash,
         name: Some(format!("team/{id}:v1")),
+        project: chalk_core::wire::DEFAULT_PROJECT.to_owned(),
         image: over.then(|| format!("127.0.0.1:7474/chalk/images:{id}")),
         digest: matches!(status, BuildStatus::Built | BuildStatus::Reused).then(|| digest("m")),
         created: "2026-01-01T09:58:00Z".to_owned(),
@@ -304,6 +306,7 @@ pub(super) fn nodes() -> Vec<Node> {
             evictions: 4,
         },
         sandboxes: 3,
+        runtime: chalk_core::wire::NodeRuntime::default(),
         mirror: None,
     };
     vec![

@@ -26,6 +26,13 @@ pub(crate) struct Agent {
     /// Labels by which warms and sandboxes choose nodes
     #[arg(long, visible_alias = "label", value_name = "K=V,K=V")]
     pub(crate) labels: Vec<String>,
+    /// What keeps the images: `chalk`, the node itself, which runs sandboxes from them, or
+    /// `containerd`, for the containers of Kubernetes or nerdctl [default: chalk]
+    #[arg(long, value_name = "WORD")]
+    pub(crate) runtime: Option<String>,
+    /// Socket of that containerd [default: /run/containerd/containerd.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) containerd_address: Option<String>,
     /// Most that layers and mounted files may take [default: 200GiB, at most 80 % of the disk]
     #[arg(long, value_name = "SIZE")]
     pub(crate) cache_size: Option<String>,
@@ -65,6 +72,12 @@ impl Agent {
         put("node.name", self.name.clone(), "--name");
         put("node.region", self.region.clone(), "--region");
         put("node.labels", joined(&self.labels), "--labels");
+        put("node.runtime", self.runtime.clone(), "--runtime");
+        put(
+            "node.containerd.address",
+            self.containerd_address.clone(),
+            "--containerd-address",
+        );
         put("node.cache_size", self.cache_size.clone(), "--cache-size");
         put(
             "node.join_token_file",

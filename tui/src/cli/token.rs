@@ -15,6 +15,9 @@ pub(crate) enum ClientToken {
         /// sandboxes), `warm`, `admin` (may be repeated) [default: build]
         #[arg(long = "role", value_name = "ROLE", value_delimiter = ',')]
         roles: Vec<Role>,
+        /// Project that it belongs to [default: default]
+        #[arg(long)]
+        project: Option<String>,
         /// When it ends: in a length of time such as `90d`, or at a time such as
         /// 2030-01-01T00:00:00Z [default: never]
         #[arg(long, value_name = "TIME")]

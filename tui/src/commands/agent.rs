@@ -6,7 +6,6 @@ use chalk_node::agent::AgentEnd;
 use chalk_service::settings::default_state_dir;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::serve::log_to_stderr;
 use crate::cli;
 use crate::client;
 use crate::error::Failure;
@@ -15,7 +14,6 @@ use crate::own_node;
 use crate::settings::Loaded;
 
 pub(crate) async fn agent(loaded: &Loaded, args: &cli::Agent) -> Result<(), Failure> {
-    log_to_stderr();
     let (url, token) = service(loaded)?;
     let join = match (&args.join_token, &loaded.settings.node.join_token_file) {
         (Some(token), _) if !token.trim().is_empty() => Join::Token(token.clone()),

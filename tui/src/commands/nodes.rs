@@ -1,6 +1,6 @@
 //! `node ls|show|drain|undrain|rm|token`: the nodes of a service.
 
-use chalk_core::wire::{JoinToken, JoinTokenRequest, Node, NodeState};
+use chalk_core::wire::{JoinToken, JoinTokenRequest, Node, NodeRuntime, NodeState};
 use serde_json::json;
 
 use super::{caches, prewarm, tokens};
@@ -93,6 +93,13 @@ fn show(node: &Node, json: bool) -> Result<(), Failure> {
         ("name", node.name.clone()),
         ("region", node.region.clone()),
         ("state", word(node.state).to_owned()),
+        (
+            "runtime",
+            match node.runtime {
+                NodeRuntime::Chalk => "chalk".to_owned(),
+                NodeRuntime::Containerd => "containerd, which runs no sandboxes".to_owned(),
+            },
+        ),
         ("labels", labels(node)),
         ("version", harmless(&node.version)),
         ("joined", node.joined.clone()),

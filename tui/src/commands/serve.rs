@@ -14,23 +14,7 @@ use crate::output;
 use crate::own_node;
 use crate::settings::Loaded;
 
-/// Shows the log on standard error.
-pub(super) fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CHALK_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    let _ = if std::io::stderr().is_terminal() {
-        logs.try_init()
-    } else {
-        logs.with_ansi(false).try_init()
-    };
-}
-
 pub(crate) async fn serve(loaded: &Loaded, serve: &cli::Serve) -> Result<(), Failure> {
-    log_to_stderr();
     let mut settings = loaded.settings.clone();
     if let Some(listen) = &serve.listen {
         settings.serve.listen = listen

@@ -12,7 +12,14 @@ use crate::error::Failure;
 use crate::settings::Loaded;
 use crate::{output, quantity};
 
-const HEAD: [&str; 5] = ["CLIENT ID", "NAME", "ROLES", "CREATED", "EXPIRES"];
+const HEAD: [&str; 6] = [
+    "CLIENT ID",
+    "NAME",
+    "PROJECT",
+    "ROLES",
+    "CREATED",
+    "EXPIRES",
+];
 
 pub(crate) async fn tokens(
     verb: cli::ClientToken,
@@ -24,10 +31,12 @@ pub(crate) async fn tokens(
         cli::ClientToken::Create {
             name,
             roles,
+            project,
             expires,
         } => Verb::Create(ClientTokenRequest {
             name,
             roles,
+            project,
             ttl_seconds: expires.as_deref().map(left).transpose()?,
         }),
         cli::ClientToken::Ls => Verb::Ls,
@@ -83,9 +92,10 @@ async fn run(verb: Verb, server: &Server, json: bool) -> Result<(), Failure> {
             }
             let until = made.expires.as_deref().unwrap_or("it is revoked");
             output::aside(&format!(
-                "`{}` may {}, until {until}; what follows is shown only this once",
+                "`{}` may {} in project `{}`, until {until}; what follows is shown only this once",
                 made.name,
                 words(&made.roles),
+                made.project,
             ));
             let secret = made.client_secret.as_deref().unwrap_or_default();
             let token = made.token.as_deref().unwrap_or_default();
@@ -104,7 +114,14 @@ async fn run(verb: Verb, server: &Server, json: bool) -> Result<(), Failure> {
                 .map(|token| {
                     let expires = token.expires.unwrap_or_else(|| "never".to_owned());
                     let roles = words(&token.roles);
-                    vec![token.client_id, token.name, roles, token.created, expires]
+                    vec![
+                        token.client_id,
+                        token.name,
+                        token.project,
+                        roles,
+                        token.created,
+                        expires,
+                    ]
                 })
                 .collect();
             output::table(&HEAD, &rows)

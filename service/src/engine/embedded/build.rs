@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use async_trait::async_trait;
 use chalk_core::lower::{
     Action, Build as Lowered, BuildStage, CopySource, Installed, MountSource, lower,
 };
 use chalk_core::spec::{BaseImage, StageBase};
-use chalk_core::tree::{Tree, TreeNode};
+use chalk_core::tree::Tree;
 use chalk_core::wire::{BuildStep, EventKind, PlanState, PlanStep, StepState};
 use chalk_core::{Digest, Spec};
 use chalk_sandbox::userns::{self, Standing};
@@ -24,45 +25,81 @@ use super::stage::StageDone;
 use super::{PARALLEL, Shared, forced, missing_blobs, storage};
 use crate::bases::Base;
 use crate::engine::{EngineError, EventSink, Job, Outcome};
+use crate::secrets::redact::Redaction;
 
 /// Largest JSON of a directory tree.
-pub(super) const TREE_LIMIT: u64 = 256 << 20;
+pub(in crate::engine) const TREE_LIMIT: u64 = 256 << 20;
 
 /// Says that a stage did not come to its end; why is noted in the build.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stop;
+pub(in crate::engine) struct Stop;
 
 /// A stage on its way.
-pub(super) type StageFuture<'a> = SharedFuture<BoxFuture<'a, Result<Arc<StageDone>, Stop>>>;
+pub(in crate::engine) type StageFuture<'a> =
+    SharedFuture<BoxFuture<'a, Result<Arc<StageDone>, Stop>>>;
 
 /// What the stages of one build share.
-pub(super) struct Build<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) job: &'a Job,
-    pub(super) events: &'a dyn EventSink,
+pub(in crate::engine) struct Build<'a> {
+    pub(in crate::engine) shared: &'a Shared,
+    pub(in crate::engine) job: &'a Job,
+    pub(in crate::engine) events: &'a dyn EventSink,
     /// Of the build; also triggered when one stage fails.
-    pub(super) cancel: CancellationToken,
-    pub(super) stages: Vec<BuildStage>,
+    pub(in crate::engine) cancel: CancellationToken,
+    pub(in crate::engine) stages: Vec<BuildStage>,
     /// By stage: the image that it starts from, if it starts from one.
-    pub(super) bases: Vec<Option<Arc<Base>>>,
+    pub(in crate::engine) bases: Vec<Option<Arc<Base>>>,
     /// By stage and operation: whether it must run.
-    pub(super) forced: Vec<Vec<bool>>,
-    pub(super) pusher: Pusher<'a>,
-    pub(super) scratch: Scratch,
+    pub(in crate::engine) forced: Vec<Vec<bool>>,
+    pub(in crate::engine) pusher: Pusher<'a>,
+    pub(in crate::engine) scratch: Scratch,
+    /// What no output of a step may show.
+    pub(in crate::engine) redaction: Redaction,
     /// Where new layers are packed to.
-    pub(super) store: BlobStore,
+    pub(in crate::engine) store: BlobStore,
     /// Empty cache directories, where those of the builder are not to be used.
     own_caches: Option<Caches>,
     records: Mutex<Vec<BuildStep>>,
     failure: Mutex<Option<EngineError>>,
 }
 
+/// What carries the stages of a build out.
+#[async_trait]
+pub(in crate::engine) trait Executor: Send + Sync {
+    /// Checks, before anything is done, that it can.
+    ///
+    /// # Errors
+    /// What is missing.
+    fn check(&self, lowered: &Lowered) -> Result<(), EngineError>;
+
+    /// Carries out the last stage and what it needs; tells of steps that start, are cached, end or
+    /// fail.
+    ///
+    /// # Errors
+    /// When it ends early; the reason is noted by [`Build::stop`].
+    async fn run(&self, build: &Build<'_>) -> Result<Arc<StageDone>, Stop>;
+}
+
+/// The executor of this process.
+pub(in crate::engine) struct Here;
+
+#[async_trait]
+impl Executor for Here {
+    fn check(&self, lowered: &Lowered) -> Result<(), EngineError> {
+        check_rights(lowered)
+    }
+
+    async fn run(&self, build: &Build<'_>) -> Result<Arc<StageDone>, Stop> {
+        build.run_stages().await
+    }
+}
+
 /// Carries a build out.
 ///
 /// # Errors
 /// See [`EngineError`].
-pub(super) async fn build(
+pub(in crate::engine) async fn build(
     shared: &Shared,
+    executor: &dyn Executor,
     job: &Job,
     events: &dyn EventSink,
     cancel: &CancellationToken,
@@ -85,12 +122,14 @@ pub(super) async fn build(
             _ => Ok(None),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    check_rights(&lowered)?;
+    executor.check(&lowered)?;
     check_files(shared, &lowered).await?;
     let steps = listed(&job.spec);
     events.emit(EventKind::Started {
         steps: steps.clone(),
     });
+    let redaction = Redaction::new(&job.secrets);
+    let redaction = redaction.map_err(|error| EngineError::Host(error.to_string()))?;
     let scratch = Scratch::new(&shared.scratch, &job.id)?;
     let (store, own_caches) = places(shared, job, &scratch)?;
     let Lowered {
@@ -107,13 +146,14 @@ pub(super) async fn build(
         stages,
         pusher: Pusher::new(shared, events, images.into_values().collect()),
         bases,
+        redaction,
         scratch,
         store,
         own_caches,
         records: Mutex::new(steps.into_iter().map(waiting).collect()),
         failure: Mutex::new(None),
     };
-    let done = build.run_stages().await;
+    let done = executor.run(&build).await;
     let outcome = match done {
         Ok(done) => {
             build.settle();
@@ -126,6 +166,7 @@ pub(super) async fn build(
     };
     let steps = build.records();
     build.scratch.close().await;
+    shared.dirs.settle_later();
     outcome.map(|outcome| Outcome { steps, ..outcome })
 }
 
@@ -261,7 +302,7 @@ fn visit<'a>(action: &'a Action, see: &mut dyn FnMut(&'a Action)) {
 }
 
 /// Stages that an action reads.
-pub(super) fn stages_read(action: &Action) -> Vec<usize> {
+pub(in crate::engine) fn stages_read(action: &Action) -> Vec<usize> {
     let mut read = Vec::new();
     visit(action, &mut |action| match action {
         Action::Copy(copy) => {
@@ -319,16 +360,7 @@ impl Shared {
             .run(move |blobs| blobs.read_small(tree, TREE_LIMIT))
             .await
             .map_err(|e| storage("read a directory's listing", &e))?;
-        let mut files = Vec::new();
-        let read = Tree::scan(&bytes, |entry| {
-            if let TreeNode::File { digest, .. } = entry.node {
-                files.push(digest);
-            }
-        });
-        match read {
-            Ok(()) => Ok(files),
-            Err(error) => Err(EngineError::Spec(format!("{tree} is {error}"))),
-        }
+        Tree::files(&bytes).map_err(|e| EngineError::Spec(format!("{tree} is {e}")))
     }
 }
 
@@ -356,7 +388,7 @@ impl<'a> Build<'a> {
     }
 
     /// The stage that a stage builds upon in the end: one on an image, or on the empty base.
-    pub(super) fn root_stage(&self, mut index: usize) -> usize {
+    pub(in crate::engine) fn root_stage(&self, mut index: usize) -> usize {
         while let StageBase::Stage(earlier) = self.stages[index].base {
             index = earlier;
         }
@@ -364,7 +396,7 @@ impl<'a> Build<'a> {
     }
 
     /// Notes why the build ends, and stops what runs.
-    fn stop(&self, error: EngineError) -> Stop {
+    pub(in crate::engine) fn stop(&self, error: EngineError) -> Stop {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         // The first failure counts; what it stops fails too.
         if failure.is_none()
@@ -405,7 +437,7 @@ impl<'a> Build<'a> {
     }
 
     /// Changes the record of a step.
-    pub(super) fn record(&self, step: usize, change: impl FnOnce(&mut BuildStep)) {
+    pub(in crate::engine) fn record(&self, step: usize, change: impl FnOnce(&mut BuildStep)) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = records.get_mut(step) {
             change(record);
@@ -413,12 +445,12 @@ impl<'a> Build<'a> {
     }
 
     /// The position of an operation in the list of steps; none for one that the base added.
-    pub(super) fn position(&self, step: usize, key: &Digest) -> Option<usize> {
+    pub(in crate::engine) fn position(&self, step: usize, key: &Digest) -> Option<usize> {
         let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         records.get(step).filter(|r| r.key == *key).map(|_| step)
     }
 
-    pub(super) fn cached(&self, step: usize, source: &str) {
+    pub(in crate::engine) fn cached(&self, step: usize, source: &str) {
         self.record(step, |record| record.state = StepState::Cached);
         self.events.emit(EventKind::StepCached {
             step,

@@ -6,11 +6,16 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use chalk_core::Digest;
 use chalk_core::lower::Sharing;
+use chalk_store::failpoint::{Step, around};
+use chalk_store::snapshots::remove_all;
+use chalk_store::uses::{Horizon, Uses};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
+use super::disk::tree_bytes;
 use crate::engine::EngineError;
 
 /// Present beside a cache directory once its first contents are whole.
@@ -23,6 +28,8 @@ pub(super) struct Caches {
     /// One lock for each directory that was used for itself. Grows with the number of caches that
     /// one process has seen, a few dozen bytes each.
     locks: Mutex<BTreeMap<PathBuf, Arc<AsyncMutex<()>>>>,
+    /// When directories were last used.
+    uses: Uses<PathBuf>,
 }
 
 /// A cache directory in use. Others that want it for themselves wait until this is dropped.
@@ -75,6 +82,7 @@ impl Caches {
         Self {
             dir,
             locks: Mutex::new(BTreeMap::new()),
+            uses: Uses::default(),
         }
     }
 
@@ -90,6 +98,7 @@ impl Caches {
         gid: u32,
     ) -> Result<PathBuf, EngineError> {
         let path = self.dir.join(format!("{tool}-{}-{uid}", &base.hex()[..16]));
+        self.note(&path);
         if !path.is_dir() {
             make(&path, uid, gid).map_err(|e| failed(&path, &e))?;
         }
@@ -111,6 +120,7 @@ impl Caches {
             Sharing::Private => self.free(&name),
             Sharing::Shared => (first, None),
         };
+        self.note(&path);
         if marker(&path).exists() {
             return Ok(CacheDir {
                 path,
@@ -139,6 +149,73 @@ impl Caches {
             fresh,
             _lock: keep.then_some(filling),
         })
+    }
+
+    /// Notes that a directory is used: from now on it stays, or is already gone.
+    fn note(&self, path: &PathBuf) {
+        self.uses.hold(path).used(|| {
+            match fs::File::open(path).and_then(|dir| dir.set_modified(SystemTime::now())) {
+                // It is made just after this.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                noted => noted,
+            }
+        });
+    }
+
+    /// All directories, each with its bytes and when a step last used it. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub(super) fn list(&self) -> io::Result<Vec<(String, u64, SystemTime)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            if name.starts_with('.') || !entry.file_type()?.is_dir() {
+                continue;
+            }
+            // One that is just made anew.
+            let Ok(used) = fs::symlink_metadata(entry.path()).and_then(|meta| meta.modified())
+            else {
+                continue;
+            };
+            found.push((name, tree_bytes(&entry.path()), used));
+        }
+        Ok(found)
+    }
+
+    /// Removes a directory unless a step used it after the horizon; whether it did. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub(super) fn drop_unused(&self, name: &str, horizon: &Horizon) -> io::Result<bool> {
+        let path = self.dir.join(name);
+        // The next start removes what is left under such a name.
+        let aside = self
+            .dir
+            .join(format!(".tmp-{:032x}", rand::random::<u128>()));
+        {
+            let held = self.uses.hold(&path);
+            let used = match fs::symlink_metadata(&path).and_then(|meta| meta.modified()) {
+                Ok(used) => used,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(e) => return Err(e),
+            };
+            if held.is_used(horizon, used) {
+                return Ok(false);
+            }
+            // First what says that it is whole.
+            match fs::remove_file(marker(&path)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            around(Step::GcCache, || fs::rename(&path, &aside))?;
+            held.gone();
+        }
+        remove_all(&aside)?;
+        Ok(true)
     }
 
     /// Waits until nobody else uses a directory.
@@ -179,6 +256,8 @@ fn make(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use chalk_store::uses::Leases;
+
     use super::*;
 
     #[tokio::test]
@@ -216,6 +295,35 @@ mod tests {
         assert!(futures_util::poll!(&mut waiting).is_pending());
         drop(held);
         assert!(!waiting.await.unwrap().fresh());
+    }
+
+    #[tokio::test]
+    async fn only_unused_ones_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let caches = Caches::new(dir.path().to_owned());
+        let old = SystemTime::now() - std::time::Duration::from_secs(7200);
+        for name in ["a", "b"] {
+            let cache = caches.mount(name, Sharing::Shared).await.unwrap();
+            fs::write(cache.path().join("file"), vec![1; 10_000]).unwrap();
+            cache.finish(0o700, 0, 0).unwrap();
+        }
+        for (name, bytes, _) in caches.list().unwrap() {
+            assert!(bytes >= 10_000);
+            let file = fs::File::open(dir.path().join(name)).unwrap();
+            file.set_modified(old).unwrap();
+        }
+        // As after a restart, which forgets what it remembers.
+        let caches = Caches::new(dir.path().to_owned());
+        assert!(!caches.mount("a", Sharing::Shared).await.unwrap().fresh());
+        let horizon = Leases::default().horizon(std::time::Duration::from_secs(3600), None);
+        let mut gone = 0;
+        for (name, ..) in caches.list().unwrap() {
+            gone += usize::from(caches.drop_unused(&name, &horizon).unwrap());
+        }
+        assert_eq!(gone, 1);
+        assert!(!caches.mount("a", Sharing::Shared).await.unwrap().fresh());
+        assert!(caches.mount("b", Sharing::Shared).await.unwrap().fresh());
+        assert!(!caches.drop_unused("none", &horizon).unwrap());
     }
 
     #[tokio::test]

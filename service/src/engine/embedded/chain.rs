@@ -23,7 +23,7 @@ const USERS_LIMIT: u64 = 8 << 20;
 
 /// Layer directories in order.
 #[derive(Debug, Clone)]
-pub(super) struct Chain {
+pub(in crate::engine) struct Chain {
     base_key: Digest,
     /// Bottom first.
     dirs: Vec<Arc<LayerDir>>,
@@ -33,7 +33,7 @@ pub(super) struct Chain {
 
 impl Chain {
     /// The layers of a base, bottom first; `base_key` names it in caches.
-    pub(super) fn new(base_key: Digest, dirs: Vec<Arc<LayerDir>>) -> Self {
+    pub(in crate::engine) fn new(base_key: Digest, dirs: Vec<Arc<LayerDir>>) -> Self {
         let base = dirs.len();
         Self {
             base_key,
@@ -43,7 +43,7 @@ impl Chain {
     }
 
     /// Key of the base.
-    pub(super) fn base_key(&self) -> Digest {
+    pub(in crate::engine) fn base_key(&self) -> Digest {
         self.base_key
     }
 
@@ -51,7 +51,7 @@ impl Chain {
     ///
     /// # Errors
     /// When merging fails.
-    pub(super) async fn push(
+    pub(in crate::engine) async fn push(
         &mut self,
         dir: Arc<LayerDir>,
         layers: &LayerDirs,
@@ -66,7 +66,7 @@ impl Chain {
     }
 
     /// The directories for an overlay, the topmost first; `empty` stands for a base without any.
-    pub(super) fn lower_dirs(&self, empty: &Path) -> Vec<PathBuf> {
+    pub(in crate::engine) fn lower_dirs(&self, empty: &Path) -> Vec<PathBuf> {
         let mut lower = Vec::with_capacity(self.dirs.len());
         for dir in self.dirs.iter().rev() {
             lower.push(dir.path().to_owned());
@@ -84,7 +84,7 @@ impl Chain {
     ///
     /// # Errors
     /// When there is no such user or group; in words.
-    pub(super) fn user(&self, spec: &str) -> Result<ResolvedUser, String> {
+    pub(in crate::engine) fn user(&self, spec: &str) -> Result<ResolvedUser, String> {
         user_in(&self.lower_dirs(Path::new("")), spec)
     }
 
@@ -112,7 +112,7 @@ impl Chain {
 ///
 /// # Errors
 /// When there is no such user or group; in words.
-pub(super) fn user_in(lower: &[PathBuf], spec: &str) -> Result<ResolvedUser, String> {
+pub(in crate::engine) fn user_in(lower: &[PathBuf], spec: &str) -> Result<ResolvedUser, String> {
     let real = lower.iter().filter(|dir| !dir.as_os_str().is_empty());
     let stack = Stack::open(real, overlay_attrs()).map_err(|e| e.to_string())?;
     let read = |path: &str| -> Result<Vec<u8>, String> {
@@ -126,7 +126,7 @@ pub(super) fn user_in(lower: &[PathBuf], spec: &str) -> Result<ResolvedUser, Str
 ///
 /// # Errors
 /// When the file system refuses.
-pub(super) async fn merge_dirs(
+pub(in crate::engine) async fn merge_dirs(
     parts: Vec<Arc<LayerDir>>,
     layers: &LayerDirs,
 ) -> Result<Arc<LayerDir>, EngineError> {

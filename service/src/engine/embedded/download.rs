@@ -22,11 +22,11 @@ const ATTEMPTS: u32 = 3;
 
 /// A file that was downloaded.
 #[derive(Debug)]
-pub(super) struct Fetched {
+pub(in crate::engine) struct Fetched {
     /// Where it is.
-    pub(super) path: PathBuf,
+    pub(in crate::engine) path: PathBuf,
     /// When the server says that it was changed, in seconds since 1970.
-    pub(super) modified: Option<i64>,
+    pub(in crate::engine) modified: Option<i64>,
 }
 
 /// Why a try failed, and whether another one may help.
@@ -39,7 +39,7 @@ struct Failure {
 ///
 /// # Errors
 /// What went wrong, in words without the address, which may hold a password.
-pub(super) async fn fetch(
+pub(in crate::engine) async fn fetch(
     download: &Download,
     into: &Path,
     around: &Surroundings,

@@ -200,7 +200,11 @@ fn one_file(name: &str, contents: Contents, mode: u32, mtime: i64) -> Result<Sou
     Ok(Source::Virtual(root))
 }
 
-fn read_tree(digest: Digest, store: &BlobStore) -> Result<Virtual, String> {
+/// A tree of the store, as a copy reads it.
+///
+/// # Errors
+/// When it is not there, damaged, or no tree; in words.
+pub(in crate::engine) fn read_tree(digest: Digest, store: &BlobStore) -> Result<Virtual, String> {
     let bytes = store
         .read_small(digest, TREE_LIMIT)
         .map_err(|e| e.to_string())?;

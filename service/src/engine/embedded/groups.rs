@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytesize::ByteSize;
 use chalk_core::Digest;
 use chalk_sandbox::cgroup::{self, CgroupError, Group, Hierarchies, Limits, Stats};
+use tracing::Span;
 
 use crate::engine::EngineError;
 use crate::settings;
@@ -207,7 +208,9 @@ impl StepGroup {
         let Some(group) = self.group.take() else {
             return Stats::default();
         };
+        let span = Span::current();
         let ended = tokio::task::spawn_blocking(move || {
+            let _of = span.entered();
             let stats = group.stats();
             remove(&group);
             stats
@@ -227,7 +230,8 @@ impl Drop for StepGroup {
     fn drop(&mut self) {
         // Of a step that was given up: its processes are just ending.
         if let Some(group) = self.group.take() {
-            std::thread::spawn(move || remove(&group));
+            let span = Span::current();
+            std::thread::spawn(move || span.in_scope(|| remove(&group)));
         }
     }
 }

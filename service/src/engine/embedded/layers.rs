@@ -6,18 +6,23 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::SystemTime;
 
 use chalk_core::Digest;
+use chalk_store::failpoint::{Step, around};
 use chalk_store::layer::{LayerError, Target, UnpackOptions, Unpacked, unpack_as, unpack_blob};
 use chalk_store::snapshots::{NewSnapshot, SnapshotError, Snapshots};
+use chalk_store::uses::{Horizon, Uses};
 use chalk_store::{BlobStore, Follower};
 use tokio::sync::Mutex as AsyncMutex;
+use tracing::Span;
 
+use super::disk::tree_bytes;
 use super::owners::overlay_attrs;
 
 /// How a layer becomes a directory that this process can stack.
-fn for_overlays() -> UnpackOptions {
+pub(in crate::engine) fn for_overlays() -> UnpackOptions {
     UnpackOptions {
         target: Target::Snapshot(overlay_attrs()),
         ..UnpackOptions::default()
@@ -29,7 +34,7 @@ const OPAQUE: &str = "-opaque";
 
 /// A directory that overlayfs can stack. Stays while somebody holds it.
 #[derive(Debug)]
-pub(super) struct LayerDir {
+pub(in crate::engine) struct LayerDir {
     path: PathBuf,
     opaque: bool,
     /// Not named yet.
@@ -41,12 +46,12 @@ pub(super) struct LayerDir {
 
 impl LayerDir {
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::engine) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether it hides everything below it.
-    pub(super) fn opaque(&self) -> bool {
+    pub(in crate::engine) fn opaque(&self) -> bool {
         self.opaque
     }
 }
@@ -58,20 +63,24 @@ impl Drop for LayerDir {
         };
         let name = self.name.take();
         // Both ways write to the disk, which async threads must not wait for.
-        self.runtime.spawn_blocking(move || match name {
-            Some(name) => {
-                if let Err(error) = snapshot.commit(&name) {
-                    tracing::warn!(%error, "a layer directory is not kept");
+        let span = Span::current();
+        self.runtime.spawn_blocking(move || {
+            let _of = span.entered();
+            match name {
+                Some(name) => {
+                    if let Err(error) = snapshot.commit(&name) {
+                        tracing::warn!(%error, "a layer directory is not kept");
+                    }
                 }
+                None => drop(snapshot),
             }
-            None => drop(snapshot),
         });
     }
 }
 
 /// Why there is no directory of a layer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DirError {
+pub(in crate::engine) enum DirError {
     /// The layer cannot be unpacked.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -85,27 +94,33 @@ pub(super) enum DirError {
 
 /// All layer directories.
 #[derive(Debug)]
-pub(super) struct LayerDirs {
+pub(in crate::engine) struct LayerDirs {
     snapshots: Snapshots,
     /// In use, by name.
     used: Mutex<BTreeMap<String, Weak<LayerDir>>>,
+    /// When named ones were last used, by name.
+    uses: Uses<String>,
+    /// Bytes of named ones, which never change, by name.
+    sizes: Mutex<BTreeMap<String, u64>>,
     /// One lock for each layer that is being unpacked, so that it is unpacked once.
     unpacking: Mutex<BTreeMap<Digest, Arc<AsyncMutex<()>>>>,
 }
 
 impl LayerDirs {
     /// Keeps directories in `snapshots`.
-    pub(super) fn new(snapshots: Snapshots) -> Self {
+    pub(in crate::engine) fn new(snapshots: Snapshots) -> Self {
         Self {
             snapshots,
             used: Mutex::default(),
+            uses: Uses::default(),
+            sizes: Mutex::default(),
             unpacking: Mutex::default(),
         }
     }
 
     /// Lets the disk take in what is finished, in the background: nobody waits for it, and what a
     /// crash of the machine catches unsynced is unpacked again from its layers.
-    pub(super) fn settle_later(&self) {
+    pub(in crate::engine) fn settle_later(&self) {
         let snapshots = self.snapshots.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = snapshots.settle() {
@@ -118,7 +133,7 @@ impl LayerDirs {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(super) fn create(&self) -> Result<Arc<LayerDir>, DirError> {
+    pub(in crate::engine) fn create(&self) -> Result<Arc<LayerDir>, DirError> {
         self.create_like(false)
     }
 
@@ -126,7 +141,7 @@ impl LayerDirs {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(super) fn create_like(&self, opaque: bool) -> Result<Arc<LayerDir>, DirError> {
+    pub(in crate::engine) fn create_like(&self, opaque: bool) -> Result<Arc<LayerDir>, DirError> {
         Ok(Arc::new(Self::unnamed(self.snapshots.create()?, opaque)))
     }
 
@@ -142,7 +157,7 @@ impl LayerDirs {
 
     /// Says which layer a directory from [`create`](Self::create) has become; from now on others
     /// find it.
-    pub(super) fn name(&self, dir: &Arc<LayerDir>, diff_id: &Digest) {
+    pub(in crate::engine) fn name(&self, dir: &Arc<LayerDir>, diff_id: &Digest) {
         let name = diff_id.hex();
         if dir.name.set(name.clone()).is_ok() {
             self.remember(name, dir);
@@ -157,7 +172,10 @@ impl LayerDirs {
     }
 
     /// The directory of a layer if it is there.
-    pub(super) fn find(&self, diff_id: &Digest) -> Result<Option<Arc<LayerDir>>, DirError> {
+    pub(in crate::engine) fn find(
+        &self,
+        diff_id: &Digest,
+    ) -> Result<Option<Arc<LayerDir>>, DirError> {
         let plain = diff_id.hex();
         for (name, opaque) in [(plain.clone(), false), (format!("{plain}{OPAQUE}"), true)] {
             {
@@ -166,7 +184,7 @@ impl LayerDirs {
                     return Ok(Some(dir));
                 }
             }
-            if let Some(path) = self.snapshots.get(&name)? {
+            if let Some(path) = self.named(&name)? {
                 return Ok(Some(Arc::new(LayerDir {
                     path,
                     opaque,
@@ -179,11 +197,74 @@ impl LayerDirs {
         Ok(None)
     }
 
+    /// The directory of that name, which is used from now on.
+    fn named(&self, name: &String) -> Result<Option<PathBuf>, SnapshotError> {
+        let held = self.uses.hold(name);
+        let found = self.snapshots.get(name)?;
+        if found.is_some() {
+            held.used(|| self.snapshots.note_use(name));
+        }
+        Ok(found)
+    }
+
+    /// All that have a name, each with its bytes and when a build last used it. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub(super) fn list(&self) -> Result<Vec<(String, u64, SystemTime)>, SnapshotError> {
+        let mut found = Vec::new();
+        let mut known = std::mem::take(&mut *self.sizes());
+        let mut sizes = BTreeMap::new();
+        for name in self.snapshots.list()? {
+            let Some(used) = self.snapshots.last_use(&name)? else {
+                continue;
+            };
+            let size = match known.remove(&name) {
+                Some(size) => size,
+                None => tree_bytes(&self.snapshots.root().join(&name)),
+            };
+            sizes.insert(name.clone(), size);
+            found.push((name, size, used));
+        }
+        *self.sizes() = sizes;
+        Ok(found)
+    }
+
+    fn sizes(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the directory of that name unless a build used it after the horizon; whether it did.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub(super) fn drop_unused(&self, name: &str, horizon: &Horizon) -> Result<bool, SnapshotError> {
+        let name = name.to_owned();
+        let aside = {
+            let held = self.uses.hold(&name);
+            let Some(used) = self.snapshots.last_use(&name)? else {
+                return Ok(false);
+            };
+            if held.is_used(horizon, used) {
+                return Ok(false);
+            }
+            let aside = around(Step::GcCache, || self.snapshots.set_aside(&name))?;
+            held.gone();
+            aside
+        };
+        // Nobody needs to wait for the many files of a layer.
+        match aside {
+            Some(aside) => aside.remove().map(|()| true),
+            None => Ok(false),
+        }
+    }
+
     /// The directory of a layer, unpacked from its blob in `store` if it is not there.
     ///
     /// # Errors
     /// When the blob is missing, damaged, or no sound layer.
-    pub(super) async fn get(
+    pub(in crate::engine) async fn get(
         &self,
         diff_id: &Digest,
         blob: &Digest,
@@ -200,7 +281,7 @@ impl LayerDirs {
     ///
     /// # Errors
     /// When the blob does not arrive whole, or is no sound layer.
-    pub(super) async fn get_arriving(
+    pub(in crate::engine) async fn get_arriving(
         &self,
         diff_id: &Digest,
         blob: &Digest,

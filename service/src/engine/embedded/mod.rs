@@ -6,27 +6,28 @@
 //! `publish` puts the image together. Layer directories (`layers`, `chain`, `merge`) are
 //! shared between builds.
 
-mod build;
+pub(in crate::engine) mod build;
 mod caches;
-mod chain;
-mod copy;
-mod download;
-mod files;
+pub(in crate::engine) mod chain;
+pub(in crate::engine) mod copy;
+mod disk;
+pub(in crate::engine) mod download;
+pub(in crate::engine) mod files;
 mod groups;
-mod install;
+pub(in crate::engine) mod install;
 mod join;
-mod layers;
+pub(in crate::engine) mod layers;
 mod merge;
-mod output;
-mod owners;
+pub(in crate::engine) mod output;
+pub(in crate::engine) mod owners;
 mod publish;
-mod push;
-mod resume;
-mod run;
-mod scratch;
-mod stage;
-mod steps;
-mod surroundings;
+pub(in crate::engine) mod push;
+pub(in crate::engine) mod resume;
+pub(in crate::engine) mod run;
+pub(in crate::engine) mod scratch;
+pub(in crate::engine) mod stage;
+pub(in crate::engine) mod steps;
+pub(in crate::engine) mod surroundings;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -38,12 +39,13 @@ use chalk_core::spec::Base as SpecBase;
 use chalk_core::wire::{PlanState, PlanStep};
 use chalk_core::{Digest, Spec};
 use chalk_store::snapshots::Snapshots;
+use chalk_store::uses::Horizon;
 use chalk_store::{BlobStore, temporary};
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Compression, Engine, EngineError, EventSink, Job, Outcome};
+use super::{CacheEntry, CacheKind, Compression, Engine, EngineError, EventSink, Job, Outcome};
 use crate::bases::Bases;
 use crate::registry::Regional;
 use crate::settings::Installer;
@@ -110,33 +112,38 @@ impl EngineSettings {
 /// The engine. One for each state directory.
 #[derive(Debug)]
 pub struct EmbeddedEngine {
-    shared: Shared,
+    shared: Arc<Shared>,
 }
 
 /// What all builds of an engine share.
 #[derive(Debug)]
-struct Shared {
-    settings: EngineSettings,
-    surroundings: Surroundings,
-    blobs: BlobStore,
-    regional: Arc<dyn Regional>,
-    bases: Arc<Bases>,
-    dirs: LayerDirs,
-    steps: StepCache,
+pub(in crate::engine) struct Shared {
+    pub(in crate::engine) settings: EngineSettings,
+    pub(in crate::engine) surroundings: Surroundings,
+    pub(in crate::engine) blobs: BlobStore,
+    pub(in crate::engine) regional: Arc<dyn Regional>,
+    pub(in crate::engine) bases: Arc<Bases>,
+    pub(in crate::engine) dirs: LayerDirs,
+    pub(in crate::engine) steps: StepCache,
     caches: Caches,
     groups: Groups,
-    uv: UvTool,
+    pub(in crate::engine) uv: UvTool,
     /// Places for running steps.
     slots: Semaphore,
     /// Place for packing: compression takes all cores by itself.
     packing: Semaphore,
     /// Parent of the scratch directories.
-    scratch: PathBuf,
+    pub(in crate::engine) scratch: PathBuf,
     /// An empty directory, in place of the layers of the empty base.
-    empty: PathBuf,
+    pub(in crate::engine) empty: PathBuf,
 }
 
 impl EmbeddedEngine {
+    /// What its builds share, for an engine that has the work done elsewhere.
+    pub(in crate::engine) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Makes an engine that keeps layers in `blobs`, publishes to `regional` and takes bases from
     /// `bases`. Removes what builds that died left behind.
     ///
@@ -159,7 +166,7 @@ impl EmbeddedEngine {
             std::fs::create_dir_all(dir.join(part)).map_err(|e| failed("make", e.to_string()))?;
         }
         temporary::sweep(dir).map_err(|e| failed("tidy", e.to_string()))?;
-        for part in ["steps", "tools"] {
+        for part in ["steps", "tools", "caches"] {
             temporary::sweep(&dir.join(part)).map_err(|e| failed("tidy", e.to_string()))?;
         }
         // Layers hold set-user-id programs and secrets of images, which no user of this host may
@@ -194,7 +201,9 @@ impl EmbeddedEngine {
             regional,
             bases,
         };
-        Ok(Self { shared })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 }
 
@@ -249,15 +258,66 @@ impl Engine for EmbeddedEngine {
             .collect())
     }
 
+    async fn caches(&self) -> Result<Vec<CacheEntry>, EngineError> {
+        let shared = self.shared.clone();
+        let list = move || {
+            let entry = |kind, (name, bytes, used)| CacheEntry {
+                kind,
+                name,
+                bytes,
+                used,
+                blobs: Vec::new(),
+            };
+            let fault = |e: &dyn std::error::Error| storage("list the caches", e);
+            let layers = shared.dirs.list().map_err(|e| fault(&e))?.into_iter();
+            let mut found: Vec<CacheEntry> = layers.map(|l| entry(CacheKind::Layer, l)).collect();
+            for cache in shared.caches.list().map_err(|e| fault(&e))? {
+                let kind = match cache.0.starts_with("mount-") {
+                    true => CacheKind::Mount,
+                    false => CacheKind::Tool,
+                };
+                found.push(entry(kind, cache));
+            }
+            found.extend(shared.steps.notes().map_err(|e| fault(&e))?);
+            Ok(found)
+        };
+        let listed = tokio::task::spawn_blocking(list).await;
+        listed.map_err(|e| storage("list the caches", &e))?
+    }
+
+    async fn drop_cache(
+        &self,
+        kind: CacheKind,
+        name: &str,
+        horizon: &Horizon,
+    ) -> Result<bool, EngineError> {
+        let (shared, name, horizon) = (self.shared.clone(), name.to_owned(), *horizon);
+        let fault = |e: &dyn std::error::Error| storage("remove a cache", e);
+        let remove = move || match kind {
+            CacheKind::Layer => {
+                let dropped = shared.dirs.drop_unused(&name, &horizon);
+                dropped.map_err(|e| fault(&e))
+            }
+            CacheKind::Tool | CacheKind::Mount => {
+                let dropped = shared.caches.drop_unused(&name, &horizon);
+                dropped.map_err(|e| fault(&e))
+            }
+            CacheKind::Step => {
+                let dropped = shared.steps.drop_note(&name, &horizon);
+                dropped.map_err(|e| fault(&e))
+            }
+        };
+        let dropped = tokio::task::spawn_blocking(remove).await;
+        dropped.map_err(|e| storage("remove a cache", &e))?
+    }
+
     async fn build(
         &self,
         job: &Job,
         events: &dyn EventSink,
         cancel: &CancellationToken,
     ) -> Result<Outcome, EngineError> {
-        let outcome = build::build(&self.shared, job, events, cancel).await;
-        self.shared.dirs.settle_later();
-        outcome
+        build::build(&self.shared, &build::Here, job, events, cancel).await
     }
 }
 
@@ -296,7 +356,7 @@ fn is_config(title: &str) -> bool {
 }
 
 /// What went wrong with the store or the registry.
-fn storage(doing: &str, error: &dyn std::error::Error) -> EngineError {
+pub(in crate::engine) fn storage(doing: &str, error: &dyn std::error::Error) -> EngineError {
     EngineError::Storage {
         doing: doing.to_owned(),
         cause: error.to_string(),

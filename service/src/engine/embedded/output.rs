@@ -1,16 +1,12 @@
 //! The output of a step on its way to the log: secrets masked, cut at line ends, the last lines
 //! kept for the report of a failure. Memory is bounded whatever the step prints.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use chalk_core::wire::{EventKind, Stream};
 
-use crate::engine::Secret;
+use crate::secrets::redact::{Redaction, Redactor};
 
-/// Stands in the log where a secret stood.
-const MASK: &[u8] = b"***";
-/// Shorter values would mask half of every log and hide nothing.
-const SHORTEST_SECRET: usize = 3;
 /// A line is cut when it is longer.
 const LONGEST_LINE: usize = 16 * 1024;
 /// Lines kept for the report of a failure, and characters of each.
@@ -18,68 +14,55 @@ const TAIL_LINES: usize = 40;
 const TAIL_WIDTH: usize = 2000;
 
 /// Takes the output of one step and gives `Log` events.
-pub(super) struct StepLog<'a> {
+pub(in crate::engine) struct StepLog<'a> {
     step: usize,
     emit: &'a (dyn Fn(EventKind) + Send + Sync),
-    secrets: Vec<Vec<u8>>,
     stdout: Held,
     stderr: Held,
     tail: VecDeque<String>,
 }
 
 /// What of a stream was not emitted yet.
-#[derive(Default)]
 struct Held {
-    /// May be the beginning of a secret.
-    unmasked: Vec<u8>,
+    /// Holds what may be the beginning of a secret.
+    redactor: Redactor,
     /// Masked, but its line has not ended.
     line: Vec<u8>,
 }
 
 impl<'a> StepLog<'a> {
-    /// A log for a step in which no value of `secrets` shows. The lines of a secret are masked
-    /// one by one too, since tools print them so.
-    pub(super) fn new(
+    /// A log for a step in which nothing of `redaction` shows.
+    pub(in crate::engine) fn new(
         step: usize,
-        secrets: &BTreeMap<String, Secret>,
+        redaction: &Redaction,
         emit: &'a (dyn Fn(EventKind) + Send + Sync),
     ) -> Self {
-        let mut masked: Vec<Vec<u8>> = Vec::new();
-        for secret in secrets.values() {
-            let value = secret.expose();
-            masked.push(value.trim_ascii().to_vec());
-            masked.extend(
-                value
-                    .split(|b| *b == b'\n')
-                    .map(|l| l.trim_ascii().to_vec()),
-            );
-        }
-        masked.retain(|value| value.len() >= SHORTEST_SECRET);
-        masked.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        masked.dedup();
+        let held = || Held {
+            redactor: redaction.stream(),
+            line: Vec::new(),
+        };
         Self {
             step,
             emit,
-            secrets: masked,
-            stdout: Held::default(),
-            stderr: Held::default(),
+            stdout: held(),
+            stderr: held(),
             tail: VecDeque::new(),
         }
     }
 
     /// Takes bytes as they came.
-    pub(super) fn write(&mut self, stream: Stream, bytes: &[u8]) {
+    pub(in crate::engine) fn write(&mut self, stream: Stream, bytes: &[u8]) {
         self.take(stream, bytes, false);
     }
 
     /// Adds a line of the engine's own.
-    pub(super) fn note(&mut self, text: &str) {
+    pub(in crate::engine) fn note(&mut self, text: &str) {
         self.take(Stream::Stderr, text.as_bytes(), false);
         self.take(Stream::Stderr, b"\n", false);
     }
 
     /// Gives out what is held back, and the last lines of the output.
-    pub(super) fn finish(mut self) -> Vec<String> {
+    pub(in crate::engine) fn finish(mut self) -> Vec<String> {
         self.take(Stream::Stdout, b"", true);
         self.take(Stream::Stderr, b"", true);
         self.tail.into()
@@ -90,12 +73,9 @@ impl<'a> StepLog<'a> {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         };
-        if self.secrets.is_empty() {
-            held.line.extend_from_slice(bytes);
-        } else {
-            held.unmasked.extend_from_slice(bytes);
-            let done = mask(&held.unmasked, &self.secrets, last, &mut held.line);
-            held.unmasked.drain(..done);
+        held.redactor.push(bytes, &mut held.line);
+        if last {
+            held.redactor.finish(&mut held.line);
         }
         let whole = match held.line.iter().rposition(|b| *b == b'\n') {
             _ if last => held.line.len(),
@@ -150,34 +130,12 @@ fn char_start(bytes: &[u8]) -> usize {
     }
 }
 
-/// Writes `bytes` to `out` with secrets (longest first) masked, and gives how many bytes are
-/// done. What may yet become a secret is left, unless these are the `last` bytes.
-fn mask(bytes: &[u8], secrets: &[Vec<u8>], last: bool, out: &mut Vec<u8>) -> usize {
-    let mut at = 0;
-    while at < bytes.len() {
-        let rest = &bytes[at..];
-        let whole = secrets.iter().find(|secret| rest.starts_with(secret));
-        let longest = whole.map_or(0, Vec::len);
-        let may_grow = |secret: &Vec<u8>| secret.len() > longest && secret.starts_with(rest);
-        if !last && secrets.iter().any(may_grow) {
-            return at;
-        }
-        if whole.is_some() {
-            out.extend_from_slice(MASK);
-            at += longest;
-        } else {
-            out.push(rest[0]);
-            at += 1;
-        }
-    }
-    at
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::engine::Secret;
 
     /// Feeds `pieces` and gives the emitted texts and the tail.
     fn run(secrets: &[&str], pieces: &[&[u8]]) -> (Vec<String>, Vec<String>) {
@@ -192,7 +150,8 @@ mod tests {
             .enumerate()
             .map(|(i, s)| (i.to_string(), Secret::new(*s)))
             .collect();
-        let mut log = StepLog::new(0, &secrets, &emit);
+        let redaction = Redaction::new(&secrets).unwrap();
+        let mut log = StepLog::new(0, &redaction, &emit);
         for piece in pieces {
             log.write(Stream::Stdout, piece);
         }
@@ -227,22 +186,10 @@ mod tests {
     }
 
     #[test]
-    fn masks_secrets_however_they_are_split() {
-        let check = |secrets: &[&str], text: &str, expect: &str| {
-            for cut in 0..=text.len() {
-                for second in cut..=text.len() {
-                    let b = text.as_bytes();
-                    let got = run(secrets, &[&b[..cut], &b[cut..second], &b[second..]]).0;
-                    assert_eq!(got.concat(), expect, "cut at {cut} and {second}");
-                }
-            }
-        };
-        check(&["hunter2"], "pw=hunter2;\n", "pw=***;\n");
-        check(&["hunter2"], "hunter hunter", "hunter hunter");
-        check(&["abc", "abcdef"], "abcde abcdef", "***de ***");
-        check(&["aab"], "aaab", "a***");
-        check(&["one\ntwo three\n"], "x two three y", "x *** y");
-        check(&["ab"], "ab", "ab");
+    fn secrets_are_masked_in_events_and_tail() {
+        let (texts, tail) = run(&["hunter2"], &[b"a hun", b"ter2 b\nhunt", b"er", b"2"]);
+        assert_eq!(texts, ["a *** b\n", "***"]);
+        assert_eq!(tail, ["a *** b", "***"]);
     }
 
     #[test]

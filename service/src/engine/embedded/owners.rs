@@ -19,7 +19,7 @@ use crate::state::write_atomic;
 const FILE: &str = "ids";
 
 /// Where overlays of this process keep their marks.
-pub(super) fn overlay_attrs() -> OverlayAttrs {
+pub(in crate::engine) fn overlay_attrs() -> OverlayAttrs {
     static ATTRS: OnceLock<OverlayAttrs> = OnceLock::new();
     *ATTRS.get_or_init(|| OverlayAttrs::by_root(userns::inside()))
 }
@@ -28,7 +28,7 @@ pub(super) fn overlay_attrs() -> OverlayAttrs {
 ///
 /// # Errors
 /// When it is taken for others, and when it cannot be read or written.
-pub(super) fn claim(dir: &Path) -> Result<(), EngineError> {
+pub(in crate::engine) fn claim(dir: &Path) -> Result<(), EngineError> {
     // Who is no root gives files to nobody.
     if !rustix::process::geteuid().is_root() {
         return Ok(());

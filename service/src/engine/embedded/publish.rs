@@ -15,7 +15,7 @@ use super::build::Build;
 use super::chain::merge_dirs;
 use super::join::{MAX_LAYERS, runs};
 use super::layers::LayerDir;
-use super::stage::StageDone;
+use super::stage::{StageDone, pack_options};
 use super::steps::{Entry, Layer};
 use super::storage;
 use crate::bases::Base;
@@ -28,7 +28,7 @@ const MADE_OF: &str = "chalk.made-of/v1";
 
 impl<'a> Build<'a> {
     /// Publishes what the last stage made.
-    pub(super) async fn publish(
+    pub(in crate::engine) async fn publish(
         &self,
         done: &StageDone,
         config: ImageConfig,
@@ -43,7 +43,7 @@ impl<'a> Build<'a> {
         } = joined;
         for layer in &mut layers {
             if self.is_unreadable(layer) {
-                *layer = self.recompressed(layer).await?;
+                *layer = self.recompressed(layer, self.compression()).await?;
             }
         }
         pass(Step::ImageLayers, Side::Before);
@@ -88,7 +88,7 @@ impl<'a> Build<'a> {
     }
 
     /// The config of the image that these layers make.
-    pub(super) fn config_file(
+    pub(in crate::engine) fn config_file(
         &self,
         layers: &[Layer],
         history: Vec<History>,
@@ -109,7 +109,7 @@ impl<'a> Build<'a> {
     }
 
     /// The image that the result builds upon, if it builds upon one.
-    pub(super) fn result_base(&self) -> Option<Arc<Base>> {
+    pub(in crate::engine) fn result_base(&self) -> Option<Arc<Base>> {
         let last = self.stages.len().checked_sub(1)?;
         self.bases[self.root_stage(last)].clone()
     }
@@ -182,7 +182,7 @@ impl<'a> Build<'a> {
 
     /// Layers and history of the image, with runs of small layers joined where there are too
     /// many; and which of the layers of the stage became each.
-    pub(super) async fn joined(
+    pub(in crate::engine) async fn joined(
         &self,
         done: &StageDone,
         base: Option<&Base>,
@@ -217,14 +217,21 @@ impl<'a> Build<'a> {
         self.compression() != Compression::Zstd && layer.descriptor.media_type.ends_with("+zstd")
     }
 
-    /// A layer in the build's compression; from the step cache, if it was made before.
-    async fn recompressed(&self, layer: &Layer) -> Result<Layer, EngineError> {
-        let key = made_of(std::slice::from_ref(layer), self.compression().word());
+    /// A layer in another compression; from the step cache, if it was made before.
+    ///
+    /// # Errors
+    /// When the layer cannot be had, or the store or the registry fails.
+    pub(in crate::engine) async fn recompressed(
+        &self,
+        layer: &Layer,
+        compression: Compression,
+    ) -> Result<Layer, EngineError> {
+        let key = made_of(std::slice::from_ref(layer), compression.word());
         if let Some(known) = self.known_layer(&key).await? {
             return Ok(known);
         }
         self.pusher.fetch(&layer.blob()).await?;
-        let options = self.pack_options();
+        let options = pack_options(compression);
         let (store, digest) = (self.shared.blobs.clone(), layer.descriptor.digest);
         let packed = {
             let _place = self.shared.packing.acquire().await;

@@ -13,7 +13,7 @@ use crate::engine::{EngineError, EventSink};
 use crate::places::{IMAGES, STEPS};
 
 /// Pushes the blobs of one build; tells of each once.
-pub(super) struct Pusher<'a> {
+pub(in crate::engine) struct Pusher<'a> {
     shared: &'a Shared,
     events: &'a dyn EventSink,
     /// Bases whose layers may have to be fetched.
@@ -24,7 +24,7 @@ pub(super) struct Pusher<'a> {
 }
 
 impl<'a> Pusher<'a> {
-    pub(super) fn new(
+    pub(in crate::engine) fn new(
         shared: &'a Shared,
         events: &'a dyn EventSink,
         bases: Vec<Arc<Base>>,
@@ -42,7 +42,7 @@ impl<'a> Pusher<'a> {
     ///
     /// # Errors
     /// When it is nowhere, or the registry fails.
-    pub(super) async fn push(
+    pub(in crate::engine) async fn push(
         &self,
         repository: &'static str,
         blob: &Blob,
@@ -83,7 +83,7 @@ impl<'a> Pusher<'a> {
     ///
     /// # Errors
     /// When it is nowhere.
-    pub(super) async fn fetch(&self, blob: &Blob) -> Result<(), EngineError> {
+    pub(in crate::engine) async fn fetch(&self, blob: &Blob) -> Result<(), EngineError> {
         let shared = self.shared;
         let (digest, doing) = (blob.digest, "fetch a layer");
         let there = shared.blobs.run(move |blobs| blobs.size(digest)).await;

@@ -30,19 +30,19 @@ const UNPACKING: usize = 4;
 const TICK: Duration = Duration::from_millis(200);
 
 /// What a stage goes on from.
-pub(super) struct Start {
+pub(in crate::engine) struct Start {
     /// First operation to carry out.
-    pub(super) next: usize,
+    pub(in crate::engine) next: usize,
     /// Layers and history up to it.
-    pub(super) entry: Entry,
+    pub(in crate::engine) entry: Entry,
     /// By layer: the step that made it in this build.
-    pub(super) made_by: Vec<Option<usize>>,
+    pub(in crate::engine) made_by: Vec<Option<usize>>,
     /// Directories of the layers, if they are needed.
-    pub(super) dirs: Option<Vec<Arc<LayerDir>>>,
+    pub(in crate::engine) dirs: Option<Vec<Arc<LayerDir>>>,
 }
 
 /// Why a start cannot be used.
-enum Unusable {
+pub(in crate::engine) enum Unusable {
     /// A blob is gone or damaged; a start further up may do.
     Blob(String),
     /// Nothing will do.
@@ -51,7 +51,7 @@ enum Unusable {
 
 impl<'a> Build<'a> {
     /// Finds where stage `index` goes on. `needs_dirs` says that its files are read in any case.
-    pub(super) async fn start(
+    pub(in crate::engine) async fn start(
         &self,
         index: usize,
         earlier: &[StageFuture<'_>],
@@ -97,20 +97,28 @@ impl<'a> Build<'a> {
                 }
                 Err(Unusable::Fatal(error)) => return Err(error),
                 Err(Unusable::Blob(why)) => {
-                    let key = &ops[next - 1].key;
-                    tracing::warn!(%key, %why, "a cached step is built again");
-                    self.events.emit(EventKind::Warning {
-                        message: format!("a cached step cannot be used and is built again: {why}"),
-                    });
-                    self.shared.steps.forget(key).await;
+                    self.forget(&ops[next - 1].key, &why).await;
                     usable = next - 1;
                 }
             }
         }
     }
 
+    /// Takes a cached step for absent from now on, and tells why.
+    pub(in crate::engine) async fn forget(&self, key: &Digest, why: &str) {
+        tracing::warn!(%key, %why, "a cached step is built again");
+        self.events.emit(EventKind::Warning {
+            message: format!("a cached step cannot be used and is built again: {why}"),
+        });
+        self.shared.steps.forget(&self.job.cached_as(key)).await;
+    }
+
     /// Checks that the layers of an entry can be had: the registry may have lost some.
-    async fn check_layers(&self, entry: &Entry, place: Place) -> Result<(), Unusable> {
+    pub(in crate::engine) async fn check_layers(
+        &self,
+        entry: &Entry,
+        place: Place,
+    ) -> Result<(), Unusable> {
         if place == Place::Local {
             return Ok(());
         }
@@ -130,7 +138,7 @@ impl<'a> Build<'a> {
     }
 
     /// The deepest operation before `usable` that is in the step cache.
-    async fn deepest(
+    pub(in crate::engine) async fn deepest(
         &self,
         index: usize,
         usable: usize,
@@ -142,14 +150,23 @@ impl<'a> Build<'a> {
             if op.action == Action::Config {
                 continue;
             }
-            if let Some((entry, place)) = self.shared.steps.get(&op.key).await? {
+            if let Some((entry, place)) =
+                self.shared.steps.get(&self.job.cached_as(&op.key)).await?
+            {
                 return Ok(Some((position, entry, place)));
             }
         }
         Ok(None)
     }
 
-    fn tell_cached(&self, index: usize, from: usize, to: usize, place: Place) {
+    /// Tells of the listed ones among operations that they were cached.
+    pub(in crate::engine) fn tell_cached(
+        &self,
+        index: usize,
+        from: usize,
+        to: usize,
+        place: Place,
+    ) {
         for op in &self.stages[index].ops[from..to] {
             if let Some(step) = self.position(op.step, &op.key) {
                 self.cached(step, place.word());
@@ -199,7 +216,11 @@ impl<'a> Build<'a> {
         stream::iter(all).buffered(UNPACKING).try_collect().await
     }
 
-    async fn dir(&self, layer: &Layer) -> Result<Arc<LayerDir>, Unusable> {
+    /// The directory of a layer, fetched and unpacked if need be.
+    ///
+    /// # Errors
+    /// When the layer cannot be had, or is damaged.
+    pub(in crate::engine) async fn dir(&self, layer: &Layer) -> Result<Arc<LayerDir>, Unusable> {
         let shared = self.shared;
         if let Ok(Some(dir)) = shared.dirs.find(&layer.diff_id) {
             return Ok(dir);
@@ -226,7 +247,7 @@ impl<'a> Build<'a> {
     }
 
     /// Directories of layers, or why there are none.
-    pub(super) async fn layer_dirs(
+    pub(in crate::engine) async fn layer_dirs(
         &self,
         layers: &[Layer],
     ) -> Result<Vec<Arc<LayerDir>>, EngineError> {
@@ -360,7 +381,7 @@ fn in_words(error: &LayerError) -> String {
 }
 
 /// A base as the result of no step.
-fn entry_of(base: &Base) -> Entry {
+pub(in crate::engine) fn entry_of(base: &Base) -> Entry {
     let layers = base.layers.iter().zip(&base.config.rootfs.diff_ids);
     let layers = layers.map(|(descriptor, diff_id)| Layer {
         descriptor: oci_descriptor(descriptor),

@@ -18,6 +18,7 @@ use super::scratch::Scratch;
 use super::stage::StageDone;
 use super::{Shared, storage};
 use crate::engine::{EngineError, Job, Secret};
+use crate::secrets::redact::Redaction;
 use crate::settings;
 
 /// Most bytes of output that [`Runner::capture`] takes.
@@ -108,6 +109,8 @@ pub(super) struct Runner<'a> {
     /// Where the step's changes go.
     pub(super) upper: PathBuf,
     pub(super) scratch: &'a Scratch,
+    /// What no output may show.
+    pub(super) redaction: &'a Redaction,
     pub(super) log: StepLog<'a>,
     pub(super) deadline: Instant,
 }
@@ -157,6 +160,9 @@ impl Runner<'_> {
     /// # Errors
     /// When it cannot be started or ends with another code than 0.
     pub(super) async fn run(&mut self, call: Call) -> Result<(), StepError> {
+        for name in &call.secrets {
+            self.warn_of_short(name);
+        }
         let mut spec = self.spec(call)?;
         let group = self.shared.groups.make()?;
         spec.cgroups = group.directories();
@@ -270,6 +276,13 @@ impl Runner<'_> {
         Ok(spec)
     }
 
+    /// Says so where a secret is not masked.
+    fn warn_of_short(&mut self, name: &str) {
+        if let Some(warning) = self.redaction.warning(name) {
+            self.log.note(&warning);
+        }
+    }
+
     fn secret(&self, name: &str) -> Result<&Secret, StepError> {
         let missing = || {
             StepError::failed(format!(
@@ -343,6 +356,7 @@ impl Runner<'_> {
                 if !*required && !self.job.secrets.contains_key(id) {
                     return Ok(());
                 }
+                self.warn_of_short(id);
                 let value = self.secret(id)?.expose().to_vec();
                 if let Some(name) = env {
                     let text = String::from_utf8(value.clone()).map_err(|_| {

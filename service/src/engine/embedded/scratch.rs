@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tracing::Span;
 
 use crate::engine::EngineError;
 
 /// The scratch directory of one build; removed when dropped, and by [`sweep`] at the next start
 /// when the process died before.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(in crate::engine) struct Scratch {
     path: PathBuf,
     next: AtomicUsize,
 }
@@ -25,7 +26,7 @@ fn failed(doing: &str, path: &Path, error: &std::io::Error) -> EngineError {
 ///
 /// # Errors
 /// When it cannot be made or read.
-pub(super) fn sweep(parent: &Path) -> Result<(), EngineError> {
+pub(in crate::engine) fn sweep(parent: &Path) -> Result<(), EngineError> {
     fs::create_dir_all(parent).map_err(|e| failed("make", parent, &e))?;
     let entries = fs::read_dir(parent).map_err(|e| failed("read", parent, &e))?;
     for entry in entries.flatten() {
@@ -48,7 +49,7 @@ impl Scratch {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(super) fn new(parent: &Path, id: &str) -> Result<Self, EngineError> {
+    pub(in crate::engine) fn new(parent: &Path, id: &str) -> Result<Self, EngineError> {
         let id: String = id
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
@@ -69,7 +70,7 @@ impl Scratch {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(super) fn dir(&self, purpose: &str) -> Result<PathBuf, EngineError> {
+    pub(in crate::engine) fn dir(&self, purpose: &str) -> Result<PathBuf, EngineError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join(format!("{purpose}-{number}"));
         fs::create_dir(&path).map_err(|e| failed("make", &path, &e))?;
@@ -79,8 +80,9 @@ impl Scratch {
     }
 
     /// Removes it all, off the async threads.
-    pub(super) async fn close(self) {
-        let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    pub(in crate::engine) async fn close(self) {
+        let span = Span::current();
+        let _ = tokio::task::spawn_blocking(move || span.in_scope(|| drop(self))).await;
     }
 }
 

@@ -27,29 +27,30 @@ use crate::places::STEPS;
 
 /// A stage that came to its end.
 #[derive(Debug)]
-pub(super) struct StageDone {
+pub(in crate::engine) struct StageDone {
     /// All layers and their history.
-    pub(super) entry: Entry,
+    pub(in crate::engine) entry: Entry,
     /// By layer: the step that made it in this build.
-    pub(super) made_by: Vec<Option<usize>>,
+    pub(in crate::engine) made_by: Vec<Option<usize>>,
     /// Directories of all layers, bottom first; none when nobody wanted to read files.
-    pub(super) dirs: Vec<Arc<LayerDir>>,
+    pub(in crate::engine) dirs: Vec<Arc<LayerDir>>,
     /// The same as a chain.
-    pub(super) chain: Chain,
+    pub(in crate::engine) chain: Chain,
 }
 
 /// An operation that was carried out, on its way to the cache.
-struct Finished<'b> {
-    op: &'b Op,
-    step: Option<usize>,
+pub(in crate::engine) struct Finished<'b> {
+    pub(in crate::engine) op: &'b Op,
+    /// The step to tell the end of.
+    pub(in crate::engine) step: Option<usize>,
     /// What it changed; none when it changed no file.
-    dir: Option<Arc<LayerDir>>,
-    seconds: f64,
+    pub(in crate::engine) dir: Option<Arc<LayerDir>>,
+    pub(in crate::engine) seconds: f64,
 }
 
 impl<'a> Build<'a> {
     /// Carries stage `index` out.
-    pub(super) async fn run_stage(
+    pub(in crate::engine) async fn run_stage(
         &self,
         index: usize,
         earlier: &[StageFuture<'_>],
@@ -102,7 +103,7 @@ impl<'a> Build<'a> {
     }
 
     /// Checks that the secrets of operations that will run were given, before any of them runs.
-    fn check_secrets(&self, ops: &[Op]) -> Result<(), EngineError> {
+    pub(in crate::engine) fn check_secrets(&self, ops: &[Op]) -> Result<(), EngineError> {
         for op in ops {
             let (names, mounts) = match &op.action {
                 Action::Run(run) => (&run.secrets, run.mounts.as_slice()),
@@ -182,7 +183,8 @@ impl<'a> Build<'a> {
         Ok(chain)
     }
 
-    fn begin(&self, step: Option<usize>) {
+    /// Tells that a step begins.
+    pub(in crate::engine) fn begin(&self, step: Option<usize>) {
         if let Some(step) = step {
             self.record(step, |record| record.state = StepState::Running);
             self.events.emit(EventKind::StepStarted { step });
@@ -219,7 +221,8 @@ impl<'a> Build<'a> {
             sources,
             upper: layer.path().to_owned(),
             scratch: &self.scratch,
-            log: StepLog::new(position, &self.job.secrets, &emit),
+            redaction: &self.redaction,
+            log: StepLog::new(position, &self.redaction, &emit),
             deadline: began + self.shared.settings.step_timeout,
         };
         let done = match &op.action {
@@ -235,6 +238,7 @@ impl<'a> Build<'a> {
             Err(StepError::Engine(error)) => (error.to_string(), None),
             Err(StepError::Failed { message, exit_code }) => (message, exit_code),
         };
+        let message = self.redaction.text(message);
         let seconds = began.elapsed().as_secs_f64();
         self.record(position, |record| {
             record.state = StepState::Failed;
@@ -256,7 +260,8 @@ impl<'a> Build<'a> {
         })
     }
 
-    fn last_step(&self) -> usize {
+    /// The last step that is listed.
+    pub(in crate::engine) fn last_step(&self) -> usize {
         let ops = self.stages.iter().flat_map(|stage| &stage.ops);
         let listed = ops.filter_map(|op| self.position(op.step, &op.key));
         listed.max().unwrap_or(0)
@@ -289,11 +294,15 @@ impl<'a> Build<'a> {
     }
 
     fn cancel_for(&self, error: &EngineError) {
-        tracing::warn!(build = self.job.id, %error, "a layer cannot be kept");
+        tracing::warn!(%error, "a layer cannot be kept");
         self.cancel.cancel();
     }
 
-    async fn finish(
+    /// Packs, pushes and notes what an operation made, as the last of `entry`.
+    ///
+    /// # Errors
+    /// When the store or the registry fails.
+    pub(in crate::engine) async fn finish(
         &self,
         entry: &mut Entry,
         dirs: &mut Vec<Arc<LayerDir>>,
@@ -321,7 +330,8 @@ impl<'a> Build<'a> {
                 self.pusher.push(STEPS, &layer.blob()).await?;
             }
             let platform = &self.job.spec.platform;
-            self.shared.steps.put(&done.op.key, entry, platform).await?;
+            let key = self.job.cached_as(&done.op.key);
+            self.shared.steps.put(&key, entry, platform).await?;
         }
         if let Some(step) = done.step {
             let size = blob.map_or(0, |blob: Blob| blob.size);
@@ -341,15 +351,15 @@ impl<'a> Build<'a> {
     }
 
     /// Compression of new layers.
-    pub(super) fn compression(&self) -> Compression {
+    pub(in crate::engine) fn compression(&self) -> Compression {
         self.job
             .compression
             .unwrap_or(self.shared.settings.compression)
     }
 
     /// Packs a directory into a layer of the store.
-    pub(super) async fn keep(&self, dir: &Arc<LayerDir>) -> Result<Layer, EngineError> {
-        let options = self.pack_options();
+    pub(in crate::engine) async fn keep(&self, dir: &Arc<LayerDir>) -> Result<Layer, EngineError> {
+        let options = pack_options(self.compression());
         let packed = {
             let _place = self.shared.packing.acquire().await;
             let (store, path) = (self.store.clone(), dir.path().to_owned());
@@ -366,14 +376,14 @@ impl<'a> Build<'a> {
         }
         Ok(Layer::of(&packed))
     }
+}
 
-    /// How new layers are packed.
-    pub(super) fn pack_options(&self) -> PackOptions {
-        PackOptions {
-            compression: layer_compression(self.compression()),
-            overlay: overlay_attrs(),
-            ..PackOptions::default()
-        }
+/// How layers are packed.
+pub(in crate::engine) fn pack_options(compression: Compression) -> PackOptions {
+    PackOptions {
+        compression: layer_compression(compression),
+        overlay: overlay_attrs(),
+        ..PackOptions::default()
     }
 }
 
@@ -386,7 +396,8 @@ fn layer_compression(compression: Compression) -> chalk_store::layer::Compressio
     }
 }
 
-async fn is_empty(dir: &Arc<LayerDir>) -> bool {
+/// Whether nothing was written to a layer.
+pub(in crate::engine) async fn is_empty(dir: &Arc<LayerDir>) -> bool {
     let path = dir.path().to_owned();
     let empty = move || std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
     tokio::task::spawn_blocking(empty).await.unwrap_or(false)

@@ -6,19 +6,21 @@
 //! tagged. A file per key in the state directory saves the way to the registry; it counts only
 //! while all its blobs are in the store.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use chalk_core::{Digest, Platform};
 use chalk_store::failpoint::{Side, Step, around, pass};
 use chalk_store::layer::PackedLayer;
 use chalk_store::registry::Progress;
+use chalk_store::uses::Horizon;
 use chalk_store::{Blob, BlobStore};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::EngineError;
 use crate::engine::oci::{self, Descriptor, History, ImageFile, Manifest};
+use crate::engine::{CacheEntry, CacheKind, EngineError};
 use crate::places::STEPS;
 use crate::registry::Regional;
 
@@ -27,16 +29,16 @@ const CONFIG_LIMIT: u64 = 16 << 20;
 
 /// A layer as an image names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Layer {
+pub(in crate::engine) struct Layer {
     /// The blob.
-    pub(super) descriptor: Descriptor,
+    pub(in crate::engine) descriptor: Descriptor,
     /// Digest of what it unpacks to.
-    pub(super) diff_id: Digest,
+    pub(in crate::engine) diff_id: Digest,
 }
 
 impl Layer {
     /// A layer that was packed just now.
-    pub(super) fn of(packed: &PackedLayer) -> Self {
+    pub(in crate::engine) fn of(packed: &PackedLayer) -> Self {
         Self {
             descriptor: Descriptor {
                 media_type: packed.media_type.to_owned(),
@@ -49,7 +51,7 @@ impl Layer {
     }
 
     /// Digest and size of the blob.
-    pub(super) fn blob(&self) -> Blob {
+    pub(in crate::engine) fn blob(&self) -> Blob {
         Blob {
             digest: self.descriptor.digest,
             size: self.descriptor.size,
@@ -59,16 +61,16 @@ impl Layer {
 
 /// What is known under a key.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Entry {
+pub(in crate::engine) struct Entry {
     /// All layers, bottom first.
-    pub(super) layers: Vec<Layer>,
+    pub(in crate::engine) layers: Vec<Layer>,
     /// One entry for each layer among those that made none.
-    pub(super) history: Vec<History>,
+    pub(in crate::engine) history: Vec<History>,
 }
 
 /// Where an entry was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(in crate::engine) enum Place {
     /// In the state directory.
     Local,
     /// In the registry.
@@ -77,7 +79,7 @@ pub(super) enum Place {
 
 impl Place {
     /// The word of the events.
-    pub(super) fn word(self) -> &'static str {
+    pub(in crate::engine) fn word(self) -> &'static str {
         match self {
             Self::Local => "local",
             Self::Registry => "registry",
@@ -87,7 +89,7 @@ impl Place {
 
 /// The step cache.
 #[derive(Debug)]
-pub(super) struct StepCache {
+pub(in crate::engine) struct StepCache {
     dir: PathBuf,
     regional: Arc<dyn Regional>,
     blobs: BlobStore,
@@ -102,7 +104,11 @@ fn failed(doing: &str, error: &dyn std::error::Error) -> EngineError {
 
 impl StepCache {
     /// Keeps its files in `dir`.
-    pub(super) fn new(dir: PathBuf, regional: Arc<dyn Regional>, blobs: BlobStore) -> Self {
+    pub(in crate::engine) fn new(
+        dir: PathBuf,
+        regional: Arc<dyn Regional>,
+        blobs: BlobStore,
+    ) -> Self {
         Self {
             dir,
             regional,
@@ -114,7 +120,7 @@ impl StepCache {
     ///
     /// # Errors
     /// When the registry fails.
-    pub(super) async fn has(&self, key: &Digest) -> Result<bool, EngineError> {
+    pub(in crate::engine) async fn has(&self, key: &Digest) -> Result<bool, EngineError> {
         if self.local(key).await.is_some() {
             return Ok(true);
         }
@@ -128,7 +134,10 @@ impl StepCache {
     ///
     /// # Errors
     /// When the registry fails.
-    pub(super) async fn get(&self, key: &Digest) -> Result<Option<(Entry, Place)>, EngineError> {
+    pub(in crate::engine) async fn get(
+        &self,
+        key: &Digest,
+    ) -> Result<Option<(Entry, Place)>, EngineError> {
         if let Some(entry) = self.local(key).await {
             return Ok(Some((entry, Place::Local)));
         }
@@ -188,7 +197,7 @@ impl StepCache {
     ///
     /// # Errors
     /// When the registry or the store fails.
-    pub(super) async fn put(
+    pub(in crate::engine) async fn put(
         &self,
         key: &Digest,
         entry: &Entry,
@@ -223,7 +232,7 @@ impl StepCache {
     }
 
     /// Takes an entry for absent from now on, since its blobs turned out to be damaged.
-    pub(super) async fn forget(&self, key: &Digest) {
+    pub(in crate::engine) async fn forget(&self, key: &Digest) {
         let path = self.path(key);
         let _ = tokio::fs::remove_file(path).await;
         if let Err(error) = self.regional.delete(STEPS, &key.hex()).await {
@@ -247,6 +256,9 @@ impl StepCache {
                     let _ = std::fs::remove_file(&path);
                     return Ok(None);
                 };
+                // So that a collector knows that it is of use.
+                let noted = std::fs::File::open(&path);
+                let _ = noted.and_then(|file| file.set_modified(SystemTime::now()));
                 for layer in &entry.layers {
                     if blobs.size(layer.descriptor.digest)? != Some(layer.descriptor.size) {
                         return Ok(None);
@@ -257,6 +269,57 @@ impl StepCache {
             .await
             .ok()
             .flatten()
+    }
+
+    /// All notes, each with its bytes, when it was last used, and its layers. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub(super) fn notes(&self) -> io::Result<Vec<CacheEntry>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            // One that is on its way, or was just removed.
+            let Ok(bytes) = std::fs::read(entry.path()) else {
+                continue;
+            };
+            let Ok(note) = serde_json::from_slice::<Entry>(&bytes) else {
+                continue;
+            };
+            let Ok(used) = entry.metadata().and_then(|meta| meta.modified()) else {
+                continue;
+            };
+            let layers = note.layers.iter().map(|layer| layer.descriptor.digest);
+            found.push(CacheEntry {
+                kind: CacheKind::Step,
+                name,
+                bytes: bytes.len() as u64,
+                used,
+                blobs: layers.collect(),
+            });
+        }
+        Ok(found)
+    }
+
+    /// Removes a note that was not used after the horizon; whether it did. A build that has read it
+    /// needs it no more. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub(super) fn drop_note(&self, name: &str, horizon: &Horizon) -> io::Result<bool> {
+        let path = self.dir.join(name);
+        let used = match std::fs::metadata(&path).and_then(|meta| meta.modified()) {
+            Ok(used) => used,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        if used >= horizon.wall {
+            return Ok(false);
+        }
+        around(Step::GcCache, || std::fs::remove_file(&path)).map(|()| true)
     }
 
     /// Notes an entry in the state directory. The registry has it; so this may fail.

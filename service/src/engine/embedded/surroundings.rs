@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use chalk_sandbox::{Contents, Mount};
 
 /// Directory in the root for the builder's own files. It is gone when the step has ended.
-pub(super) const PRIVATE_DIR: &str = "/run/chalk";
+pub(in crate::engine) const PRIVATE_DIR: &str = "/run/chalk";
 
-const CA_FILE: &str = "/run/chalk/ca.pem";
-const APT_CONF: &str = "/run/chalk/apt.conf";
-const WGET_CONF: &str = "/run/chalk/wgetrc";
+const CA_FILE: &str = "ca.pem";
+const APT_CONF: &str = "apt.conf";
+const WGET_CONF: &str = "wgetrc";
 
 /// Variables that hold the path of a PEM file with all authorities that are trusted.
 const CA_VARIABLES: &[&str] = &[
@@ -33,11 +33,11 @@ const CA_VARIABLES: &[&str] = &[
 
 /// The surroundings of all steps of a builder.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Surroundings {
+pub(in crate::engine) struct Surroundings {
     /// PEM file on the host.
-    pub(super) ca_bundle: Option<PathBuf>,
+    pub(in crate::engine) ca_bundle: Option<PathBuf>,
     /// Proxy variables, upper and lower case.
-    pub(super) proxies: Vec<(String, String)>,
+    pub(in crate::engine) proxies: Vec<(String, String)>,
 }
 
 impl Surroundings {
@@ -46,17 +46,39 @@ impl Surroundings {
     ///
     /// # Errors
     /// When the CA bundle cannot be read; in words.
-    pub(super) fn apply(&self, env: &mut Vec<(String, String)>) -> Result<Vec<Mount>, String> {
+    pub(in crate::engine) fn apply(
+        &self,
+        env: &mut Vec<(String, String)>,
+    ) -> Result<Vec<Mount>, String> {
         let mut mounts = name_resolution();
-        // A step that sets one spelling of a proxy variable has decided on both.
-        let decided: Vec<String> = env.iter().map(|(n, _)| n.to_ascii_uppercase()).collect();
-        for (name, value) in &self.proxies {
-            if !decided.contains(&name.to_ascii_uppercase()) {
-                env.push((name.clone(), value.clone()));
-            }
+        env.extend(self.proxies_for(env));
+        for (name, contents) in self.trust(env, PRIVATE_DIR)? {
+            mounts.push(file(&format!("{PRIVATE_DIR}/{name}"), contents));
         }
+        Ok(mounts)
+    }
+
+    /// The proxy variables for a step with this environment: one that sets one spelling of a proxy
+    /// variable has decided on both.
+    pub(in crate::engine) fn proxies_for(&self, env: &[(String, String)]) -> Vec<(String, String)> {
+        let decided: Vec<String> = env.iter().map(|(n, _)| n.to_ascii_uppercase()).collect();
+        let open = |name: &str| !decided.contains(&name.to_ascii_uppercase());
+        let open = self.proxies.iter().filter(|(name, _)| open(name));
+        open.cloned().collect()
+    }
+
+    /// Points programs to the CA bundle: sets variables that the step does not set, and gives the
+    /// files that they name, which are to be in the directory `dir`.
+    ///
+    /// # Errors
+    /// When the CA bundle cannot be read; in words.
+    pub(in crate::engine) fn trust(
+        &self,
+        env: &mut Vec<(String, String)>,
+        dir: &str,
+    ) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
         let Some(bundle) = &self.ca_bundle else {
-            return Ok(mounts);
+            return Ok(Vec::new());
         };
         let pem = std::fs::read(bundle).map_err(|e| {
             format!(
@@ -64,25 +86,27 @@ impl Surroundings {
                 bundle.display()
             )
         })?;
-        mounts.push(file(CA_FILE, pem));
+        let path = |name: &str| format!("{dir}/{name}");
+        let ca_file = path(CA_FILE);
+        let mut files = vec![(CA_FILE, pem)];
         for name in CA_VARIABLES {
-            set_unless_set(env, name, CA_FILE);
+            set_unless_set(env, name, &ca_file);
         }
         // apt and wget know no variable for the bundle, but one for a configuration file.
-        if set_unless_set(env, "APT_CONFIG", APT_CONF) {
-            let conf = format!("Acquire::https::CaInfo \"{CA_FILE}\";\n");
-            mounts.push(file(APT_CONF, conf.into_bytes()));
+        if set_unless_set(env, "APT_CONFIG", &path(APT_CONF)) {
+            let conf = format!("Acquire::https::CaInfo \"{ca_file}\";\n");
+            files.push((APT_CONF, conf.into_bytes()));
         }
-        if set_unless_set(env, "WGETRC", WGET_CONF) {
-            let conf = format!("ca_certificate = {CA_FILE}\n");
-            mounts.push(file(WGET_CONF, conf.into_bytes()));
+        if set_unless_set(env, "WGETRC", &path(WGET_CONF)) {
+            let conf = format!("ca_certificate = {ca_file}\n");
+            files.push((WGET_CONF, conf.into_bytes()));
         }
-        Ok(mounts)
+        Ok(files)
     }
 }
 
 /// A read-only file that everybody may read.
-pub(super) fn file(target: &str, contents: Vec<u8>) -> Mount {
+pub(in crate::engine) fn file(target: &str, contents: Vec<u8>) -> Mount {
     Mount::File {
         contents: Contents(contents),
         target: target.into(),
@@ -141,16 +165,17 @@ mod tests {
         let check =
             |name: &str, expect: Option<&str>| assert_eq!(get(&env, name), expect, "{name}");
         check("PIP_CERT", Some("/mine"));
-        check("SSL_CERT_FILE", Some(CA_FILE));
-        check("GIT_SSL_CAINFO", Some(CA_FILE));
+        check("SSL_CERT_FILE", Some("/run/chalk/ca.pem"));
+        check("GIT_SSL_CAINFO", Some("/run/chalk/ca.pem"));
         check("APT_CONFIG", Some("/my.conf"));
         check("HTTPS_PROXY", Some("http://p:1"));
         check("https_proxy", Some("http://p:1"));
         check("no_proxy", Some("mine"));
         check("NO_PROXY", None);
         let targets: Vec<&Path> = mounts.iter().map(Mount::target).collect();
-        assert!(targets.contains(&Path::new(CA_FILE)) && targets.contains(&Path::new(WGET_CONF)));
-        assert!(!targets.contains(&Path::new(APT_CONF)));
+        let has = |name: &str| targets.contains(&Path::new(PRIVATE_DIR).join(name).as_path());
+        assert!(has(CA_FILE) && has(WGET_CONF));
+        assert!(!has(APT_CONF));
     }
 
     #[test]

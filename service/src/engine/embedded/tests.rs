@@ -82,6 +82,7 @@ impl World {
             force,
             compression: None,
             verify: false,
+            apart: None,
         };
         let sink = Sink(Mutex::default());
         let done = self

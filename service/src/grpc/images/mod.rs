@@ -21,11 +21,14 @@ use tonic::{Request, Response, Status};
 use super::auth::reached_by;
 use super::proto::chalk::sandbox::v1 as proto;
 use super::proto::chalk::sandbox::v1::custom_image_service_server::CustomImageService;
-use super::times;
+use super::{scope, times};
 use crate::access::Principal;
 use crate::access::passes::{Good, Pass};
+use crate::builds::BuildsError;
 use crate::catalog::CatalogError;
 use crate::http::{ApiError, begin_build};
+use crate::places::IMAGES;
+use crate::projects::Scope;
 use crate::service::Service;
 use follow::Following;
 use pushes::{Push, Pushes, Target};
@@ -94,6 +97,7 @@ impl Images {
     /// Finds or builds the image of a declaration, and keeps the declaration with the build.
     async fn begin(
         &self,
+        scope: &Scope,
         declaration: &proto::ImageSpec,
         name: Option<String>,
     ) -> Result<BuildReply, Status> {
@@ -107,7 +111,7 @@ impl Images {
             compression: None,
         };
         for _ in 0..TRIES {
-            let reply = begin_build(&self.service, request()).await;
+            let reply = begin_build(&self.service, None, scope, request()).await;
             let reply = reply.map_err(|error| declared.explain(error.into()))?;
             match &reply {
                 BuildReply::NeedsBlobs(_) => {}
@@ -124,13 +128,14 @@ impl Images {
             }
             let contents = declared.contents();
             let stored = self.service.blobs().run(move |store| {
-                contents
-                    .iter()
-                    .try_for_each(|bytes| store.put(bytes).map(|_| ()))
+                let put = contents.iter().map(|bytes| store.put(bytes));
+                put.collect::<Result<Vec<_>, _>>()
             });
-            stored
+            let stored = stored
                 .await
                 .map_err(|error| ApiError::internal("the store failed", &error))?;
+            let sizes = stored.into_iter().map(|blob| (blob.digest, blob.size));
+            scope.projects().keep_blobs(scope.project(), sizes);
         }
         Err(Status::internal(
             "the declaration names contents that were not sent",
@@ -141,11 +146,15 @@ impl Images {
     ///
     /// A build that the service stopped under is begun again for one who may build: the SDK asks how
     /// it stands and nothing else, and it was not the build that failed.
-    async fn build(&self, id: &str, may_build: bool) -> Result<Build, Status> {
+    async fn build(&self, scope: &Scope, id: &str, may_build: bool) -> Result<Build, Status> {
         let instead = self.again().get(id).cloned();
         let found = instead.as_deref().unwrap_or(id);
         let builds = self.service.builds();
         let build = builds.get(found).await.map_err(ApiError::from)?;
+        if !scope.sees(&build.project) {
+            let unknown = BuildsError::Unknown(id.to_owned());
+            return Err(ApiError::from(unknown).into());
+        }
         let interrupted = build
             .error
             .as_ref()
@@ -160,7 +169,7 @@ impl Images {
         let declaration = proto::ImageSpec::decode(&*document)
             .map_err(|error| Status::internal(format!("the declaration is damaged: {error}")))?;
         tracing::info!(id, "an interrupted build is begun again");
-        let next = match self.begin(&declaration, build.name.clone()).await? {
+        let next = match self.begin(scope, &declaration, build.name.clone()).await? {
             BuildReply::Reused(next) | BuildReply::Accepted(next) => next,
             BuildReply::NeedsBlobs(_) => return Ok(build),
         };
@@ -190,12 +199,18 @@ impl Images {
     }
 
     /// The newest build of an image, or that build.
-    async fn named(&self, named: Named<'_>) -> Result<Build, Status> {
+    async fn named(&self, scope: &Scope, named: Named<'_>) -> Result<Build, Status> {
         let hash = match named {
-            Named::Build(id) => return self.build(id, false).await,
+            Named::Build(id) => return self.build(scope, id, false).await,
             Named::Hash(hash) => hash,
         };
-        let found = self.service.builds().list(1, None, None, Some(hex(hash)?));
+        let found = self.service.builds().list(
+            1,
+            None,
+            scope.only().map(str::to_owned),
+            None,
+            Some(hex(hash)?),
+        );
         let found = found.await.map_err(ApiError::from)?;
         found
             .into_iter()
@@ -241,6 +256,7 @@ impl Images {
     /// Begins a build whose image may go to another registry, too.
     async fn begin_for(
         &self,
+        scope: &Scope,
         declaration: Option<&proto::ImageSpec>,
         target: Option<&str>,
         tag: Option<&str>,
@@ -253,7 +269,7 @@ impl Images {
             // Before anything is built for it.
             Target::new(target, tag, &Digest::of(b""))?;
         }
-        let (build, reused) = match self.begin(declaration, name).await? {
+        let (build, reused) = match self.begin(scope, declaration, name).await? {
             BuildReply::Reused(build) => (build, true),
             BuildReply::Accepted(build) => (build, false),
             BuildReply::NeedsBlobs(_) => {
@@ -300,6 +316,7 @@ impl CustomImageService for Images {
         &self,
         request: Request<proto::GetOrBuildCustomImageRequest>,
     ) -> Answer<proto::GetOrBuildCustomImageResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
         if asked.base_image_source() != proto::CustomImageBaseImageSource::Unspecified {
             return Err(Status::unimplemented(
@@ -308,6 +325,7 @@ impl CustomImageService for Images {
         }
         let (build, reused, target) = self
             .begin_for(
+                &scope,
                 asked.image_spec.as_ref(),
                 asked.target_registry.as_deref(),
                 None,
@@ -330,9 +348,11 @@ impl CustomImageService for Images {
         &self,
         request: Request<proto::BuildCustomImageRequest>,
     ) -> Answer<proto::BuildCustomImageResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
         let (build, _, target) = self
             .begin_for(
+                &scope,
                 asked.image_spec.as_ref(),
                 asked.target_registry.as_deref(),
                 asked.tag.as_deref().filter(|tag| !tag.is_empty()),
@@ -352,9 +372,9 @@ impl CustomImageService for Images {
         &self,
         request: Request<proto::GetCustomImageRequest>,
     ) -> Answer<proto::GetCustomImageResponse> {
-        let may_build = may_build(&request);
+        let (may_build, scope) = (may_build(&request), scope(&request)?);
         let id = request.into_inner().build_id;
-        let build = self.build(&id, may_build).await?;
+        let build = self.build(&scope, &id, may_build).await?;
         let (word, image, error) = self.standing(&build).await;
         Ok(Response::new(proto::GetCustomImageResponse {
             build_id: id,
@@ -372,9 +392,9 @@ impl CustomImageService for Images {
         &self,
         request: Request<proto::StreamCustomImageBuildUpdatesRequest>,
     ) -> Answer<Self::StreamCustomImageBuildUpdatesStream> {
-        let may_build = may_build(&request);
+        let (may_build, scope) = (may_build(&request), scope(&request)?);
         let build = self
-            .build(&request.into_inner().build_id, may_build)
+            .build(&scope, &request.into_inner().build_id, may_build)
             .await?;
         let events = self.service.builds().follow(&build.id, 0).await;
         let events = events.map_err(ApiError::from)?;
@@ -394,6 +414,7 @@ impl CustomImageService for Images {
         &self,
         request: Request<proto::ListCustomImageBuildsRequest>,
     ) -> Answer<proto::ListCustomImageBuildsResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
         let limit = match asked.limit.map(usize::try_from) {
             None | Some(Ok(0)) => LIST,
@@ -405,7 +426,13 @@ impl CustomImageService for Images {
         let hash = hash.map(|hash| hex(&hash)).transpose()?;
         let before = asked.cursor.filter(|cursor| !cursor.is_empty());
         // One more, to know whether there is a next page.
-        let listed = self.service.builds().list(limit + 1, before, None, hash);
+        let listed = self.service.builds().list(
+            limit + 1,
+            before,
+            scope.only().map(str::to_owned),
+            None,
+            hash,
+        );
         let mut listed = listed.await.map_err(ApiError::from)?;
         let more = listed.len() > limit;
         listed.truncate(limit);
@@ -425,9 +452,10 @@ impl CustomImageService for Images {
         &self,
         request: Request<proto::GetCustomImageBuildRequest>,
     ) -> Answer<proto::GetCustomImageBuildResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
         let named = named!(asked, proto::get_custom_image_build_request::Identifier);
-        let build = self.named(named).await?;
+        let build = self.named(&scope, named).await?;
         let image_spec = self.declared(&build).await;
         let base = image_spec.as_ref().map(|spec| spec.base_image.clone());
         Ok(Response::new(proto::GetCustomImageBuildResponse {
@@ -440,6 +468,7 @@ impl CustomImageService for Images {
         &self,
         request: Request<proto::GetCustomImageBuildLogsRequest>,
     ) -> Answer<proto::GetCustomImageBuildLogsResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
         let named = named!(
             asked,
@@ -451,7 +480,7 @@ impl CustomImageService for Images {
             asked.limit,
             asked.page_token.as_deref(),
         )?;
-        let build = self.named(named).await?;
+        let build = self.named(&scope, named).await?;
         // The event that the page begins in is read once more.
         let after = wanted.start.seq.saturating_sub(1);
         let events = self.service.builds().follow(&build.id, after).await;
@@ -469,12 +498,13 @@ impl CustomImageService for Images {
         &self,
         request: Request<proto::GetCustomImageBuildWorkflowRequest>,
     ) -> Answer<proto::GetCustomImageBuildWorkflowResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
         let named = named!(
             asked,
             proto::get_custom_image_build_workflow_request::Identifier
         );
-        let build = self.named(named).await?;
+        let build = self.named(&scope, named).await?;
         let declared = self.declared(&build).await.unwrap_or_default();
         let workflow = told::workflow(&build, declared.base_image);
         Ok(Response::new(proto::GetCustomImageBuildWorkflowResponse {
@@ -486,6 +516,7 @@ impl CustomImageService for Images {
         &self,
         request: Request<proto::GetCustomImageBuildUsageRequest>,
     ) -> Answer<proto::GetCustomImageBuildUsageResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
         let named = named!(
             asked,
@@ -495,18 +526,18 @@ impl CustomImageService for Images {
         let hash = match named {
             Named::Hash(text) => {
                 hex(text)?;
-                match self.service.catalog().resolve(text).await {
+                match self.service.catalog().resolve(&scope, text).await {
                     Ok(id) => id.hash(),
-                    Err(CatalogError::NotFound(_)) => self.named(named).await?.image_hash,
+                    Err(CatalogError::NotFound(_)) => self.named(&scope, named).await?.image_hash,
                     Err(error) => return Err(ApiError::from(error).into()),
                 }
             }
-            Named::Build(_) => self.named(named).await?.image_hash,
+            Named::Build(_) => self.named(&scope, named).await?.image_hash,
         };
         let fleet = self.service.fleet();
-        let sandboxes = fleet
-            .sandboxes()
-            .list(false, None, |sandbox| sandbox.image_hash == Some(hash));
+        let sandboxes = fleet.sandboxes().list(&scope, false, None, |sandbox| {
+            sandbox.image_hash == Some(hash)
+        });
         let known = self.service.catalog().find(&hash).await;
         let nodes = match known.map_err(ApiError::from)? {
             Some(known) => fleet.nodes().warm(&known.digest),
@@ -546,6 +577,7 @@ impl CustomImageService for Images {
             ));
         }
         let reached = reached_by(&request, &self.service);
+        let scope = scope(&request)?;
         let client = match request.extensions().get::<Principal>() {
             Some(Principal::Client(grant)) => Some(grant.id.to_string()),
             _ => None,
@@ -568,6 +600,17 @@ impl CustomImageService for Images {
                 self.service.catalog().public()
             )));
         };
+        let by_hash = || {
+            let tag = reference.tag().unwrap_or_default();
+            let hash = format!("sha256:{tag}").parse();
+            let digest = reference.digest();
+            repository == IMAGES
+                && (hash.is_ok_and(|hash| scope.has_image(&hash))
+                    || digest.is_some_and(|digest| scope.has_blob(&digest)))
+        };
+        if !scope.reads(&repository) && !by_hash() {
+            return Err(Status::not_found(format!("image: there is no `{image}`")));
+        }
         let expires = Timestamp::now().checked_add(PULL_TTL);
         let expires = expires.unwrap_or(Timestamp::MAX);
         let pass = Pass {

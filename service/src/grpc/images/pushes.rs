@@ -186,6 +186,8 @@ impl Pushes {
 async fn push(service: &Service, hash: &Digest, target: &Target) -> Result<(), RegionalError> {
     let options = upstream_options(&service.settings().registry);
     let to = External::new(&target.registry, "", options)?;
+    // Its blobs are needed until they are all there, however long that takes.
+    let _lease = service.blobs().lease();
     let regional = service.catalog().regional();
     let name = hash.hex();
     let gone = |detail: &str| RegionalError::Name {

@@ -18,8 +18,9 @@ use super::super::proto::chalk::sandbox::v2::{
     DownloadFileRequest, DownloadFileResponse, FilesystemError, FilesystemErrorDetail,
     UploadFileMetadata, UploadFileRequest, UploadFileResponse,
 };
-use super::super::status;
+use super::super::{scope, status};
 use super::exact;
+use crate::projects::Scope;
 use crate::sandboxes::FileError;
 use crate::service::Service;
 
@@ -43,11 +44,12 @@ impl Files {
 
     async fn upload(
         &self,
+        scope: &Scope,
         metadata: UploadFileMetadata,
         requests: Streaming<UploadFileRequest>,
     ) -> Result<UploadFileResponse, Status> {
-        let sandbox =
-            exact(&self.service, &metadata.sandbox_id).map_err(|status| detailed(&status))?;
+        let sandbox = exact(&self.service, scope, &metadata.sandbox_id)
+            .map_err(|status| detailed(&status))?;
         check_path("destination", &metadata.destination)?;
         if metadata.mode.is_some_and(|mode| mode > 0o7777) {
             return Err(wrong("mode: expected 0 to 07777"));
@@ -81,14 +83,16 @@ impl SandboxFilesystemService for Files {
         &self,
         request: Request<Streaming<UploadFileRequest>>,
     ) -> Result<Response<UploadFileResponse>, Status> {
+        let scope = scope(&request)?;
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(IDLE, requests.message()).await;
         let first =
             first.map_err(|_| Status::deadline_exceeded("the client sent no request"))??;
         match first.and_then(|first| first.payload) {
-            Some(Payload::Metadata(metadata)) => {
-                self.upload(metadata, requests).await.map(Response::new)
-            }
+            Some(Payload::Metadata(metadata)) => self
+                .upload(&scope, metadata, requests)
+                .await
+                .map(Response::new),
             Some(Payload::Data(_)) | None => Err(wrong("expected the metadata first")),
         }
     }
@@ -99,9 +103,10 @@ impl SandboxFilesystemService for Files {
         &self,
         request: Request<DownloadFileRequest>,
     ) -> Result<Response<Self::DownloadFileStream>, Status> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
         let sandbox =
-            exact(&self.service, &asked.sandbox_id).map_err(|status| detailed(&status))?;
+            exact(&self.service, &scope, &asked.sandbox_id).map_err(|status| detailed(&status))?;
         check_path("path", &asked.path)?;
         let sandboxes = self.service.fleet().sandboxes();
         let mut reader = sandboxes

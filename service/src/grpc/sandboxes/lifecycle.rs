@@ -14,9 +14,10 @@ use super::super::proto::chalk::sandbox::v2::{
     ResumeSandboxResponse, SandboxInfo, SandboxSortOrder, SandboxStatus, SuspendSandboxRequest,
     SuspendSandboxResponse, TerminateSandboxRequest, TerminateSandboxResponse,
 };
-use super::super::{status, times};
+use super::super::{scope, status, times};
 use super::{exact, seconds, spec, volumes};
 use crate::http;
+use crate::projects::Scope;
 use crate::service::Service;
 
 /// `chalk.sandbox.v2.SandboxService`
@@ -37,6 +38,7 @@ impl SandboxService for Lifecycle {
         &self,
         request: Request<CreateSandboxRequest>,
     ) -> Result<Response<CreateSandboxResponse>, Status> {
+        let scope = scope(&request)?;
         let wanted = match request.into_inner().source {
             Some(Source::Spec(spec)) => spec,
             Some(Source::SnapshotId(_)) => {
@@ -47,8 +49,10 @@ impl SandboxService for Lifecycle {
             None => return Err(Status::invalid_argument("source: expected a spec")),
         };
         let (mut request, mounted) = spec::request(wanted)?;
-        request.mounts = volumes::mounts(&self.service, &mounted).await?;
-        match http::sandboxes::create(&self.service, request).await? {
+        request.mounts = volumes::mounts(&self.service, &scope, &mounted).await?;
+        // The files of volumes are what the service itself names.
+        let mounts = Scope::all(scope.projects(), scope.project().clone());
+        match http::sandboxes::create(&self.service, &scope, request, &mounts).await? {
             SandboxReply::Accepted(sandbox) => Ok(Response::new(CreateSandboxResponse {
                 sandbox: Some(info(&sandbox)),
             })),
@@ -62,7 +66,7 @@ impl SandboxService for Lifecycle {
         &self,
         request: Request<GetSandboxRequest>,
     ) -> Result<Response<GetSandboxResponse>, Status> {
-        let sandbox = exact(&self.service, &request.into_inner().id)?;
+        let sandbox = exact(&self.service, &scope(&request)?, &request.into_inner().id)?;
         Ok(Response::new(GetSandboxResponse {
             sandbox: Some(info(&sandbox)),
         }))
@@ -72,8 +76,10 @@ impl SandboxService for Lifecycle {
         &self,
         request: Request<ListSandboxesRequest>,
     ) -> Result<Response<ListSandboxesResponse>, Status> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
-        let sandboxes = self.service.fleet().sandboxes().list(true, None, |_| true);
+        let sandboxes = self.service.fleet().sandboxes();
+        let sandboxes = sandboxes.list(&scope, true, None, |_| true);
         Ok(Response::new(page(sandboxes, &asked)?))
     }
 
@@ -99,10 +105,11 @@ impl SandboxService for Lifecycle {
         &self,
         request: Request<TerminateSandboxRequest>,
     ) -> Result<Response<TerminateSandboxResponse>, Status> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
         let grace = asked.grace_period.as_ref();
         let grace = grace.map(|grace| seconds("grace_period", grace));
-        let sandbox = exact(&self.service, &asked.id)?;
+        let sandbox = exact(&self.service, &scope, &asked.id)?;
         let sandboxes = self.service.fleet().sandboxes();
         let stopped = sandboxes.stop(&sandbox.id, grace.transpose()?).await;
         stopped.map_err(|problem| status::of(&problem))?;

@@ -16,11 +16,13 @@ use chalk_core::wire::Sandbox;
 use tonic::Status;
 
 use super::status;
+use crate::projects::Scope;
 use crate::service::Service;
 
 /// The sandbox of exactly that identifier: clients of this API have whole ones.
-fn exact(service: &Service, id: &str) -> Result<Sandbox, Status> {
-    let found = service.fleet().sandboxes().get(id);
+fn exact(service: &Service, scope: &Scope, id: &str) -> Result<Sandbox, Status> {
+    let sandboxes = service.fleet().sandboxes();
+    let found = sandboxes.seen(scope, id).and_then(|id| sandboxes.get(&id));
     match found {
         Ok(sandbox) if sandbox.id == id => Ok(sandbox),
         Ok(_) => Err(Status::not_found(format!("there is no sandbox `{id}`"))),

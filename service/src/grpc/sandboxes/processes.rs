@@ -18,8 +18,9 @@ use super::super::proto::chalk::sandbox::v2::{
     ListSessionsRequest, ListSessionsResponse, NewProcess, OpenSessionRequest, OpenSessionResponse,
     ProcessState, ProcessStatus, PtyInfo, SessionInfo,
 };
-use super::super::status;
+use super::super::{scope, status};
 use super::{exact, seconds, session};
+use crate::projects::Scope;
 use crate::sandboxes::Wanted;
 use crate::service::Service;
 
@@ -46,8 +47,9 @@ impl SandboxProcessService for Processes {
         &self,
         request: Request<ExecCommandRequest>,
     ) -> Result<Response<ExecCommandResponse>, Status> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
-        let sandbox = exact(&self.service, &asked.sandbox_id)?;
+        let sandbox = exact(&self.service, &scope, &asked.sandbox_id)?;
         let mut exec = exec_request(Command {
             command: asked.command,
             args: asked.args,
@@ -78,7 +80,7 @@ impl SandboxProcessService for Processes {
         request: Request<Streaming<OpenSessionRequest>>,
     ) -> Result<Response<Self::OpenSessionStream>, Status> {
         // The head of the answer goes out at once: there are clients that send nothing before it.
-        let events = session::serve(self.service.clone(), request.into_inner());
+        let events = session::serve(self.service.clone(), scope(&request)?, request.into_inner());
         Ok(Response::new(events))
     }
 
@@ -86,8 +88,9 @@ impl SandboxProcessService for Processes {
         &self,
         request: Request<GetSessionRequest>,
     ) -> Result<Response<GetSessionResponse>, Status> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
-        let found = find(&self.service, &asked.sandbox_id, &asked.session_id).await?;
+        let found = find(&self.service, &scope, &asked.sandbox_id, &asked.session_id).await?;
         Ok(Response::new(GetSessionResponse {
             session: Some(session_info(&asked.sandbox_id, found)),
         }))
@@ -97,8 +100,9 @@ impl SandboxProcessService for Processes {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
+        let scope = scope(&request)?;
         let id = request.into_inner().sandbox_id;
-        let sandbox = exact(&self.service, &id)?;
+        let sandbox = exact(&self.service, &scope, &id)?;
         let sandboxes = self.service.fleet().sandboxes();
         let known = sandboxes.processes(&sandbox.id).await;
         let known = known.map_err(|problem| status::of(&problem))?;
@@ -258,8 +262,13 @@ pub(super) fn size(rows: u32, cols: u32) -> Result<TerminalSize, Status> {
 }
 
 /// A session of a sandbox.
-pub(super) async fn find(service: &Service, sandbox: &str, session: &str) -> Result<Known, Status> {
-    let sandbox = exact(service, sandbox)?;
+pub(super) async fn find(
+    service: &Service,
+    scope: &Scope,
+    sandbox: &str,
+    session: &str,
+) -> Result<Known, Status> {
+    let sandbox = exact(service, scope, sandbox)?;
     let known = service.fleet().sandboxes().processes(&sandbox.id).await;
     let known = known.map_err(|problem| status::of(&problem))?;
     let found = known.into_iter().find(|known| known.process == session);

@@ -21,6 +21,7 @@ use super::super::proto::chalk::sandbox::v2::{
 use super::super::status;
 use super::exact;
 use super::processes::{self, Command, exec_request, process_status, size};
+use crate::projects::Scope;
 use crate::sandboxes::{Output, Wanted};
 use crate::service::Service;
 
@@ -52,6 +53,7 @@ impl From<Status> for Over {
 /// A process that the client is attached to.
 struct Session {
     service: Arc<Service>,
+    scope: Scope,
     sandbox: String,
     process: String,
     tty: bool,
@@ -66,13 +68,14 @@ pub(super) fn lost() -> Status {
 /// Serves a client in the background; what is told it is given.
 pub(super) fn serve(
     service: Arc<Service>,
+    scope: Scope,
     requests: Streaming<OpenSessionRequest>,
 ) -> ReceiverStream<Result<OpenSessionResponse, Status>> {
     let (answers, events) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         let gone = answers.clone();
         tokio::select! {
-            over = run(service, requests, answers.clone()) => {
+            over = run(service, scope, requests, answers.clone()) => {
                 if let Err(Over::Failed(status)) = over {
                     let _ = answers.send(Err(status)).await;
                 }
@@ -85,14 +88,15 @@ pub(super) fn serve(
 
 async fn run(
     service: Arc<Service>,
+    scope: Scope,
     mut requests: Streaming<OpenSessionRequest>,
     answers: Answers,
 ) -> Result<(), Over> {
     let first = tokio::time::timeout(FIRST, requests.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("the client sent no request"))??;
     let (session, output) = match first.and_then(|first| first.command) {
-        Some(Asked::NewProcess(new)) => start(service, new, answers).await?,
-        Some(Asked::AttachSession(attach)) => self::attach(service, attach, answers).await?,
+        Some(Asked::NewProcess(new)) => start(service, scope, new, answers).await?,
+        Some(Asked::AttachSession(attach)) => self::attach(service, scope, attach, answers).await?,
         _ => {
             let status = Status::invalid_argument(
                 "the first request of a session is a new_process or an attach_session",
@@ -126,10 +130,11 @@ async fn run(
 
 async fn start(
     service: Arc<Service>,
+    scope: Scope,
     new: NewProcess,
     answers: Answers,
 ) -> Result<(Session, Output), Over> {
-    let sandbox = exact(&service, &new.sandbox_id)?;
+    let sandbox = exact(&service, &scope, &new.sandbox_id)?;
     let exec = exec_request(Command {
         command: new.command,
         args: new.args,
@@ -143,6 +148,7 @@ async fn start(
     let process = started.map_err(|problem| status::of(&problem))?.process;
     let session = Session {
         service,
+        scope,
         sandbox: sandbox.id,
         process,
         tty,
@@ -156,12 +162,14 @@ async fn start(
 
 async fn attach(
     service: Arc<Service>,
+    scope: Scope,
     attach: AttachSession,
     answers: Answers,
 ) -> Result<(Session, Output), Over> {
-    let found = processes::find(&service, &attach.sandbox_id, &attach.session_id).await?;
+    let found = processes::find(&service, &scope, &attach.sandbox_id, &attach.session_id).await?;
     let session = Session {
         service,
+        scope,
         sandbox: attach.sandbox_id,
         process: found.process,
         tty: found.tty,
@@ -279,7 +287,8 @@ impl Session {
                 }
                 Some(Asked::ResizePty(size)) => self.resize(size.rows, size.cols).await?,
                 Some(Asked::GetProcessStatus(_)) => {
-                    let found = processes::find(&self.service, &self.sandbox, &self.process);
+                    let found =
+                        processes::find(&self.service, &self.scope, &self.sandbox, &self.process);
                     let told = process_status(found.await?.end.as_ref());
                     self.say(0, Event::ProcessStatus(told)).await?;
                 }

@@ -6,6 +6,7 @@ use chalk_core::wire::{MountSource, SandboxMount};
 use tonic::Status;
 
 use super::super::proto::chalk::container::v1::VolumeMount;
+use crate::projects::Scope;
 use crate::service::Service;
 use crate::volumes::{Selector, VolumeError};
 
@@ -17,6 +18,7 @@ const OWN: &str = "sandbox-files-";
 /// The mounts that volumes come to.
 pub(super) async fn mounts(
     service: &Service,
+    scope: &Scope,
     volumes: &[VolumeMount],
 ) -> Result<Vec<SandboxMount>, Status> {
     let mut mounts = Vec::with_capacity(volumes.len());
@@ -25,7 +27,7 @@ pub(super) async fn mounts(
         mounts.push(SandboxMount {
             dest: volume.mount_path.clone(),
             source: MountSource::Dir {
-                digest: pinned(service, volume).await?,
+                digest: pinned(service, scope, volume).await?,
             },
             writable: is_scratch(volume),
         });
@@ -60,10 +62,10 @@ fn check(volume: &VolumeMount) -> Result<(), Status> {
 }
 
 /// The tree of the version that is meant.
-async fn pinned(service: &Service, volume: &VolumeMount) -> Result<Digest, Status> {
+async fn pinned(service: &Service, scope: &Scope, volume: &VolumeMount) -> Result<Digest, Status> {
     match service
         .volumes()
-        .mount(&volume.name, &selector(volume))
+        .mount(scope.project(), &volume.name, &selector(volume))
         .await
     {
         // A volume that nobody has written to is an empty directory.

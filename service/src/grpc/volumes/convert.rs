@@ -5,6 +5,7 @@ use tonic::Status;
 
 use super::super::proto::chalk::volume::v2 as pb;
 use super::super::times;
+use crate::projects::Scope;
 use crate::volumes::{
     Change, CommitNode, ContentHash, Contents, DEFAULT_REF, Entry, Listed, Metadata, Node, Piece,
     Remove, Selector, VersionRecord, VolumeKind, VolumeName, VolumeRecord, WriteMode,
@@ -18,7 +19,10 @@ pub(super) fn invalid(field: &str, why: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("{field}: {why}"))
 }
 
-pub(super) fn volume_name(named: Option<pb::VolumeRef>) -> Result<VolumeName, Status> {
+pub(super) fn volume_name(
+    scope: &Scope,
+    named: Option<pb::VolumeRef>,
+) -> Result<VolumeName, Status> {
     let named = named.unwrap_or_default();
     if named.volume_id.is_empty() && named.name.is_empty() {
         return Err(invalid("volume", "expected a name"));
@@ -26,6 +30,7 @@ pub(super) fn volume_name(named: Option<pb::VolumeRef>) -> Result<VolumeName, St
     Ok(VolumeName {
         id: named.volume_id,
         name: named.name,
+        project: scope.only().map(|_| scope.project().clone()),
     })
 }
 

@@ -4,13 +4,15 @@ mod convert;
 
 use std::sync::Arc;
 
+use chalk_core::wire::DEFAULT_PROJECT;
 use jiff::Timestamp;
 use tonic::{Request, Response, Status};
 
 use super::proto::chalk::volume::v2 as pb;
 use super::proto::chalk::volume::v2::volume_service_server::VolumeService;
-use super::{auth::reached_by, times};
+use super::{auth::reached_by, scope, status, times};
 use crate::http::ApiError;
+use crate::projects::Scope;
 use crate::service::Service;
 use crate::volumes::addresses::Permit;
 use crate::volumes::{
@@ -56,8 +58,26 @@ impl Volumes {
         self.service.volumes()
     }
 
-    fn find(&self, named: Option<pb::VolumeRef>) -> Result<Arc<Volume>, Status> {
-        Ok(self.all().get(&convert::volume_name(named)?)?)
+    fn find(&self, scope: &Scope, named: Option<pb::VolumeRef>) -> Result<Arc<Volume>, Status> {
+        Ok(self.all().get(&convert::volume_name(scope, named)?)?)
+    }
+
+    /// Writes down what a version holds as its project's.
+    async fn count(&self, scope: &Scope, volume: &Volume, version: &VersionRecord) {
+        let projects = scope.projects();
+        if !projects.counts() {
+            return;
+        }
+        match self.all().listing(version).await {
+            Ok(listing) => {
+                let files = listing.iter().filter_map(|(_, entry)| match &entry.node {
+                    Node::File(file) => Some((file.digest, file.size)),
+                    _ => None,
+                });
+                projects.keep_blobs(volume.project(), files);
+            }
+            Err(error) => tracing::warn!(%error, "a version of a volume is not counted"),
+        }
     }
 
     /// The version that a selector means; none where nothing was committed yet.
@@ -89,6 +109,7 @@ impl Volumes {
     /// Changes of a commit, wherever they are.
     async fn changes(
         &self,
+        volume: &Volume,
         deltas: Option<pb::commit_intent::Deltas>,
     ) -> Result<convert::Changes, Status> {
         match deltas {
@@ -96,7 +117,8 @@ impl Volumes {
             Some(pb::commit_intent::Deltas::InodeDeltas(_)) => Err(convert::no_inodes()),
             Some(pb::commit_intent::Deltas::UploadedDeltas(object)) => {
                 let hash = convert::hash("uploaded_deltas.hash", &object.hash)?;
-                let bytes = self.all().object(hash, OBJECT_LIMIT).await?;
+                let bytes = self.all().object(volume.project(), hash, OBJECT_LIMIT);
+                let bytes = bytes.await?;
                 convert::uploaded_deltas(&bytes)
             }
             None => Err(convert::invalid(
@@ -186,9 +208,13 @@ impl VolumeService for Volumes {
         &self,
         request: Request<pb::CreateVolumeRequest>,
     ) -> Answer<pb::CreateVolumeResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
         let kind = convert::kind(asked.volume_type)?;
-        let volume = self.all().create(&asked.name, kind).await?;
+        let volume = self
+            .all()
+            .create(scope.project(), &asked.name, kind)
+            .await?;
         Ok(Response::new(pb::CreateVolumeResponse {
             volume: Some(convert::volume_info(&volume.record())),
         }))
@@ -198,8 +224,9 @@ impl VolumeService for Volumes {
         &self,
         request: Request<pb::GetVolumeRequest>,
     ) -> Answer<pb::GetVolumeResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
-        let volume = self.find(asked.volume)?;
+        let volume = self.find(&scope, asked.volume)?;
         let version = self
             .version(&volume, &convert::selector(asked.selector))
             .await?;
@@ -213,8 +240,9 @@ impl VolumeService for Volumes {
         &self,
         request: Request<pb::GetVolumeStatsRequest>,
     ) -> Answer<pb::GetVolumeStatsResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
-        let volume = self.find(asked.volume)?;
+        let volume = self.find(&scope, asked.volume)?;
         let version = self
             .version(&volume, &convert::selector(asked.selector))
             .await?;
@@ -238,12 +266,14 @@ impl VolumeService for Volumes {
         &self,
         request: Request<pb::ListVolumesRequest>,
     ) -> Answer<pb::ListVolumesResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
         let kind = asked.volume_kind.map(convert::kind).transpose()?;
         let limit = page(asked.limit);
+        let only = scope.only().map(|_| scope.project());
         let found = self
             .all()
-            .list(&asked.name_prefix, kind, &asked.cursor, limit);
+            .list(only, &asked.name_prefix, kind, &asked.cursor, limit);
         Ok(Response::new(pb::ListVolumesResponse {
             volumes: found.items.iter().map(convert::listed_volume).collect(),
             next_cursor: found.next.unwrap_or_default(),
@@ -254,7 +284,8 @@ impl VolumeService for Volumes {
         &self,
         request: Request<pb::DeleteVolumeRequest>,
     ) -> Answer<pb::DeleteVolumeResponse> {
-        let named = convert::volume_name(request.into_inner().volume)?;
+        let scope = scope(&request)?;
+        let named = convert::volume_name(&scope, request.into_inner().volume)?;
         self.all().delete(&named).await?;
         Ok(Response::new(pb::DeleteVolumeResponse {}))
     }
@@ -263,8 +294,9 @@ impl VolumeService for Volumes {
         &self,
         request: Request<pb::ListVolumeVersionsRequest>,
     ) -> Answer<pb::ListVolumeVersionsResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
-        let volume = self.find(asked.volume)?;
+        let volume = self.find(&scope, asked.volume)?;
         let selector = asked.r#ref.map_or(Selector::Default, Selector::Ref);
         let after = match &*asked.cursor {
             "" => 0,
@@ -286,8 +318,9 @@ impl VolumeService for Volumes {
         &self,
         request: Request<pb::CreateRefRequest>,
     ) -> Answer<pb::CreateRefResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
-        let volume = self.find(asked.volume)?;
+        let volume = self.find(&scope, asked.volume)?;
         let made = self
             .all()
             .create_ref(&volume, &asked.name, asked.from_version_id);
@@ -299,7 +332,8 @@ impl VolumeService for Volumes {
         &self,
         request: Request<pb::ListRefsRequest>,
     ) -> Answer<pb::ListRefsResponse> {
-        let volume = self.find(request.into_inner().volume)?;
+        let scope = scope(&request)?;
+        let volume = self.find(&scope, request.into_inner().volume)?;
         let mut refs = Vec::new();
         for found in volume.refs() {
             refs.push(self.ref_info(&volume, found).await?);
@@ -311,8 +345,9 @@ impl VolumeService for Volumes {
         &self,
         request: Request<pb::DeleteRefRequest>,
     ) -> Answer<pb::DeleteRefResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
-        let volume = self.find(asked.volume)?;
+        let volume = self.find(&scope, asked.volume)?;
         self.all().delete_ref(&volume, &asked.name).await?;
         Ok(Response::new(pb::DeleteRefResponse {}))
     }
@@ -321,10 +356,13 @@ impl VolumeService for Volumes {
         &self,
         request: Request<pb::CommitVersionRequest>,
     ) -> Answer<pb::CommitVersionResponse> {
+        let scope = scope(&request)?;
         let intent = request.into_inner().intent;
         let intent = intent.ok_or_else(|| convert::invalid("intent", "expected one"))?;
-        let volume = self.find(intent.volume)?;
-        let (removes, changes) = self.changes(intent.deltas).await?;
+        let volume = self.find(&scope, intent.volume)?;
+        let room = scope.projects().room(volume.project(), 0);
+        room.map_err(|problem| status::of(&problem))?;
+        let (removes, changes) = self.changes(&volume, intent.deltas).await?;
         let commit = Commit {
             id: intent.commit_id.clone(),
             on: intent.r#ref.unwrap_or_default(),
@@ -334,7 +372,10 @@ impl VolumeService for Volumes {
             changes,
         };
         let status = match self.all().commit(&volume, commit).await? {
-            Committed::Version(version) => committed(&volume, &version),
+            Committed::Version(version) => {
+                self.count(&scope, &volume, &version).await;
+                committed(&volume, &version)
+            }
             Committed::Rebase(newest) => pb::CommitStatus {
                 volume: Some(volume_ref(&volume)),
                 commit_id: intent.commit_id,
@@ -354,8 +395,9 @@ impl VolumeService for Volumes {
         &self,
         request: Request<pb::GetCommitStatusRequest>,
     ) -> Answer<pb::GetCommitStatusResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
-        let volume = self.find(asked.volume)?;
+        let volume = self.find(&scope, asked.volume)?;
         let version = self.all().commit_of(&volume, &asked.commit_id).await?;
         let version = version.ok_or_else(|| VolumeError::NoCommit {
             volume: volume.record().name,
@@ -382,8 +424,9 @@ impl VolumeService for Volumes {
         request: Request<pb::RequestUploadUrLsRequest>,
     ) -> Answer<pb::RequestUploadUrLsResponse> {
         let base = reached_by(&request, &self.service);
+        let scope = scope(&request)?;
         let asked = request.into_inner();
-        self.find(asked.volume)?;
+        let volume = self.find(&scope, asked.volume)?;
         if asked.objects.len() > OBJECTS {
             return Err(convert::invalid("objects", format!("more than {OBJECTS}")));
         }
@@ -396,14 +439,25 @@ impl VolumeService for Volumes {
             }
             wanted.push((hash, object.content_size));
         }
-        let there = self.all().has_objects(wanted.clone()).await?;
+        let bytes = wanted.iter().map(|(_, size)| size).sum();
+        let room = scope.projects().room(volume.project(), bytes);
+        room.map_err(|problem| status::of(&problem))?;
+        let project = Some(volume.project().clone());
+        let project = project.filter(|project| **project != *DEFAULT_PROJECT);
+        let there = self.all().has_objects(volume.project(), wanted.clone());
+        let there = there.await?;
         let expires = Permit::expiry(Timestamp::now());
         let key = self.service.access().key();
         let items = asked.objects.into_iter().zip(wanted).zip(there);
         let urls = items.map(|((object, (hash, size)), there)| pb::UploadUrlItem {
             object_key: object.object_key,
             already_exists: there,
-            signed_upload_uri: Permit::Upload { hash, size }.address(key, &base, expires),
+            signed_upload_uri: Permit::Upload {
+                hash,
+                size,
+                project: project.clone(),
+            }
+            .address(key, &base, expires),
             expires_at: Some(times::proto(expires)),
         });
         Ok(Response::new(pb::RequestUploadUrLsResponse {
@@ -415,8 +469,9 @@ impl VolumeService for Volumes {
         &self,
         request: Request<pb::ListFilesRequest>,
     ) -> Answer<pb::ListFilesResponse> {
+        let scope = scope(&request)?;
         let asked = request.into_inner();
-        let volume = self.find(asked.volume)?;
+        let volume = self.find(&scope, asked.volume)?;
         // Pages are all of the version that the first one was of.
         let (selector, after) = match asked.cursor.split_once('/') {
             None if asked.cursor.is_empty() => (convert::selector(asked.selector), ""),
@@ -450,8 +505,9 @@ impl VolumeService for Volumes {
 
     async fn get_file(&self, request: Request<pb::GetFileRequest>) -> Answer<pb::GetFileResponse> {
         let base = reached_by(&request, &self.service);
+        let scope = scope(&request)?;
         let asked = request.into_inner();
-        let volume = self.find(asked.volume)?;
+        let volume = self.find(&scope, asked.volume)?;
         let path = clean_path(&asked.path)?;
         let version = self
             .version(&volume, &convert::selector(asked.selector))

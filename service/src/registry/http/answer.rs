@@ -54,6 +54,7 @@ impl From<EmbeddedError> for Refusal {
                 refusal.errors = each.collect();
                 refusal
             }
+            E::Denied(_) => plain(StatusCode::FORBIDDEN, "DENIED"),
             E::ConditionFailed => plain(StatusCode::PRECONDITION_FAILED, "DENIED"),
             E::TooManyTags(_) => plain(StatusCode::URI_TOO_LONG, "SIZE_INVALID"),
             E::TooLarge { .. } => plain(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::{Api, FILTERS_APPLIED, Query, digest};
 use crate::registry::error::EmbeddedError;
 use crate::registry::referrers::Wanted;
+use crate::registry::view::{Part, View};
 
 /// Most entries of one page, whatever a client asks for.
 const MAX_PAGE: usize = 10_000;
@@ -23,18 +24,29 @@ pub(super) async fn tags(
     api: &Arc<Api>,
     name: &str,
     query: &Query,
+    view: Option<&Arc<dyn View>>,
 ) -> Result<Response, EmbeddedError> {
     let repository = name.to_owned();
-    let all = api
+    let mut all = api
         .blocking(move |api| api.registry.tags(&repository))
         .await?;
+    if let Some(view) = view {
+        all.retain(|tag| view.lists_in(name, tag));
+    }
     let path = format!("/v2/{name}/tags/list");
     let (tags, link) = page(&all, query, &path, String::as_str)?;
     Ok(linked(Json(json!({"name": name, "tags": tags})), link))
 }
 
-pub(super) async fn catalog(api: &Arc<Api>, query: &Query) -> Result<Response, EmbeddedError> {
-    let all = api.blocking(|api| api.registry.repositories()).await?;
+pub(super) async fn catalog(
+    api: &Arc<Api>,
+    query: &Query,
+    view: Option<&Arc<dyn View>>,
+) -> Result<Response, EmbeddedError> {
+    let mut all = api.blocking(|api| api.registry.repositories()).await?;
+    if let Some(view) = view {
+        all.retain(|repository| view.lists(repository));
+    }
     let (repositories, link) = page(&all, query, "/v2/_catalog", String::as_str)?;
     Ok(linked(Json(json!({"repositories": repositories})), link))
 }
@@ -44,13 +56,18 @@ pub(super) async fn referrers(
     name: &str,
     subject: &str,
     query: &Query,
+    view: Option<&Arc<dyn View>>,
 ) -> Result<Response, EmbeddedError> {
+    let seen = match view {
+        Some(view) => view.allows(name, Part::Referrers(subject), false).await,
+        None => true,
+    };
     let subject = digest(subject)?;
     let (repository, of) = (name.to_owned(), subject.clone());
     let kind = query.get("artifactType").filter(|kind| !kind.is_empty());
     let wanted = kind.map(str::to_owned);
     let after = query.get("last").and_then(|last| last.parse().ok());
-    let (page, more) = api
+    let (mut page, more) = api
         .blocking(move |api| {
             let wanted = Wanted {
                 artifact_type: wanted.as_deref(),
@@ -61,15 +78,19 @@ pub(super) async fn referrers(
             api.registry.referrers_of(&repository, &of, wanted)
         })
         .await?;
+    let last = page.last().map(|last| last.digest.clone());
+    let last = last.filter(|_| seen && more);
+    page.retain(|found| {
+        seen && view.is_none_or(|view| view.lists_in(name, &found.digest.to_string()))
+    });
     let index = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": page,
     });
-    let link = page.last().filter(|_| more).map(|last| {
+    let link = last.map(|last| {
         let filter = kind.map(|kind| format!("&artifactType={}", encode(kind)));
         let filter = filter.unwrap_or_default();
-        let last = &last.digest;
         format!("</v2/{name}/referrers/{subject}?last={last}{filter}>; rel=\"next\"")
     });
     let mut response = linked(Json(index), link);

@@ -13,6 +13,7 @@ use super::{Api, CONTENT_DIGEST, Query, SUBJECT, TAGS, text};
 use crate::registry::condition::{Condition, EntityTags};
 use crate::registry::error::EmbeddedError;
 use crate::registry::store::{FoundHead, Push};
+use crate::registry::view::{self, View};
 
 /// Most tags that one request sets.
 const MAX_TAGS: usize = 100;
@@ -60,6 +61,7 @@ pub(super) async fn put(
     query: &Query,
     headers: &HeaderMap,
     body: Body,
+    view: Option<&Arc<dyn View>>,
 ) -> Result<Response, EmbeddedError> {
     // Further tags come with a push by digest only (spec.md, "Pushing Manifests").
     let by_digest = at.contains(':');
@@ -68,11 +70,16 @@ pub(super) async fn put(
         return Err(EmbeddedError::TooManyTags(MAX_TAGS));
     }
     let bytes = collect(api, body).await?;
+    if let Some(view) = view {
+        let room = view.room(name, bytes.len() as u64);
+        room.map_err(EmbeddedError::Denied)?;
+    }
     let kind = text(headers, header::CONTENT_TYPE)
         .unwrap_or_default()
         .to_owned();
     let (repository, reference) = (name.to_owned(), at.to_owned());
     let (condition, more) = (condition(headers), tags.clone());
+    let told = view.cloned();
     let kept = api
         .blocking(move |api| {
             let push = Push {
@@ -82,7 +89,14 @@ pub(super) async fn put(
                 tags: &more,
                 condition,
             };
-            api.registry.push(&repository, &push)
+            let kept = api.registry.push(&repository, &push)?;
+            view::tell(
+                told.as_ref(),
+                api.registry.blobs(),
+                &repository,
+                &kept.digest,
+            );
+            Ok(kept)
         })
         .await?;
     let mut response = StatusCode::CREATED.into_response();

@@ -13,7 +13,8 @@
 //! | `/v2/<name>/blobs/uploads/` | POST |
 //! | `/v2/<name>/blobs/uploads/<id>` | GET PATCH PUT DELETE |
 //!
-//! Who may ask is decided before: the router does no authentication of its own.
+//! Who may ask is decided before: the router does no authentication of its own, and shows what the
+//! [`View`](super::View) of the request shows.
 
 mod answer;
 mod blobs;
@@ -39,6 +40,7 @@ use chalk_core::AnyDigest;
 
 use super::error::EmbeddedError;
 use super::store::Registry;
+use super::view::{self, Part, View};
 use answer::{Refusal, not_allowed};
 use uploads::Sessions;
 
@@ -48,6 +50,24 @@ const TAGS: HeaderName = HeaderName::from_static("oci-tag");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// The calls that the router takes: the path, and its methods. What answers `GET` answers `HEAD`, too.
+pub const CALLS: [(&str, &[&str]); 8] = [
+    ("/v2/", &["GET"]),
+    ("/v2/_catalog", &["GET"]),
+    ("/v2/{name}/tags/list", &["GET"]),
+    (
+        "/v2/{name}/manifests/{reference}",
+        &["GET", "PUT", "DELETE"],
+    ),
+    ("/v2/{name}/referrers/{digest}", &["GET"]),
+    ("/v2/{name}/blobs/{digest}", &["GET", "DELETE"]),
+    ("/v2/{name}/blobs/uploads/", &["POST"]),
+    (
+        "/v2/{name}/blobs/uploads/{id}",
+        &["GET", "PATCH", "PUT", "DELETE"],
+    ),
+];
 
 /// What clients of the router may take up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +112,7 @@ struct Api {
 /// The routes `/v2` and below. Inside a tokio runtime, uploads that expired are thrown away as long
 /// as the router is there; otherwise when others are started.
 pub fn router(registry: Registry, limits: RegistryLimits) -> Router {
-    let sessions = Sessions::new(registry.blobs().clone(), &limits);
+    let sessions = Sessions::new(registry.uploads().clone(), &limits);
     let api = Arc::new(Api {
         registry,
         limits,
@@ -110,7 +130,7 @@ pub fn router(registry: Registry, limits: RegistryLimits) -> Router {
 
 /// What a path below `/v2/` names.
 #[derive(Debug, PartialEq, Eq)]
-enum Target<'a> {
+pub(crate) enum Target<'a> {
     Catalog,
     Tags,
     Manifest(&'a str),
@@ -121,7 +141,7 @@ enum Target<'a> {
 }
 
 /// Takes a path apart, from its end: what comes before is the repository.
-fn target(path: &str) -> Option<(&str, Target<'_>)> {
+pub(crate) fn target(path: &str) -> Option<(&str, Target<'_>)> {
     if path == "_catalog" {
         return Some(("", Target::Catalog));
     }
@@ -185,18 +205,27 @@ async fn route(api: &Arc<Api>, parts: &Parts, body: Body) -> Result<Response, Em
         return Err(EmbeddedError::NameInvalid(name.to_owned()));
     }
     let query = Query::of(parts);
+    let view = view::of(parts);
+    let view = view.as_ref();
+    if let Some(view) = view {
+        check_view(view, name, &target, &parts.method).await?;
+    }
     match (target, &parts.method) {
-        (Target::Catalog, &Method::GET | &Method::HEAD) => listings::catalog(api, &query).await,
-        (Target::Tags, &Method::GET | &Method::HEAD) => listings::tags(api, name, &query).await,
+        (Target::Catalog, &Method::GET | &Method::HEAD) => {
+            listings::catalog(api, &query, view).await
+        }
+        (Target::Tags, &Method::GET | &Method::HEAD) => {
+            listings::tags(api, name, &query, view).await
+        }
         (Target::Referrers(digest), &Method::GET | &Method::HEAD) => {
-            listings::referrers(api, name, digest, &query).await
+            listings::referrers(api, name, digest, &query, view).await
         }
         (Target::Manifest(at), &Method::GET) => manifests::get(api, name, at, &parts.headers).await,
         (Target::Manifest(at), &Method::HEAD) => {
             manifests::head(api, name, at, &parts.headers).await
         }
         (Target::Manifest(at), &Method::PUT) => {
-            manifests::put(api, name, at, &query, &parts.headers, body).await
+            manifests::put(api, name, at, &query, &parts.headers, body, view).await
         }
         (Target::Manifest(at), &Method::DELETE) => {
             manifests::delete(api, name, at, &parts.headers).await
@@ -207,14 +236,14 @@ async fn route(api: &Arc<Api>, parts: &Parts, body: Body) -> Result<Response, Em
         }
         (Target::Blob(digest), &Method::DELETE) => blobs::delete(api, name, digest).await,
         (Target::NewUpload, &Method::POST) => {
-            uploads::start(api, name, &query, &parts.headers, body).await
+            uploads::start(api, name, &query, &parts.headers, body, view).await
         }
         (Target::Upload(id), &Method::GET | &Method::HEAD) => uploads::status(api, name, id).await,
         (Target::Upload(id), &Method::PATCH) => {
             uploads::patch(api, name, id, &parts.headers, body).await
         }
         (Target::Upload(id), &Method::PUT) => {
-            uploads::put(api, name, id, &query, &parts.headers, body).await
+            uploads::put(api, name, id, &query, &parts.headers, body, view).await
         }
         (Target::Upload(id), &Method::DELETE) => uploads::cancel(api, name, id).await,
         (Target::Catalog | Target::Tags | Target::Referrers(_), _) => Ok(not_allowed("GET, HEAD")),
@@ -223,6 +252,40 @@ async fn route(api: &Arc<Api>, parts: &Parts, body: Body) -> Result<Response, Em
         (Target::NewUpload, _) => Ok(not_allowed("POST")),
         (Target::Upload(_), _) => Ok(not_allowed("GET, PATCH, PUT, DELETE")),
     }
+}
+
+/// What is not seen is answered as what is not there; what may not be changed is told.
+async fn check_view(
+    view: &Arc<dyn View>,
+    name: &str,
+    target: &Target<'_>,
+    method: &Method,
+) -> Result<(), EmbeddedError> {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let part = match *target {
+        // What they list is looked at one by one.
+        Target::Catalog | Target::Referrers(_) => return Ok(()),
+        Target::Tags => Part::Tags,
+        Target::Manifest(at) => Part::Manifest(at),
+        Target::Blob(digest) => Part::Blob(digest),
+        Target::NewUpload | Target::Upload(_) => Part::Upload,
+    };
+    if view.allows(name, part, !reads).await {
+        return Ok(());
+    }
+    if !reads {
+        let what = format!("this token does not allow changes of the repository {name}");
+        return Err(EmbeddedError::Denied(what));
+    }
+    Err(match *target {
+        Target::Manifest(at) => EmbeddedError::ManifestUnknown {
+            repository: name.to_owned(),
+            name: at.to_owned(),
+        },
+        Target::Blob(text) => EmbeddedError::BlobUnknown(digest(text)?),
+        Target::Upload(_) => EmbeddedError::UploadUnknown,
+        _ => EmbeddedError::NameUnknown(name.to_owned()),
+    })
 }
 
 impl Api {
@@ -266,7 +329,7 @@ fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
 }
 
 /// Undoes percent-encoding, which some clients apply to the colon of a digest.
-fn decode(path: &str) -> Option<String> {
+pub(crate) fn decode(path: &str) -> Option<String> {
     let mut out = Vec::with_capacity(path.len());
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
@@ -321,6 +384,16 @@ mod tests {
             "../../etc/manifests/x",
             Some(("../../etc", Target::Manifest("x"))),
         );
+    }
+
+    #[test]
+    fn every_path_is_of_a_call() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (path, _) in CALLS {
+            let path = path.replace("{name}", "a/b").replace("{digest}", &digest);
+            let path = path.trim_start_matches("/v2/");
+            assert!(path.is_empty() || target(path).is_some(), "{path}");
+        }
     }
 
     #[test]

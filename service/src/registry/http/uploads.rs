@@ -11,15 +11,17 @@ use axum::response::{IntoResponse, Response};
 use chalk_core::AnyDigest;
 use chalk_core::any_digest::Algorithm;
 use chalk_core::reference::is_repository;
+use chalk_store::BlobError;
 use chalk_store::sink::ChunkSink;
 use chalk_store::uploads::{Session, UploadError, UploadId, Uploads};
-use chalk_store::{BlobError, BlobStore};
 use http_body_util::BodyExt as _;
 
 use super::manifests::value;
 use super::ranges::Chunk;
 use super::{Api, CONTENT_DIGEST, Query, RegistryLimits, UPLOAD_ID, digest, text};
+use crate::places::IMAGES;
 use crate::registry::error::EmbeddedError;
+use crate::registry::view::{self, Part, View};
 
 /// How long a request waits for the one before it, whose client may just have vanished.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
@@ -39,9 +41,9 @@ struct Table {
 }
 
 impl Sessions {
-    pub(super) fn new(blobs: BlobStore, limits: &RegistryLimits) -> Self {
+    pub(super) fn new(uploads: Uploads, limits: &RegistryLimits) -> Self {
         let sessions = Self {
-            uploads: Uploads::new(blobs),
+            uploads,
             table: Mutex::default(),
         };
         if let Err(error) = sessions.uploads.sweep(limits.upload_expiry) {
@@ -122,12 +124,15 @@ pub(super) async fn start(
     query: &Query,
     headers: &HeaderMap,
     body: Body,
+    view: Option<&Arc<dyn View>>,
 ) -> Result<Response, EmbeddedError> {
+    let length = text(headers, header::CONTENT_LENGTH).and_then(|t| t.parse().ok());
+    check_room(view, name, length.unwrap_or(0))?;
     // A digest that we do not know cannot be here: then the client uploads, as for any other.
     if let Some(wanted) = query
         .get("mount")
         .and_then(|text| text.parse::<AnyDigest>().ok())
-        && mount(api, name, &wanted, query.get("from")).await?
+        && mount(api, name, &wanted, query.get("from"), view).await?
     {
         return Ok(created(name, &wanted));
     }
@@ -152,7 +157,7 @@ pub(super) async fn start(
     };
     let taken = take(api, &id, algorithm, headers, body).await;
     match taken {
-        Ok(session) => finish(api, name, session, expected).await,
+        Ok(session) => finish(api, name, session, expected, view).await,
         Err(error) => {
             // The client was never told the name of this upload.
             let _ = drop_upload(api, id).await;
@@ -204,11 +209,12 @@ pub(super) async fn put(
     query: &Query,
     headers: &HeaderMap,
     body: Body,
+    view: Option<&Arc<dyn View>>,
 ) -> Result<Response, EmbeddedError> {
     let expected = digest(query.get("digest").unwrap_or_default())?;
     let id = find(api, name, id).await?;
     match take(api, &id, expected.algorithm(), headers, body).await {
-        Ok(session) => finish(api, name, session, expected).await,
+        Ok(session) => finish(api, name, session, expected, view).await,
         Err(EmbeddedError::OutOfOrder { received }) => Ok(out_of_order(name, &id, received)),
         Err(error) => Err(error),
     }
@@ -247,7 +253,17 @@ async fn mount(
     name: &str,
     wanted: &AnyDigest,
     from: Option<&str>,
+    view: Option<&Arc<dyn View>>,
 ) -> Result<bool, EmbeddedError> {
+    if let Some(view) = view {
+        // Whoever names no repository may have what is theirs under an image hash.
+        let source = from.unwrap_or(IMAGES);
+        let part = wanted.to_string();
+        if !view.allows(source, Part::Blob(&part), false).await {
+            return Ok(false);
+        }
+    }
+    let told = view.cloned();
     let (repository, from) = (name.to_owned(), from.map(str::to_owned));
     let wanted = wanted.clone();
     api.blocking(move |api| {
@@ -257,7 +273,11 @@ async fn mount(
         };
         match there.then(|| api.registry.link_blob(&repository, &wanted)) {
             None | Some(Err(EmbeddedError::BlobUnknown(_))) => Ok(false),
-            Some(linked) => linked.map(|()| true),
+            Some(linked) => {
+                linked?;
+                view::tell(told.as_ref(), api.registry.blobs(), &repository, &wanted);
+                Ok(true)
+            }
         }
     })
     .await
@@ -366,7 +386,15 @@ async fn finish(
     name: &str,
     session: Session,
     expected: AnyDigest,
+    view: Option<&Arc<dyn View>>,
 ) -> Result<Response, EmbeddedError> {
+    if let Err(refused) = check_room(view, name, session.received()) {
+        let id = session.id().clone();
+        drop(session);
+        drop_upload(api, id).await?;
+        return Err(refused);
+    }
+    let told = view.cloned();
     let (repository, digest) = (name.to_owned(), expected.clone());
     api.blocking(move |api| {
         // Right or wrong, it is over.
@@ -377,10 +405,17 @@ async fn finish(
             })) => return Err(EmbeddedError::DigestMismatch { expected, actual }),
             other => other?,
         };
-        api.registry.link_blob(&repository, &digest)
+        api.registry.link_blob(&repository, &digest)?;
+        view::tell(told.as_ref(), api.registry.blobs(), &repository, &digest);
+        Ok(())
     })
     .await?;
     Ok(created(name, &expected))
+}
+
+fn check_room(view: Option<&Arc<dyn View>>, name: &str, bytes: u64) -> Result<(), EmbeddedError> {
+    let room = view.map_or(Ok(()), |view| view.room(name, bytes));
+    room.map_err(EmbeddedError::Denied)
 }
 
 /// The chunk that a `Content-Range` announces, which must have the length of the body.

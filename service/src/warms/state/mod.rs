@@ -22,6 +22,7 @@ use super::record::{Header, Stored, key, status};
 use super::waves::{Limits, Parent, Registry, Wave};
 use crate::http::nodes::WARM_PIN;
 use crate::ledger::{Changes, Table};
+use crate::metrics::WarmMetrics;
 use crate::nodes::Nodes;
 use crate::regions::{ImageAt, Regions};
 
@@ -112,6 +113,7 @@ pub(in crate::warms) struct State {
     nodes: Arc<Nodes>,
     regions: Arc<Regions>,
     limits: Limits,
+    metrics: WarmMetrics,
     pub(in crate::warms) live: BTreeMap<String, Live>,
     pulls: BTreeMap<String, Pull>,
     by_place: BTreeMap<(String, Digest, bool), String>,
@@ -128,11 +130,22 @@ pub(in crate::warms) struct State {
 }
 
 impl State {
-    pub(in crate::warms) fn new(nodes: Arc<Nodes>, regions: Arc<Regions>, limits: Limits) -> Self {
+    /// Images that are on their way.
+    pub(in crate::warms) fn wanted(&self) -> BTreeSet<Digest> {
+        self.pulls.values().map(|pull| pull.image.digest).collect()
+    }
+
+    pub(in crate::warms) fn new(
+        nodes: Arc<Nodes>,
+        regions: Arc<Regions>,
+        limits: Limits,
+        metrics: WarmMetrics,
+    ) -> Self {
         Self {
             nodes,
             regions,
             limits,
+            metrics,
             live: BTreeMap::new(),
             pulls: BTreeMap::new(),
             by_place: BTreeMap::new(),
@@ -375,7 +388,12 @@ impl State {
         let mirror = |name: &&str| self.nodes.connected(name)?.mirror;
         let peers = names.iter().filter_map(mirror).collect();
         let regions = &self.regions;
-        let image = regions.image_ref(&pull.region, session.host(), &pull.image, peers);
+        let mut image = regions.image_ref(&pull.region, session.host(), &pull.image, peers);
+        let wanted = pull
+            .targets
+            .first()
+            .and_then(|(warm, _)| self.live.get(warm));
+        image.traceparent = wanted.and_then(|live| live.header.traceparent.clone());
         session.send(&Order::Warm {
             id: id.to_owned(),
             image,
@@ -472,6 +490,7 @@ impl State {
     /// Tells of the end of a warm, and has it written down.
     fn finish(&mut self, warm: &str) {
         if let Some(live) = self.live.get_mut(warm) {
+            self.metrics.ended(live.header.status);
             let shown = Box::new(live.header.shown(&live.targets));
             live.log
                 .add(About::End, WarmEventKind::Finished { warm: shown });

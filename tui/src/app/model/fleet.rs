@@ -387,6 +387,7 @@ mod tests {
                 ..CacheUsage::default()
             },
             sandboxes: 0,
+            runtime: chalk_core::wire::NodeRuntime::default(),
             mirror: None,
         }
     }

@@ -1,5 +1,6 @@
 //! `doctor`: whether this host can do what it is asked for, and what to change where it cannot.
 
+mod builders;
 mod disk;
 mod groups;
 mod kernel;
@@ -74,10 +75,16 @@ pub(crate) async fn doctor(loaded: &Loaded, json: bool) -> Result<(), Failure> {
         checks.extend(disk::checks(&dir));
         checks
     });
-    let (host, trial, network) = tokio::join!(host, user::trial(), network::checks(loaded));
+    let (host, trial, network, builders) = tokio::join!(
+        host,
+        user::trial(),
+        network::checks(loaded),
+        builders::checks(&loaded.settings.build)
+    );
     let mut checks = host.unwrap_or_default();
     checks.push(trial);
     checks.extend(network);
+    checks.extend(builders);
     report(&checks, json)
 }
 

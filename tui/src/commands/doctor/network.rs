@@ -40,7 +40,10 @@ async fn service(loaded: &Loaded) -> (Check, Option<String>) {
             let url = client.url().to_owned();
             let info = client.get::<chalk_core::wire::Info>("/v1/info").await;
             let check = match info {
-                Ok(info) => Check::ok(name, format!("{url}, version {}", info.version)),
+                Ok(info) => {
+                    let found = format!("{url}, version {}, engine {}", info.version, info.engine);
+                    Check::ok(name, found)
+                }
                 Err(failure) => Check::fail(name, failure.to_string(), failure.hint),
             };
             (check, Some(url))

@@ -5,6 +5,7 @@
 mod archive;
 mod crew;
 mod dest;
+mod select;
 mod source;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,8 @@ use crew::{Crew, Task};
 use dest::{Dest, DestDir, Facts};
 use source::{Node, join};
 
-pub(super) use source::{Contents, MTIME, Source, Virtual};
+pub(in crate::engine) use select::{Selected, Selection};
+pub(in crate::engine) use source::{Contents, MTIME, Source, Virtual};
 
 /// What to copy, with names looked up and sources at hand.
 pub(super) struct Job {

@@ -12,7 +12,7 @@ use chalk_store::stack::{EntryKind, Stack, StackEntry};
 
 /// Modification time of files that come without one: the day that npm gives to packed files. Zip
 /// archives, and so Python wheels, cannot hold times before 1980.
-pub(in crate::engine::embedded) const MTIME: i64 = 499_162_500;
+pub(in crate::engine) const MTIME: i64 = 499_162_500;
 
 /// Most symbolic links followed for one path, as Linux has it.
 const MAX_LINKS: usize = 40;
@@ -20,10 +20,10 @@ const MAX_LINKS: usize = 40;
 const MAX_VISITS: usize = 1_000_000;
 
 /// A result with the reason of a failure in words.
-pub(in crate::engine::embedded) type Result<T> = std::result::Result<T, String>;
+pub(in crate::engine) type Result<T> = std::result::Result<T, String>;
 
 /// Where files come from.
-pub(in crate::engine::embedded) enum Source {
+pub(in crate::engine) enum Source {
     /// Made of blobs.
     Virtual(Virtual),
     /// Merged layers.
@@ -32,7 +32,7 @@ pub(in crate::engine::embedded) enum Source {
 
 /// A file or directory that is not on this disk as such.
 #[derive(Debug, Clone)]
-pub(in crate::engine::embedded) enum Virtual {
+pub(in crate::engine) enum Virtual {
     /// A directory.
     Dir(BTreeMap<Vec<u8>, Virtual>),
     /// A regular file.
@@ -50,7 +50,7 @@ pub(in crate::engine::embedded) enum Virtual {
 
 /// Contents of a virtual file.
 #[derive(Debug, Clone)]
-pub(in crate::engine::embedded) enum Contents {
+pub(in crate::engine) enum Contents {
     /// A blob of the store; checked when it is read.
     Blob(Digest),
     /// These bytes.
@@ -70,12 +70,12 @@ pub(super) enum Node<'a> {
 
 impl Virtual {
     /// An empty directory.
-    pub(in crate::engine::embedded) fn empty() -> Self {
+    pub(in crate::engine) fn empty() -> Self {
         Self::Dir(BTreeMap::new())
     }
 
     /// The tree of a directory that was uploaded, from its JSON.
-    pub(in crate::engine::embedded) fn of_tree(json: &[u8]) -> Result<Self> {
+    pub(in crate::engine) fn of_tree(json: &[u8]) -> Result<Self> {
         let mut root = Self::empty();
         let mut wrong = None;
         let read = Tree::scan(json, |entry| {
@@ -101,7 +101,7 @@ impl Virtual {
     }
 
     /// Puts a node at a path, making its parents.
-    pub(in crate::engine::embedded) fn insert(&mut self, path: &str, node: Self) -> Result<()> {
+    pub(in crate::engine) fn insert(&mut self, path: &str, node: Self) -> Result<()> {
         let mut dir = self;
         let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));
         for part in parents.split('/').filter(|p| !p.is_empty()) {

@@ -1,39 +1,18 @@
 //! Bytecode of installed packages, kept from build to build: an unchanged file of a package is compiled
 //! once per base and user.
 
-use chalk_core::lower::Install;
-
-use super::{CACHE_DIR, Python, bind, reproducibly};
-use crate::engine::embedded::run::{Call, Runner, StepError};
+use super::Python;
 
 /// Compiles all packages of the Python that runs it, as uv and pip do.
-const COMPILE: &str = include_str!("bytecode.py");
+pub(super) const COMPILE: &str = include_str!("bytecode.py");
 
 /// Options of uv that install elsewhere than into the packages of its Python, or want no bytecode.
 const FOR_UV: [&str; 4] = ["--target", "--prefix", "-t", "--no-compile"];
 
 /// Whether what uv installs by these options can be compiled here; else uv has to do it.
-pub(super) fn is_ours(python: &Python, uv_args: &[String]) -> bool {
+pub(in crate::engine) fn is_ours(python: &Python, uv_args: &[String]) -> bool {
     let for_uv = |arg: &String| FOR_UV.iter().any(|option| arg.starts_with(option));
     python.implementation == "cpython" && !uv_args.iter().any(for_uv)
-}
-
-/// Compiles what is installed for `python`, a path in the root of `runner`.
-///
-/// # Errors
-/// When Python fails; files that are no Python are left out.
-pub(super) async fn compile(
-    runner: &mut Runner<'_>,
-    install: &Install,
-    python: &str,
-) -> Result<(), StepError> {
-    let mut call = Call::new(install, [python, "-s", "-B", "-c", COMPILE, CACHE_DIR]);
-    // Modules that a project brings along would be loaded instead of Python's own.
-    call.env.retain(|(name, _)| name != "PYTHONPATH");
-    reproducibly(&mut call);
-    let cache = runner.shared_cache("bytecode", &install.user).await?;
-    call.mounts.push(bind(cache, CACHE_DIR, false));
-    runner.run(call).await
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 
 /// A list taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Request {
+pub(in crate::engine) struct Request {
     /// Options in order, `--long` or `-s`, each with its value if it takes one.
-    pub(super) options: Vec<(String, Option<String>)>,
+    pub(in crate::engine) options: Vec<(String, Option<String>)>,
     /// Lines of a requirements file: requirements and `-e`, `-r`, `-c`.
-    pub(super) lines: Vec<String>,
+    pub(in crate::engine) lines: Vec<String>,
 }
 
 /// Options of pip that take a value. All others are switches.
@@ -69,7 +69,7 @@ const SHORT: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// When an option lacks its value; in words.
-pub(super) fn parse(packages: &[String]) -> Result<Request, String> {
+pub(in crate::engine) fn parse(packages: &[String]) -> Result<Request, String> {
     let mut request = Request::default();
     let mut entries = packages.iter();
     while let Some(entry) = entries.next() {
@@ -146,7 +146,7 @@ fn unquote(text: &str) -> String {
 
 impl Request {
     /// Contents of the requirements file; `None` when there is nothing to put in.
-    pub(super) fn file(&self) -> Option<Vec<u8>> {
+    pub(in crate::engine) fn file(&self) -> Option<Vec<u8>> {
         if self.lines.is_empty() {
             return None;
         }
@@ -156,7 +156,7 @@ impl Request {
     }
 
     /// The options as arguments for pip.
-    pub(super) fn pip_args(&self) -> Vec<String> {
+    pub(in crate::engine) fn pip_args(&self) -> Vec<String> {
         let mut args = Vec::new();
         for (name, value) in &self.options {
             match value {
@@ -169,20 +169,20 @@ impl Request {
     }
 
     /// The options as arguments for uv, for a list that was written for uv.
-    pub(super) fn uv_args(&self) -> Vec<String> {
+    pub(in crate::engine) fn uv_args(&self) -> Vec<String> {
         self.pip_args()
     }
 }
 
 /// What uv is to be called with.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct UvCall {
+pub(in crate::engine) struct UvCall {
     /// Arguments after `uv pip install`.
-    pub(super) args: Vec<String>,
+    pub(in crate::engine) args: Vec<String>,
     /// Variables over those of the step.
-    pub(super) env: Vec<(String, String)>,
+    pub(in crate::engine) env: Vec<(String, String)>,
     /// Whether bytecode is compiled.
-    pub(super) compile: bool,
+    pub(in crate::engine) compile: bool,
 }
 
 /// Says in uv's words what pip would do with `request`, the `PIP_*` variables of `env` and the
@@ -190,7 +190,7 @@ pub(super) struct UvCall {
 ///
 /// # Errors
 /// Why uv cannot do it; in words that end a sentence beginning with "uv is not used: ".
-pub(super) fn for_uv(
+pub(in crate::engine) fn for_uv(
     request: &Request,
     env: &[(String, String)],
     config: &BTreeMap<String, String>,

@@ -52,7 +52,7 @@ struct Level {
 ///
 /// # Errors
 /// When the file system refuses; in words.
-pub(super) fn tidy(upper: &Path, epoch: i64) -> Result<(), String> {
+pub(in crate::engine) fn tidy(upper: &Path, epoch: i64) -> Result<(), String> {
     let tidied = open(upper).and_then(|root| {
         for path in LEFTOVERS {
             remove(&root, path)?;

@@ -38,7 +38,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// Gives the directory that holds the program `uv`.
 #[derive(Debug)]
-pub(in crate::engine::embedded) struct UvTool {
+pub(in crate::engine) struct UvTool {
     dir: PathBuf,
     /// PEP 503 index, without a slash at the end.
     index: String,
@@ -48,11 +48,7 @@ pub(in crate::engine::embedded) struct UvTool {
 
 impl UvTool {
     /// Keeps programs below `dir` and fetches them from `index` (pip's index, a "simple" URL).
-    pub(in crate::engine::embedded) fn new(
-        dir: PathBuf,
-        index: &str,
-        ca_bundle: Option<PathBuf>,
-    ) -> Self {
+    pub(in crate::engine) fn new(dir: PathBuf, index: &str, ca_bundle: Option<PathBuf>) -> Self {
         Self {
             dir,
             index: index.trim_end_matches('/').to_owned(),
@@ -65,10 +61,7 @@ impl UvTool {
     ///
     /// # Errors
     /// Why there is none; in words.
-    pub(in crate::engine::embedded) async fn ensure(
-        &self,
-        architecture: &str,
-    ) -> Result<PathBuf, String> {
+    pub(in crate::engine) async fn ensure(&self, architecture: &str) -> Result<PathBuf, String> {
         let Some((_, name, sha256)) = WHEELS.iter().find(|(arch, ..)| *arch == architecture) else {
             return Err(format!("there is none for {architecture}"));
         };
