@@ -25,10 +25,10 @@ pub struct Regions {
 #[serde(default, deny_unknown_fields)]
 pub struct Nodes {
     /// How often a connected node says that it lives.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    #[serde(with = "crate::settings::length::required")]
     pub heartbeat: Duration,
     /// Silence after which a node counts as lost.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    #[serde(with = "crate::settings::length::required")]
     pub lost_after: Duration,
 }
 
@@ -52,7 +52,7 @@ pub struct Prewarm {
     /// Images that every node keeps ready, until the API sets another list.
     pub images: Vec<String>,
     /// How often is looked whether their tags moved.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    #[serde(with = "crate::settings::length::required")]
     pub interval: Duration,
 }
 
@@ -63,7 +63,7 @@ pub struct Sandboxes {
     /// Ended sandboxes whose records are kept.
     pub keep: usize,
     /// How long a sandbox that is to end with its clients waits for one to come back.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    #[serde(with = "crate::settings::length::required")]
     pub disconnect_grace: Duration,
 }
 

@@ -9,6 +9,7 @@ mod cpus;
 mod draft;
 mod fleet;
 mod gc;
+mod length;
 mod node;
 mod secrets;
 mod table;
@@ -104,10 +105,10 @@ pub struct Serve {
     /// PEM file of its private key.
     pub tls_key: Option<PathBuf>,
     /// How long an access token of Chalk's own SDK lasts at most. The SDK does not renew it.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    #[serde(with = "crate::settings::length::required")]
     pub access_ttl: Duration,
     /// Longest that a stopping service waits for running builds and open connections.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    #[serde(with = "crate::settings::length::required")]
     pub stop_timeout: Duration,
     /// Whether a node runs inside the process of the service.
     pub node: bool,
@@ -144,7 +145,7 @@ pub struct Build {
     /// Builds that may wait for a place.
     pub queue_limit: usize,
     /// Longest that one step may run.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    #[serde(with = "crate::settings::length::required")]
     pub step_timeout: Duration,
     /// Memory that the processes of one step may use; unset, three quarters of the machine's.
     pub memory: Option<ByteSize>,
@@ -157,7 +158,7 @@ pub struct Build {
     /// Finished builds whose records and logs are kept.
     pub keep: usize,
     /// How long a build that is to end with its clients waits for one to come back.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    #[serde(with = "crate::settings::length::required")]
     pub disconnect_grace: Duration,
 }
 

@@ -59,7 +59,7 @@ pub struct Node {
     /// Directories of CDI specs of devices.
     pub cdi_dirs: Vec<PathBuf>,
     /// Longest that a node that ends waits for its sandboxes.
-    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    #[serde(with = "crate::settings::length::required")]
     pub stop_timeout: Duration,
 }
 

@@ -29,7 +29,7 @@ use crate::engine::EngineError;
 use crate::engine::embedded::build::{Build, stages_read};
 use crate::engine::embedded::install::command::Private;
 use crate::engine::embedded::resume::{Unusable, entry_of};
-use crate::engine::embedded::steps::Entry;
+use crate::engine::embedded::steps::{Entry, Place};
 use crate::engine::embedded::storage;
 use crate::places::STEPS;
 
@@ -183,6 +183,10 @@ impl<'a, 'w> Lowering<'a, 'w> {
                 }
             }
         };
+        // Changes of the config that come first need nothing run.
+        let first = stage.ops[..forced].iter();
+        let config = first.take_while(|op| op.action == Action::Config).count();
+        build.tell_cached(index, 0, config, Place::Local);
         Ok((0, made))
     }
 
