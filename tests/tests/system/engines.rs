@@ -202,7 +202,7 @@ RUN --network=none ls /sys/class/net > nets
 RUN true
 USER worker
 WORKDIR made/by
-RUN touch /srv/scratch/mine && id -u > /tmp/uid && id -g >> /tmp/uid
+RUN touch /srv/scratch/mine && id -u > /srv/scratch/uid && id -g >> /srv/scratch/uid
 EXPOSE 8080 53/udp
 VOLUME /data
 STOPSIGNAL SIGINT
