@@ -7,11 +7,22 @@ use async_trait::async_trait;
 use chalk_core::wire::agent::ImageRef;
 use chalk_core::wire::{CacheListing, CacheUsage, GcReport, GcRequest, Problem, Receipt};
 use chalk_core::{Digest, Reference};
-use chalk_store::registry::{Client, Credential, Options};
+use chalk_store::registry::{Client, Credential, Options, TokenBroker};
 use tokio::sync::watch;
 
 use super::{Cache, CacheError, ImageSource, Lease, Result};
 use crate::agent::{AccessWatch, CacheDelta, Images, PullFailure, PullOrder, PullProgress};
+
+/// How a registry is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Way {
+    /// The node's token, where the registry takes it as a password.
+    password: Option<String>,
+    /// The service's URL and the node's token, where the service gets tokens for the registry.
+    broker: Option<(String, String)>,
+    /// URL of the API, where that is not the usual one.
+    api: Option<String>,
+}
 
 /// User name beside the node's token at the service's registry.
 const NODE_USER: &str = "node";
@@ -21,8 +32,8 @@ pub struct NodeImages {
     cache: Cache,
     access: AccessWatch,
     options: Options,
-    /// Clients by registry and the token that they log in with.
-    clients: Mutex<BTreeMap<String, (Option<String>, Client)>>,
+    /// Clients by registry, and how they read it.
+    clients: Mutex<BTreeMap<String, (Way, Client)>>,
 }
 
 impl NodeImages {
@@ -56,14 +67,22 @@ impl NodeImages {
             image: image.digest,
             detail: format!("`{text}` is no repository: {e}"),
         })?;
-        let access = self.access.borrow();
-        let token = access.as_ref().map(|access| access.token.clone());
-        drop(access);
+        let access = self.access.borrow().clone();
+        let access = access.as_ref();
+        let way = Way {
+            password: access
+                .filter(|_| image.node_login)
+                .map(|access| access.token.clone()),
+            broker: access
+                .filter(|_| image.broker)
+                .map(|access| (access.url.clone(), access.token.clone())),
+            api: image.api.clone(),
+        };
         Ok(ImageSource {
             digest: image.digest,
             image_hash: image.image_hash,
             name: image.name.clone(),
-            client: self.client(repository.registry(), token.filter(|_| image.node_login))?,
+            client: self.client(repository.registry(), way)?,
             repository,
             peers,
             access: self.access.clone(),
@@ -84,24 +103,34 @@ impl NodeImages {
         self.cache.acquire(&source, progress).await
     }
 
-    /// Connections and logins live as long as the token is the same.
-    fn client(&self, registry: &str, token: Option<String>) -> Result<Client> {
+    /// Connections and logins live as long as the way is the same.
+    fn client(&self, registry: &str, way: Way) -> Result<Client> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, client)) = clients.get(registry)
-            && *of == token
+            && *of == way
         {
             return Ok(client.clone());
         }
         let mut options = self.options.clone();
-        if let Some(token) = &token {
+        if let Some(token) = &way.password {
             let credential = Credential::Password {
                 user: NODE_USER.to_owned(),
                 password: token.clone(),
             };
             options.explicit.insert(registry.to_owned(), credential);
         }
+        if let Some((service, token)) = &way.broker {
+            let broker = TokenBroker {
+                url: format!("{service}/v1/agent/registry-token?registry={registry}"),
+                credential: Credential::Bearer(token.clone()),
+            };
+            options.brokers.insert(registry.to_owned(), broker);
+        }
+        if let Some(api) = &way.api {
+            options.roots.insert(registry.to_owned(), api.clone());
+        }
         let client = Client::new(options)?;
-        clients.insert(registry.to_owned(), (token, client.clone()));
+        clients.insert(registry.to_owned(), (way, client.clone()));
         Ok(client)
     }
 }

@@ -6,6 +6,7 @@
 //! what the builder sees: the embedded registry by direct calls, or an [`External`] one by the
 //! client.
 
+mod bucket;
 mod condition;
 mod content;
 mod error;
@@ -16,8 +17,9 @@ mod referrers;
 mod regional;
 mod store;
 
+pub use bucket::Bucket;
 pub use error::EmbeddedError;
 pub(crate) use http::{Range, stream_blob};
 pub use http::{RegistryLimits, router};
-pub use regional::{External, Regional, RegionalError};
+pub use regional::{External, Regional, RegionalError, registry_host};
 pub use store::Registry;

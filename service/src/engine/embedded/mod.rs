@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Compression, Engine, EngineError, EventSink, Job, Outcome};
 use crate::bases::Bases;
-use crate::registry::Regional;
+use crate::registry::{Regional, RegionalError};
 use crate::settings::Installer;
 
 use caches::Caches;
@@ -296,7 +296,14 @@ fn is_config(title: &str) -> bool {
 }
 
 /// What went wrong with the store or the registry.
-fn storage(doing: &str, error: &dyn std::error::Error) -> EngineError {
+fn storage(doing: &str, error: &(dyn std::error::Error + 'static)) -> EngineError {
+    let regional = error.downcast_ref::<RegionalError>();
+    if regional.is_some_and(RegionalError::is_unreachable) {
+        return EngineError::Registry {
+            doing: doing.to_owned(),
+            cause: error.to_string(),
+        };
+    }
     EngineError::Storage {
         doing: doing.to_owned(),
         cause: error.to_string(),
