@@ -106,7 +106,7 @@ impl EngineError {
                 problem::REGISTRY_UNREACHABLE,
                 502,
                 "the regional registry cannot be reached",
-                "the image was not published; steps that were are found again. Check the service's settings `registry.*`, and build again",
+                "the image was not published; steps that were pushed are found again. Check the service's settings `registry.*`, and build again",
             ),
             Self::Host(_) => (problem::INTERNAL, 500, "this host cannot run the build", ""),
         };
