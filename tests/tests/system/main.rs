@@ -41,9 +41,11 @@ mod projects;
 mod pulls;
 mod quickstart;
 mod regions;
+mod registries;
 mod registry;
 mod restarts;
 mod rootless;
+mod s3;
 mod sandbox_files;
 mod sandboxes;
 mod secrets;
@@ -65,7 +67,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 38] = [
+    let modules: [(&str, &[Test]); 40] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("verify", verify::TESTS),
@@ -73,6 +75,8 @@ fn main() -> ExitCode {
         ("pulls", pulls::TESTS),
         ("warms", warms::TESTS),
         ("regions", regions::TESTS),
+        ("registries", registries::TESTS),
+        ("s3", s3::TESTS),
         ("sandbox_files", sandbox_files::TESTS),
         ("sandboxes", sandboxes::TESTS),
         ("isolation", isolation::TESTS),
