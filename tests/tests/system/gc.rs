@@ -560,7 +560,7 @@ fn what_nodes_have_warm_stays(world: &World) {
     let mut service = world.start("gc-warm", &settings);
     let build = |service: &Service, name: &str| {
         let declaration = format!(
-            "[image]\nbase = \"busybox\"\n[[step]]\nrun_commands = [\"echo {} > /own; touch -d 2020-01-01 /own\"]\n[[step]]\nadd_local_dir = {{ src = \"src\", dest = \"/src\", strategy = \"copy\" }}\n",
+            "[image]\nbase = \"busybox\"\n[[step]]\nrun_commands = [\"echo {} > /own; touch -d @1577836800 /own\"]\n[[step]]\nadd_local_dir = {{ src = \"src\", dest = \"/src\", strategy = \"copy\" }}\n",
             unique()
         );
         let project = Project::new(&[("image.toml", &declaration), ("src/app", &unique())]);
