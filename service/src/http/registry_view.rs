@@ -40,7 +40,7 @@ fn view(service: &Service, who: &Principal) -> Option<Arc<dyn View>> {
     scope.projects().counts().then(|| {
         Arc::new(ProjectView {
             scope,
-            catalog: service.catalog_shared().clone(),
+            catalog: service.catalog().clone(),
         }) as Arc<dyn View>
     })
 }
