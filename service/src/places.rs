@@ -12,7 +12,7 @@
 
 use chalk_core::reference::{is_repository, is_tag};
 use chalk_core::{Digest, Reference};
-use chalk_store::registry::{CredentialSource, Options};
+use chalk_store::registry::{ClientCertificate, CredentialSource, Options, RegistryError};
 
 use crate::settings;
 
@@ -127,6 +127,42 @@ pub fn upstream_options(settings: &settings::Registry) -> Options {
         },
         ..Options::default()
     }
+}
+
+/// How the settings say that the regional registry itself is spoken to.
+///
+/// # Errors
+/// When settings that belong together are not all there.
+pub fn regional_options(
+    settings: &settings::Registry,
+    host: &str,
+) -> Result<Options, RegistryError> {
+    let mut options = upstream_options(settings);
+    // What we published must be seen as it is, not as a mirror remembers it.
+    options.mirrors.clear();
+    let both = |one: &str, other: &str| RegistryError::Setting {
+        setting: format!("`registry.{one}`"),
+        detail: format!("`registry.{other}` must be set with it"),
+    };
+    match (&settings.username, &settings.password_file) {
+        (Some(user), Some(file)) => {
+            let login = (user.clone(), file.clone());
+            options.password_files.insert(host.to_owned(), login);
+        }
+        (Some(_), None) => return Err(both("username", "password_file")),
+        (None, Some(_)) => return Err(both("password_file", "username")),
+        (None, None) => {}
+    }
+    options.identity = match (&settings.client_cert, &settings.client_key) {
+        (Some(certificate), Some(key)) => Some(ClientCertificate {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        }),
+        (Some(_), None) => return Err(both("client_cert", "client_key")),
+        (None, Some(_)) => return Err(both("client_key", "client_cert")),
+        (None, None) => None,
+    };
+    Ok(options)
 }
 
 #[cfg(test)]

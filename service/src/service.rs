@@ -27,11 +27,11 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
 use crate::nodes::keys::Keys;
-use crate::places::upstream_options;
+use crate::places::{regional_options, upstream_options};
 use crate::prewarm::Fetch;
 use crate::projects::Projects;
 use crate::regions::Regions;
-use crate::registry::{self, External, Regional, RegionalError, Registry, RegistryLimits};
+use crate::registry::{self, Bucket, External, Regional, RegionalError, Registry, RegistryLimits};
 use crate::resolve::PinBases;
 use crate::server;
 use crate::settings::Settings;
@@ -585,7 +585,16 @@ fn regional(
     advertised: &str,
 ) -> Result<Chosen, RegionalError> {
     let Some(url) = &settings.registry.url else {
-        let registry = Registry::open(state.path("registry"), blobs.clone())?;
+        let bucket = Bucket::new(&settings.registry)?;
+        if let Some(bucket) = bucket.clone() {
+            // As with an external registry, one that is down keeps no service from starting.
+            tokio::spawn(async move {
+                if let Err(error) = bucket.check().await {
+                    tracing::error!(%error, "the bucket of the registry cannot be used");
+                }
+            });
+        }
+        let registry = Registry::open_on(bucket, state.path("registry"), blobs.clone())?;
         let limits = RegistryLimits {
             blob_bytes: settings.limits.blob.as_u64(),
             ..RegistryLimits::default()
@@ -598,17 +607,13 @@ fn regional(
         });
     };
     let prefix = settings.registry.prefix.as_deref().unwrap_or_default();
-    // What we published must be seen as it is, not as a mirror remembers it.
-    let mut options = upstream_options(&settings.registry);
-    options.mirrors.clear();
+    let options = regional_options(&settings.registry, registry::registry_host(url))?;
     let external = External::new(url, prefix, options)?;
-    let host = url.split("://").last().unwrap_or_default();
-    let public = format!("{}/{}", host.trim_matches('/'), prefix.trim_matches('/'));
     Ok(Chosen {
+        public: external.public(),
         regional: Arc::new(external),
         embedded: None,
         router: None,
-        public: public.trim_end_matches('/').to_owned(),
     })
 }
 

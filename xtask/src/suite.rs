@@ -9,6 +9,7 @@ use crate::run::{self, Failure, Result, command};
 use crate::{base, chart, fuzz, wasm, web};
 
 mod javascript;
+mod python;
 mod sdk;
 
 /// What the suites use besides Rust: the peers that they compare with, and plain tools.
@@ -118,7 +119,7 @@ const STEPS: [Step; 19] = [
     },
     Step {
         name: "system",
-        about: "whole-system tests: real base image, pip, apt, docker, skopeo",
+        about: "whole-system tests: real base image, pip, apt, docker, skopeo, registries, S3",
         run: system,
     },
     Step {
@@ -310,7 +311,8 @@ fn system(options: &Options) -> Result<String> {
     tests
         .current_dir(host::workspace())
         .env("CHALK_TEST_BASE", base::stand_in()?)
-        .env("CHALK_TEST_BIN", chalk);
+        .env("CHALK_TEST_BIN", chalk)
+        .env("CHALK_TEST_MOTO", python::moto_server()?);
     run::run(&mut tests).map(|()| String::new())
 }
 

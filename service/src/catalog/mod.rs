@@ -360,13 +360,6 @@ impl Catalog {
             }
             let name = head.digest.to_string();
             self.regional.delete(IMAGES, &name).await?;
-            // Where registries without the referrers API keep the list of them (OCI distribution
-            // specification, "Referrers Tag Schema").
-            let listed = name.replace(':', "-");
-            let list = self.regional.head_manifest(IMAGES, &listed).await?;
-            if list.is_some() {
-                self.remove_tag(IMAGES, &listed).await?;
-            }
         }
         let hash = *hash;
         self.indexed(move |index| index.remove_image(&hash)).await

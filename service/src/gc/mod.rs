@@ -75,6 +75,11 @@ pub(crate) enum CollectError {
     /// The caches of the builder failed.
     #[error("the builder's caches failed: {0}")]
     Caches(String),
+    /// The registry lies in a bucket.
+    #[error(
+        "the registry lies in {0}, whose garbage is not collected: other services may write there, and when they last used something is known to nobody"
+    )]
+    Bucket(String),
     /// The service stops.
     #[error("the service stops")]
     Stopping,
@@ -148,6 +153,10 @@ impl Collector {
         let Some(every) = self.parts.settings.interval else {
             return;
         };
+        if let Err(reason) = self.may_collect() {
+            tracing::info!(%reason, "garbage collection is off");
+            return;
+        }
         let mut pause = every.min(FIRST);
         loop {
             tokio::time::sleep(pause).await;
@@ -166,8 +175,9 @@ impl Collector {
     /// Collects, or says what would go; after a run that is under way.
     ///
     /// # Errors
-    /// When something cannot be read or removed. What went by then is gone.
+    /// [`CollectError::Bucket`]; when something cannot be read or removed. What went by then is gone.
     pub(crate) async fn collect(&self, dry_run: bool) -> Result<Collected> {
+        self.may_collect()?;
         let mut read = self.running.lock().await;
         let (started, clock) = (jiff::Timestamp::now(), Instant::now());
         let mut decided = self.decide(&mut read).await?;
@@ -198,6 +208,15 @@ impl Collector {
             areas,
         };
         Ok(Collected { items, summary })
+    }
+
+    /// Only what this service alone writes can be collected: uses are noted here.
+    fn may_collect(&self) -> Result<()> {
+        let registry = self.parts.registry.as_ref();
+        match registry.and_then(Registry::bucket) {
+            Some(bucket) => Err(CollectError::Bucket(bucket.to_string())),
+            None => Ok(()),
+        }
     }
 
     /// When the oldest operation began that holds no lease.

@@ -233,6 +233,8 @@ mod tests {
 
     fn image(digest: Digest) -> ImageRef {
         ImageRef {
+            api: None,
+            broker: false,
             digest,
             image_hash: None,
             registry: "r".into(),

@@ -13,6 +13,7 @@ use chalk_core::wire::agent::ImageRef;
 use chalk_core::wire::{Problem, Region, problem};
 use chalk_core::{Digest, Reference};
 use chalk_store::BlobStore;
+use chalk_store::registry::PullToken;
 
 use crate::places::{IMAGES, inside, pullable, upstream_options};
 use crate::registry::{External, Regional, RegionalError};
@@ -116,7 +117,8 @@ impl Regions {
         image: &ImageAt,
         peers: Vec<String>,
     ) -> ImageRef {
-        let (registry, prefix, node_login) = match self.own.get(region) {
+        let own = self.own.get(region);
+        let (registry, prefix, node_login) = match own {
             Some(own) => (own.at.host(), own.at.prefix(), false),
             None if self.by_session => (host, "", true),
             None => {
@@ -124,6 +126,7 @@ impl Regions {
                 (host, prefix, self.embedded)
             }
         };
+        let regional = own.map_or(&self.home_registry, |own| &own.regional);
         let repository = match prefix {
             "" => image.repository.clone(),
             prefix => format!("{prefix}/{}", image.repository),
@@ -135,9 +138,38 @@ impl Regions {
             repository,
             name: self.name_at(&image.name, registry, prefix),
             node_login,
+            broker: !node_login,
+            api: regional.api().map(str::to_owned),
             peers,
             traceparent: None,
         }
+    }
+
+    /// Token by which a node can read a repository, its prefix included, of the registry at `host`;
+    /// `None` when that is none of ours, or hands out no tokens.
+    ///
+    /// # Errors
+    /// When the registry or its token service fails.
+    pub(crate) async fn pull_token(
+        &self,
+        host: &str,
+        repository: &str,
+    ) -> Result<Option<PullToken>, RegionalError> {
+        let of = |public: &str| {
+            let reference = Reference::new(host, repository, None, None).ok()?;
+            inside(public, &reference)
+        };
+        let own = self
+            .own
+            .values()
+            .map(|own| (own.at.to_string(), &own.regional));
+        let home = (!self.embedded).then(|| (self.public.clone(), &self.home_registry));
+        for (public, regional) in own.chain(home) {
+            if let Some(inside) = of(&public) {
+                return regional.pull_token(&inside).await;
+            }
+        }
+        Ok(None)
     }
 
     /// A name in terms of the registry at `host` and `prefix`, where it is one of the home registry:
@@ -181,6 +213,7 @@ impl Regions {
 fn registry_problem(title: &str, error: &RegionalError) -> Problem {
     let (kind, status) = match error {
         RegionalError::External(_) => (problem::REGISTRY_UNREACHABLE, 502),
+        error if error.is_unreachable() => (problem::REGISTRY_UNREACHABLE, 502),
         _ => (problem::INTERNAL, 500),
     };
     Problem {

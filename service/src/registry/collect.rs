@@ -21,7 +21,6 @@ use chalk_store::uses::Horizon;
 
 use super::content::{self, Content};
 use super::error::EmbeddedError;
-use super::layout;
 use super::store::Registry;
 
 type Result<T> = std::result::Result<T, EmbeddedError>;
@@ -121,7 +120,7 @@ impl Registry {
         let layout = self.layout();
         let mut holding = Holding::default();
         // Tags first: what one points to was there before it.
-        for tag in layout::names(&layout.tags(repository)?)? {
+        for tag in layout.names(&layout.tags(repository)?)? {
             let path = layout.tag(repository, &tag)?;
             if let Some(digest) = self.tagged(repository, &tag)? {
                 let set = fs::metadata(&path).and_then(|meta| meta.modified());
@@ -130,7 +129,7 @@ impl Registry {
             }
         }
         for digest in self.manifests(repository)? {
-            let link = layout::read(&layout.manifest(repository, &digest)?)?;
+            let link = layout.read(&layout.manifest(repository, &digest)?)?;
             let Some(media_type) = link.and_then(|bytes| String::from_utf8(bytes).ok()) else {
                 continue;
             };
@@ -207,7 +206,7 @@ impl Registry {
             return Ok(false);
         }
         self.unless_used(digest, horizon, || {
-            around(Step::GcTag, || layout::remove(&path))?;
+            around(Step::GcTag, || self.layout().remove(&path))?;
             self.heads().forget(repository, [tag]);
             Ok(())
         })
@@ -231,12 +230,12 @@ impl Registry {
         let mut removed = Vec::new();
         let _turn = self.change();
         let mut tagged = HashSet::new();
-        for tag in layout::names(&layout.tags(repository)?)? {
+        for tag in layout.names(&layout.tags(repository)?)? {
             tagged.extend(self.tagged(repository, &tag)?);
         }
         for digest in digests {
             let there = |other: &AnyDigest| -> Result<bool> {
-                Ok(layout.manifest(repository, other)?.exists())
+                layout.has(&layout.manifest(repository, other)?)
             };
             let mut needed = tagged.contains(digest);
             for other in needed_by.get(digest).into_iter().flatten() {
@@ -250,7 +249,7 @@ impl Registry {
             }
             let link = layout.manifest(repository, digest)?;
             let gone = self.unless_used(digest, horizon, || {
-                around(Step::GcManifest, || layout::remove(&link))?;
+                around(Step::GcManifest, || layout.remove(&link))?;
                 self.heads()
                     .forget(repository, [digest.to_string().as_str()]);
                 Ok(())

@@ -6,6 +6,7 @@
 //! what the builder sees: the embedded registry by direct calls, or an [`External`] one by the
 //! client.
 
+mod bucket;
 pub(crate) mod collect;
 mod condition;
 mod content;
@@ -18,9 +19,10 @@ mod regional;
 mod store;
 mod view;
 
+pub use bucket::Bucket;
 pub use error::EmbeddedError;
 pub use http::{CALLS, RegistryLimits, router};
 pub(crate) use http::{Range, Target, decode, stream_blob, target};
-pub use regional::{External, Regional, RegionalError};
+pub use regional::{External, Regional, RegionalError, registry_host};
 pub use store::Registry;
 pub(crate) use view::{Part, View, Viewed};

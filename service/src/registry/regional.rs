@@ -7,7 +7,8 @@ use bytes::Bytes;
 use chalk_core::reference::is_repository;
 use chalk_core::{AnyDigest, Digest, Reference};
 use chalk_store::registry::{
-    Client, Manifest, ManifestHead, Options, Progress, Published, Pushed, Referrer, RegistryError,
+    Client, Manifest, ManifestHead, Options, Progress, Published, PullToken, Pushed, Referrer,
+    RegistryError,
 };
 use chalk_store::{Blob, BlobError, BlobStore};
 
@@ -39,6 +40,23 @@ pub enum RegionalError {
 impl From<BlobError> for RegionalError {
     fn from(error: BlobError) -> Self {
         Self::Embedded(error.into())
+    }
+}
+
+impl RegionalError {
+    /// Whether it may pass by itself, or once somebody has seen to the registry or to what lies behind
+    /// it.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Embedded(error) => matches!(error, EmbeddedError::Bucket { .. }),
+            Self::External(error) => matches!(
+                error,
+                RegistryError::Unreachable { .. }
+                    | RegistryError::Unavailable { .. }
+                    | RegistryError::Denied { .. }
+            ),
+            Self::Name { .. } => false,
+        }
     }
 }
 
@@ -106,6 +124,17 @@ pub trait Regional: Send + Sync + fmt::Debug {
 
     /// Removes a tag, or a manifest by digest; `false` when there was none.
     async fn delete(&self, repository: &str, name: &str) -> Result<bool>;
+
+    /// A token by which others can read the repository and do nothing else; `None` where the registry
+    /// does not work so.
+    async fn pull_token(&self, _repository: &str) -> Result<Option<PullToken>> {
+        Ok(None)
+    }
+
+    /// URL of the API, where that is not at `/v2` of the host that references name.
+    fn api(&self) -> Option<&str> {
+        None
+    }
 }
 
 #[async_trait]
@@ -126,7 +155,7 @@ impl Regional for Registry {
                 return Ok(None);
             };
             // Under a tag there may be one that was pushed by another algorithm.
-            let Some(digest) = registry.blobs().resolve(&found.digest)? else {
+            let Some(digest) = registry.resolve(&found.digest)? else {
                 return Ok(None);
             };
             Ok(Some(ManifestHead {
@@ -211,6 +240,7 @@ impl Regional for Registry {
             if registry.blob(&repository, blob.digest)?.is_none() {
                 return Err(EmbeddedError::BlobUnknown(blob.digest.into()));
             }
+            registry.bring(&blob.digest.into())?;
             copy(registry.blobs(), &store, &blob)?;
             Ok(())
         })
@@ -333,11 +363,20 @@ pub struct External {
     client: Client,
     registry: String,
     prefix: String,
+    /// URL of the API, where that is not the usual one.
+    api: Option<String>,
+}
+
+/// `host[:port]` of a registry given by that, by a URL, or by the URL of its API.
+pub fn registry_host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or_default()
 }
 
 impl External {
-    /// Uses the registry at `url` (`registry.example:5000`, or with a scheme) with `prefix` before
-    /// every repository (`team/chalk`, may be empty). `http://` allows plain HTTP.
+    /// Uses the registry at `url` (`registry.example:5000`, with a scheme, or the URL of its API,
+    /// `https://registry.example/path/v2`) with `prefix` before every repository (`team/chalk`, may
+    /// be empty). `http://` allows plain HTTP.
     ///
     /// # Errors
     /// [`RegionalError::Name`] for a bad address or prefix, and what [`Client::new`] gives.
@@ -352,11 +391,28 @@ impl External {
             Some(_) => return Err(bad("expected `host[:port]`, or http or https before it")),
             None => (false, url),
         };
-        let registry = rest.trim_end_matches('/');
-        if registry.contains(['/', '@', '?', '#']) {
-            return Err(bad(
-                "expected `host[:port]`; the path belongs into the prefix",
-            ));
+        let (registry, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let path = path.trim_end_matches('/');
+        if rest.contains(['@', '?', '#']) {
+            return Err(bad("expected `host[:port]`, without login and query"));
+        }
+        let api = match path {
+            // Else the scheme is what the host and the settings make of it.
+            "" | "v2" => url
+                .starts_with("https://")
+                .then(|| format!("https://{registry}/v2")),
+            path if path.ends_with("/v2") && url.contains("://") => {
+                let scheme = if plain { "http" } else { "https" };
+                Some(format!("{scheme}://{registry}/{path}"))
+            }
+            _ => {
+                return Err(bad(
+                    "expected `host[:port]`, or the URL of the registry's API, which ends with `/v2`; a path in front of repositories belongs into the prefix",
+                ));
+            }
+        };
+        if let Some(api) = &api {
+            options.roots.insert(registry.to_owned(), api.clone());
         }
         let prefix = prefix.trim_matches('/');
         if !prefix.is_empty() && !is_repository(prefix) {
@@ -372,10 +428,19 @@ impl External {
             client: Client::new(options)?,
             registry: registry.to_owned(),
             prefix: prefix.to_owned(),
+            api,
         };
         // Says now what every later call would say.
         external.reference("chalk", None)?;
         Ok(external)
+    }
+
+    /// `host[:port][/prefix]` by which others know the registry.
+    pub fn public(&self) -> String {
+        match self.prefix.as_str() {
+            "" => self.registry.clone(),
+            prefix => format!("{}/{prefix}", self.registry),
+        }
     }
 
     /// The pullable reference of a manifest.
@@ -478,5 +543,14 @@ impl Regional for External {
     async fn delete(&self, repository: &str, name: &str) -> Result<bool> {
         let at = self.reference(repository, Some(name))?;
         Ok(self.client.delete_manifest(&at).await?)
+    }
+
+    async fn pull_token(&self, repository: &str) -> Result<Option<PullToken>> {
+        let at = self.reference(repository, None)?;
+        Ok(self.client.pull_token(&at).await?)
+    }
+
+    fn api(&self) -> Option<&str> {
+        self.api.as_deref()
     }
 }

@@ -377,6 +377,67 @@ async fn referrers_tag_stands_in_for_the_api() {
     assert_eq!(one[0].digest, digest(note("a/two").as_bytes()));
 }
 
+/// Another writer who read the index before us writes it after us: ours is added again. One who is
+/// faster makes a registry that heeds conditions refuse ours: it is added to his.
+#[tokio::test]
+async fn referrers_tag_survives_other_writers() {
+    let kept: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
+    let state = Arc::clone(&kept);
+    let subject = digest(b"subject");
+    let tag = format!("/v2/app/manifests/sha256-{}", subject.hex());
+    let others = serde_json::json!({
+        "schemaVersion": 2,
+        "manifests": [{"mediaType": "a/b", "digest": digest(b"other"), "size": 5}],
+    })
+    .to_string();
+    let theirs = others.clone();
+    let fake = Fake::start(move |parts, body, before| {
+        let path = parts.uri.path();
+        let mut kept = state.lock().unwrap();
+        match (parts.method.as_str(), path == tag) {
+            ("PUT", true) if before == 0 => {
+                assert_eq!(parts.headers["if-none-match"], "*");
+                *kept = Some(theirs.clone().into());
+                answer(412, &[], "")
+            }
+            ("PUT", true) if before == 1 => {
+                let read = format!("\"{}\"", digest(theirs.as_bytes()));
+                assert_eq!(parts.headers["if-match"], read.as_str());
+                // Ours is gone before anybody has seen it.
+                answer(201, &[], "")
+            }
+            ("PUT", true) => {
+                *kept = Some(body.to_vec());
+                answer(201, &[], "")
+            }
+            ("PUT", false) => answer(201, &[], ""),
+            ("GET", true) => match &*kept {
+                Some(index) => answer(200, &[], index.clone()),
+                None => answer(404, &[], ""),
+            },
+            _ => answer(404, &[], ""),
+        }
+    })
+    .await;
+    let note = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": "a/one",
+        "subject": {"mediaType": "a/b", "digest": subject, "size": 7},
+    })
+    .to_string();
+    let ours = digest(note.as_bytes());
+    let target = at(&fake).with_digest(ours);
+    let put = client()
+        .put_manifest(&target, OCI_MANIFEST, note.into())
+        .await;
+    put.unwrap();
+    let all = client().referrers(&at(&fake), &subject, None).await;
+    let all: Vec<_> = all.unwrap().into_iter().map(|one| one.digest).collect();
+    assert_eq!(all, [digest(b"other"), ours]);
+    assert!(!others.contains(&ours.to_string()));
+}
+
 #[test]
 fn bad_settings_are_refused() {
     let check = |change: &dyn Fn(&mut chalk_store::registry::Options), expect: &str| {

@@ -1,9 +1,9 @@
-//! Tags, referrers and deletion.
+//! Tags and deletion, and listings that come in pages.
 
-use chalk_core::{Digest, Reference};
+use chalk_core::Reference;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK};
 use reqwest::{Method, StatusCode, Url};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::Client;
 use super::auth::Scopes;
@@ -13,36 +13,6 @@ use super::transport::{ANSWER_LIMIT, Answer, Attempt};
 
 /// A registry may page for ever; nobody has this many tags of one image.
 const MAX_PAGES: usize = 1000;
-
-/// Manifest that names another as its `subject`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Referrer {
-    /// Type of the manifest.
-    pub media_type: String,
-    /// Digest of the manifest.
-    pub digest: Digest,
-    /// Size of the manifest in bytes.
-    pub size: u64,
-    /// Kind of artifact that the manifest is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub artifact_type: Option<String>,
-    /// Annotations of the manifest.
-    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    pub annotations: std::collections::BTreeMap<String, String>,
-}
-
-/// Tag under which registries without the referrers API keep the referrers of `subject`.
-pub(super) fn fallback_tag(of: &Reference, subject: &Digest) -> Result<Reference, RegistryError> {
-    let tag = subject.to_string().replace(':', "-");
-    Reference::new(of.registry(), of.repository(), Some(&tag), None).map_err(|e| {
-        RegistryError::Protocol {
-            host: of.registry().to_owned(),
-            what: format!("referrers of {subject}"),
-            detail: e.to_string(),
-        }
-    })
-}
 
 impl Client {
     /// All tags of a repository, in the registry's order; none when there is no such repository.
@@ -67,53 +37,26 @@ impl Client {
         Ok(all)
     }
 
-    /// Manifests that name `subject`, of one kind only if `artifact_type` is given; by the
-    /// referrers API, else by the referrers tag.
-    ///
-    /// # Errors
-    /// All of [`RegistryError`] but `NotFound` and `NoSuchPlatform`.
-    pub async fn referrers(
-        &self,
-        repository: &Reference,
-        subject: &Digest,
-        artifact_type: Option<&str>,
-    ) -> Result<Vec<Referrer>, RegistryError> {
-        let endpoint = self.origin(repository.registry()).await?;
-        let name = repository.repository();
-        let what = format!("referrers of {subject} in {name}");
-        let mut url = endpoint.url(&format!("{name}/referrers/{subject}"))?;
-        if let Some(kind) = artifact_type {
-            url.query_pairs_mut().append_pair("artifactType", kind);
-        }
-        let answers = self.pages(&endpoint, url, name, &what).await?;
-        let mut all: Vec<Referrer> = Vec::new();
-        if answers.is_empty() {
-            let at = fallback_tag(repository, subject)?;
-            if let Some(found) = self.manifest(&at).await? {
-                let index: Index =
-                    serde_json::from_slice(&found.bytes).map_err(|e| RegistryError::Protocol {
-                        host: endpoint.host(),
-                        what,
-                        detail: format!("the referrers tag holds no valid index: {e}"),
-                    })?;
-                all = index.manifests;
-            }
-        } else {
-            for answer in answers {
-                all.extend(parse::<Index>(&endpoint, &answer, &what)?.manifests);
-            }
-        }
-        // Filtering is optional for a registry (spec.md, "Listing Referrers"), so do it here too.
-        all.retain(|one| artifact_type.is_none() || one.artifact_type.as_deref() == artifact_type);
-        Ok(all)
-    }
-
-    /// Deletes the manifest behind a digest, or a tag; `false` when there was none.
+    /// Deletes the manifest behind a digest, or a tag; `false` when there was none. A manifest that
+    /// goes leaves the referrers tags of registries without the referrers API, and its own goes with
+    /// it (spec.md, "Deleting Manifests").
     ///
     /// # Errors
     /// All of [`RegistryError`] but `NotFound` and `NoSuchPlatform`; `Protocol` when the registry
     /// does not allow deletion.
     pub async fn delete_manifest(&self, reference: &Reference) -> Result<bool, RegistryError> {
+        let Some(digest) = reference.digest() else {
+            return self.delete_one(reference).await;
+        };
+        let subject = self.subject_of(reference).await;
+        let deleted = self.delete_one(reference).await?;
+        self.forget_referrer(reference, &digest, subject.as_ref())
+            .await?;
+        Ok(deleted)
+    }
+
+    /// Deletes what is under a digest or tag and nothing else.
+    pub(super) async fn delete_one(&self, reference: &Reference) -> Result<bool, RegistryError> {
         let endpoint = self.origin(reference.registry()).await?;
         let (repository, name) = (reference.repository(), reference.manifest_name());
         let url = endpoint.url(&format!("{repository}/manifests/{name}"))?;
@@ -131,7 +74,7 @@ impl Client {
     }
 
     /// All pages of a listing; none when the first is not there.
-    async fn pages(
+    pub(super) async fn pages(
         &self,
         endpoint: &Endpoint,
         mut url: Url,
@@ -166,13 +109,7 @@ impl Client {
     }
 }
 
-#[derive(Deserialize)]
-struct Index {
-    #[serde(default)]
-    manifests: Vec<Referrer>,
-}
-
-fn parse<T: serde::de::DeserializeOwned>(
+pub(super) fn parse<T: serde::de::DeserializeOwned>(
     endpoint: &Endpoint,
     answer: &Answer,
     what: &str,

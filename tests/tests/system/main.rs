@@ -45,9 +45,11 @@ mod projects;
 mod pulls;
 mod quickstart;
 mod regions;
+mod registries;
 mod registry;
 mod restarts;
 mod rootless;
+mod s3;
 mod sandbox_files;
 mod sandboxes;
 mod secrets;
@@ -70,7 +72,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 43] = [
+    let modules: [(&str, &[Test]); 45] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("engines", engines::TESTS),
@@ -81,6 +83,8 @@ fn main() -> ExitCode {
         ("watching", watching::TESTS),
         ("gc", gc::TESTS),
         ("regions", regions::TESTS),
+        ("registries", registries::TESTS),
+        ("s3", s3::TESTS),
         ("containerd", containerd::TESTS),
         ("sandbox_files", sandbox_files::TESTS),
         ("sandboxes", sandboxes::TESTS),
