@@ -68,7 +68,8 @@ struct TokenAnswer {
     expires_in: u64,
 }
 
-/// Gets a node what it needs to read its region's registry, and nothing of our own login there.
+/// Gets a node what it needs to read a repository of its region's registry that it was told to have
+/// an image of, and nothing of our own login there.
 pub(super) async fn registry_token(
     State(service): Api,
     Extension(who): Extension<Principal>,
@@ -95,11 +96,24 @@ pub(super) async fn registry_token(
         .and_then(|rest| rest.strip_suffix(":pull"))
         .filter(|repository| is_repository(repository))
         .ok_or_else(wrong)?;
-    let token = service.fleet().regions().pull_token(registry, repository);
-    let Some(PullToken { token, lifetime }) = token.await? else {
+    let none = || {
         let detail = format!("nobody here gets tokens for {repository} of {registry}");
-        return Err(ApiError::not_found("no such token", detail));
+        ApiError::not_found("no such token", detail)
     };
+    let nodes = service.fleet().nodes();
+    let region = nodes.get(&name)?.region;
+    let regions = service.fleet().regions();
+    let (regional, inside) = regions
+        .external(&region, registry, repository)
+        .ok_or_else(none)?;
+    if !nodes.grants().repository(&name, repository) {
+        return Err(super::allows::forbidden(
+            format!("the node was not told to have an image of {repository}"),
+            "nodes read what a warm or a sandbox brings them",
+        ));
+    }
+    let token = regional.pull_token(&inside).await?;
+    let PullToken { token, lifetime } = token.ok_or_else(none)?;
     tracing::debug!(node = &*name, registry, repository, "token for a registry");
     let answer = TokenAnswer {
         token,

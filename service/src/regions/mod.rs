@@ -13,7 +13,6 @@ use chalk_core::wire::agent::ImageRef;
 use chalk_core::wire::{Problem, Region, problem};
 use chalk_core::{Digest, Reference};
 use chalk_store::BlobStore;
-use chalk_store::registry::PullToken;
 
 use crate::places::{IMAGES, inside, pullable, upstream_options};
 use crate::registry::{External, Regional, RegionalError};
@@ -145,31 +144,21 @@ impl Regions {
         }
     }
 
-    /// Token by which a node can read a repository, its prefix included, of the registry at `host`;
-    /// `None` when that is none of ours, or hands out no tokens.
-    ///
-    /// # Errors
-    /// When the registry or its token service fails.
-    pub(crate) async fn pull_token(
+    /// The external registry that nodes of `region` pull from, if it is at `host`, and a repository
+    /// of it without its prefix; `None` when that is not theirs, or the embedded one.
+    pub(crate) fn external(
         &self,
+        region: &str,
         host: &str,
         repository: &str,
-    ) -> Result<Option<PullToken>, RegionalError> {
-        let of = |public: &str| {
-            let reference = Reference::new(host, repository, None, None).ok()?;
-            inside(public, &reference)
+    ) -> Option<(Arc<dyn Regional>, String)> {
+        let (public, regional) = match self.own.get(region) {
+            Some(own) => (own.at.to_string(), &own.regional),
+            None if self.embedded => return None,
+            None => (self.public.clone(), &self.home_registry),
         };
-        let own = self
-            .own
-            .values()
-            .map(|own| (own.at.to_string(), &own.regional));
-        let home = (!self.embedded).then(|| (self.public.clone(), &self.home_registry));
-        for (public, regional) in own.chain(home) {
-            if let Some(inside) = of(&public) {
-                return regional.pull_token(&inside).await;
-            }
-        }
-        Ok(None)
+        let reference = Reference::new(host, repository, None, None).ok()?;
+        Some((regional.clone(), inside(&public, &reference)?))
     }
 
     /// A name in terms of the registry at `host` and `prefix`, where it is one of the home registry:

@@ -38,8 +38,9 @@ impl Client {
     }
 
     /// Deletes the manifest behind a digest, or a tag; `false` when there was none. A manifest that
-    /// goes leaves the referrers tags of registries without the referrers API, and its own goes with
-    /// it (spec.md, "Deleting Manifests").
+    /// goes leaves the index of its subject's referrers first, since registries take no index that
+    /// lists what is gone, and its own index goes with it (spec.md, "Deleting Manifests"; both only
+    /// where the registry lacks the referrers API).
     ///
     /// # Errors
     /// All of [`RegistryError`] but `NotFound` and `NoSuchPlatform`; `Protocol` when the registry
@@ -48,10 +49,19 @@ impl Client {
         let Some(digest) = reference.digest() else {
             return self.delete_one(reference).await;
         };
-        let subject = self.subject_of(reference).await;
-        let deleted = self.delete_one(reference).await?;
-        self.forget_referrer(reference, &digest, subject.as_ref())
-            .await?;
+        let filed = self.unfile_referrer(reference, &digest).await?;
+        let deleted = match self.delete_one(reference).await {
+            Ok(deleted) => deleted,
+            Err(error) => {
+                // It stays, and so must be found.
+                if let Some(found) = filed {
+                    let (kind, bytes) = (&found.media_type, &found.bytes);
+                    self.file_referrer(reference, kind, bytes).await?;
+                }
+                return Err(error);
+            }
+        };
+        self.remove_own_index(reference, &digest).await?;
         Ok(deleted)
     }
 

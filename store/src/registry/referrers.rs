@@ -6,7 +6,7 @@
 //! put under the condition that it is still the one that was read, which some registries heed, and
 //! read again afterwards, until the change is found in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::Client;
 use super::error::RegistryError;
 use super::listing::parse;
+use super::manifest::Manifest;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// How often a change of an index is tried at most.
@@ -72,6 +73,14 @@ impl Change<'_> {
         match self {
             Self::Add(entry) => lists(entry["digest"].as_str().unwrap_or_default()),
             Self::Remove(digest) => !lists(&digest.to_string()),
+        }
+    }
+
+    /// Whether it adds one of those.
+    fn adds_any(&self, digests: &BTreeSet<String>) -> bool {
+        match self {
+            Self::Add(entry) => digests.contains(entry["digest"].as_str().unwrap_or_default()),
+            Self::Remove(_) => false,
         }
     }
 
@@ -193,24 +202,38 @@ impl Client {
         self.change_index(reference, &subject.digest, change).await
     }
 
-    /// The manifest that one to be deleted refers to, if the registry has that one and can be read.
-    pub(super) async fn subject_of(&self, reference: &Reference) -> Option<Digest> {
-        let found = self.manifest(reference).await.ok()??;
-        let referring: Referring = serde_json::from_slice(&found.bytes).ok()?;
-        referring.subject.map(|subject| subject.digest)
+    /// Takes a manifest that is to be deleted out of the index of its subject, and gives it if it has
+    /// a subject; nothing where the registry does not have it.
+    pub(super) async fn unfile_referrer(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<Option<Manifest>, RegistryError> {
+        let found = match self.manifest(reference).await {
+            Ok(found) => found,
+            // What rotted can be deleted, too. An entry that stays is dropped by the next change.
+            Err(RegistryError::DigestMismatch { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let Some(found) = found else {
+            return Ok(None);
+        };
+        let referring = serde_json::from_slice::<Referring>(&found.bytes).ok();
+        let Some(subject) = referring.and_then(|referring| referring.subject) else {
+            return Ok(None);
+        };
+        let change = Change::Remove(digest);
+        self.change_index(reference, &subject.digest, change)
+            .await?;
+        Ok(Some(found))
     }
 
-    /// Takes a manifest that was deleted out of the index of its subject, and removes its own.
-    pub(super) async fn forget_referrer(
+    /// Removes the index of what referred to a manifest that was deleted.
+    pub(super) async fn remove_own_index(
         &self,
         reference: &Reference,
         deleted: &Digest,
-        subject: Option<&Digest>,
     ) -> Result<(), RegistryError> {
-        if let Some(subject) = subject {
-            let change = Change::Remove(deleted);
-            self.change_index(reference, subject, change).await?;
-        }
         let _turn = self.inner.indexes.turn(deleted).await;
         let own = fallback_tag(reference, deleted)?;
         match self.head_manifest(&own).await? {
@@ -227,6 +250,7 @@ impl Client {
     ) -> Result<(), RegistryError> {
         let _turn = self.inner.indexes.turn(subject).await;
         let at = fallback_tag(reference, subject)?;
+        let mut lost = BTreeSet::new();
         for _ in 0..ROUNDS {
             let began = Instant::now();
             let found = self.manifest(&at).await?;
@@ -242,6 +266,7 @@ impl Client {
                 return Ok(());
             }
             change.apply(list);
+            list.retain(|entry| !lost.contains(entry["digest"].as_str().unwrap_or_default()));
             match (list.is_empty(), read) {
                 (true, Some(read)) => self.remove_index(&at, &read).await?,
                 _ => {
@@ -249,6 +274,15 @@ impl Client {
                     match self.put_one(&at, INDEX, text, condition(read)).await {
                         // Somebody was faster.
                         Err(error) if is_precondition(&error) => {}
+                        // Registries take no index that lists what is gone, by whomever.
+                        Err(error) if is_refusal(&error) => {
+                            let gone = self.lost(reference, &index).await?;
+                            if gone.is_empty() || change.adds_any(&gone) {
+                                return Err(error);
+                            }
+                            lost.extend(gone);
+                            continue;
+                        }
                         put => {
                             put?;
                         }
@@ -265,6 +299,26 @@ impl Client {
                 "others changed the index under its referrers tag at the same time, {ROUNDS} times; try again"
             ),
         })
+    }
+
+    /// Digests that an index lists and the repository does not have.
+    async fn lost(
+        &self,
+        repository: &Reference,
+        index: &Value,
+    ) -> Result<BTreeSet<String>, RegistryError> {
+        let mut lost = BTreeSet::new();
+        for entry in index["manifests"].as_array().into_iter().flatten() {
+            let text = entry["digest"].as_str().unwrap_or_default();
+            let there = match text.parse() {
+                Ok(digest) => self.head_manifest(&repository.with_digest(digest)).await?,
+                Err(_) => None,
+            };
+            if there.is_none() {
+                lost.insert(text.to_owned());
+            }
+        }
+        Ok(lost)
     }
 
     /// Removes the tag of an index.
@@ -301,6 +355,14 @@ fn condition(read: Option<Digest>) -> HeaderMap {
 
 fn is_precondition(error: &RegistryError) -> bool {
     matches!(error, RegistryError::Protocol { detail, .. } if detail.starts_with("answered 412"))
+}
+
+fn is_refusal(error: &RegistryError) -> bool {
+    match error {
+        RegistryError::Protocol { detail, .. } => detail.starts_with("answered 4"),
+        RegistryError::NotFound { .. } => true,
+        _ => false,
+    }
 }
 
 fn empty_index() -> Value {

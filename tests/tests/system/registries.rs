@@ -38,8 +38,10 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
+/// Hex digits of the hash of an image, as tags have them.
 fn hash_of(built: &Value) -> String {
-    built["image_hash"].as_str().unwrap().to_owned()
+    let hash = built["image_hash"].as_str().unwrap();
+    hash.strip_prefix("sha256:").unwrap().to_owned()
 }
 
 /// Docker's credentials file with that login.
@@ -480,8 +482,7 @@ fn killed(world: &World) {
         "--progress",
         "quiet",
     ];
-    let hash = service.image(&["hash", &file, "--json"]).ok().json();
-    let hash = hash["image_hash"].as_str().unwrap().to_owned();
+    let hash = hash_of(&service.image(&["hash", &file, "--json"]).ok().json());
     let output = world.folder("killed-talk").join("build");
     let mut command = service.chalk().args(words).into_command();
     let mut build = chalk_tests::Talk::start(&mut command, &output);
