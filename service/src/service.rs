@@ -31,7 +31,9 @@ use crate::places::{regional_options, upstream_options};
 use crate::prewarm::Fetch;
 use crate::projects::Projects;
 use crate::regions::Regions;
-use crate::registry::{self, Bucket, External, Regional, RegionalError, Registry, RegistryLimits};
+use crate::registry::{
+    self, Bucket, BucketAccess, External, Regional, RegionalError, Registry, RegistryLimits,
+};
 use crate::resolve::PinBases;
 use crate::server;
 use crate::settings::Settings;
@@ -585,15 +587,17 @@ fn regional(
     advertised: &str,
 ) -> Result<Chosen, RegionalError> {
     let Some(url) = &settings.registry.url else {
-        let bucket = Bucket::new(&settings.registry)?;
-        if let Some(bucket) = bucket.clone() {
+        let access = BucketAccess::new(&settings.registry)?;
+        if let Some(access) = access.clone() {
             // As with an external registry, one that is down keeps no service from starting.
             tokio::spawn(async move {
-                if let Err(error) = bucket.check().await {
+                if let Err(error) = access.check().await {
                     tracing::error!(%error, "the bucket of the registry cannot be used");
                 }
             });
         }
+        let bucket = access.map(|access| Bucket::new(access, state));
+        let bucket = bucket.transpose()?;
         let registry = Registry::open_on(bucket, state.path("registry"), blobs.clone())?;
         let limits = RegistryLimits {
             blob_bytes: settings.limits.blob.as_u64(),
@@ -607,7 +611,7 @@ fn regional(
         });
     };
     let prefix = settings.registry.prefix.as_deref().unwrap_or_default();
-    let options = regional_options(&settings.registry, registry::registry_host(url))?;
+    let options = regional_options(&settings.registry)?;
     let external = External::new(url, prefix, options)?;
     Ok(Chosen {
         public: external.public(),
@@ -624,12 +628,18 @@ fn login_of_builders(
     registry: &crate::settings::Registry,
     token: &str,
 ) -> crate::engine::buildkit::LoginSource {
+    use chalk_store::registry::CredentialSource;
+
     use crate::engine::Secret;
     use crate::engine::buildkit::LoginSource;
 
-    match registry.url {
-        Some(_) => LoginSource::Own(upstream_options(registry).credentials),
-        None => LoginSource::Fixed {
+    match (&registry.url, &registry.username, &registry.password_file) {
+        (Some(_), Some(user), Some(file)) => LoginSource::Own(CredentialSource::PasswordFile {
+            user: user.clone(),
+            file: file.clone(),
+        }),
+        (Some(_), ..) => LoginSource::Own(upstream_options(registry).credentials),
+        (None, ..) => LoginSource::Fixed {
             user: "chalk".to_owned(),
             secret: Secret::new(token),
         },
@@ -670,7 +680,13 @@ fn embedded(around: Surroundings<'_>) -> Result<Parts, StartError> {
         BuildEngine::Embedded => Arc::new(engine),
         BuildEngine::BuildKit => {
             let settings = &settings.build.buildkit;
-            let engine = BuildKitEngine::new(settings, engine, &public, login)?;
+            let engine = BuildKitEngine::new(
+                settings,
+                engine,
+                &public,
+                login,
+                state_dir.join("build-cache"),
+            )?;
             Arc::new(engine)
         }
     };

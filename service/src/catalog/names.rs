@@ -31,7 +31,7 @@ impl Catalog {
     /// ours.
     pub(crate) async fn by_name(&self, name: &Name) -> Result<Option<Digest>> {
         let _turn = match &self.noted {
-            Some(noted) => Some(noted.turns.read().await),
+            Some(_) => Some(self.turns.read().await),
             None => None,
         };
         let text = name.to_string();

@@ -12,7 +12,7 @@ use crate::catalog::CatalogError;
 use crate::engine::EngineError;
 use crate::gc::CollectError;
 use crate::index::IndexError;
-use crate::registry::RegionalError;
+use crate::registry::{EmbeddedError, RegionalError};
 use crate::resolve::ResolveError;
 use crate::secrets::SecretError;
 use crate::volumes::VolumeError;
@@ -172,12 +172,12 @@ impl From<ResolveError> for ApiError {
 impl From<CollectError> for ApiError {
     fn from(error: CollectError) -> Self {
         match error {
-            CollectError::Bucket(_) => Self::new(
+            CollectError::Registry(EmbeddedError::BucketShared { .. }) => Self::new(
                 problem::CONFLICT,
                 409,
                 "garbage is not collected",
                 error.to_string(),
-                "delete names and images that nobody needs; see docs/gc.md, \"Limits\"",
+                "a bucket is collected by its only service: stop the others for `gc.grace` and an hour; see docs/gc.md, \"Limits\"",
             ),
             CollectError::Stopping => Self::unavailable("the service stops", ""),
             other => Self::internal("garbage collection broke off", &other),

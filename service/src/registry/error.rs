@@ -115,6 +115,14 @@ pub enum EmbeddedError {
         /// What the store or the way to it said.
         detail: String,
     },
+    /// Garbage of a bucket is not collected while others use it.
+    #[error("garbage of {place} is not collected: {detail}")]
+    BucketShared {
+        /// Bucket, prefix and end-point.
+        place: String,
+        /// Who uses it.
+        detail: String,
+    },
     /// The file system failed.
     #[error("failed to {action} {}: {source}", path.display())]
     Io {

@@ -17,6 +17,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use chalk_core::AnyDigest;
 use chalk_core::any_digest::Algorithm;
@@ -264,6 +265,17 @@ impl Layout {
         }
     }
 
+    /// Removes a file if it is there; a crash of the machine may bring it back.
+    pub(super) fn drop(&self, path: &Path) -> Result<()> {
+        if let Some(bucket) = &self.bucket {
+            return bucket.remove(&self.key(path)).map(drop);
+        }
+        match fs::remove_file(path) {
+            Err(e) if !is_absent(&e) => Err(EmbeddedError::io("remove", path)(e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Names in a directory, sorted; none when it is not there.
     pub(super) fn names(&self, dir: &Path) -> Result<Vec<String>> {
         match &self.bucket {
@@ -271,6 +283,28 @@ impl Layout {
             None => names(dir),
         }
     }
+
+    /// Names of files in a directory, sorted, each with the time when it was written; none when it is
+    /// not there.
+    pub(super) fn dated(&self, dir: &Path) -> Result<Vec<(String, SystemTime)>> {
+        let mut dated = match &self.bucket {
+            Some(bucket) => bucket.list(&self.key(dir))?,
+            None => {
+                let names = names(dir)?.into_iter();
+                names
+                    .map(|name| (name.clone(), written(&dir.join(name))))
+                    .collect()
+            }
+        };
+        dated.sort();
+        Ok(dated)
+    }
+}
+
+/// When a file was written; now, when that is not known.
+fn written(path: &Path) -> SystemTime {
+    let modified = fs::metadata(path).and_then(|meta| meta.modified());
+    modified.unwrap_or_else(|_| SystemTime::now())
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {

@@ -19,7 +19,7 @@ mod regional;
 mod store;
 mod view;
 
-pub use bucket::Bucket;
+pub use bucket::{Bucket, BucketAccess};
 pub use error::EmbeddedError;
 pub use http::{CALLS, RegistryLimits, router};
 pub(crate) use http::{Range, Target, decode, stream_blob, target};

@@ -186,7 +186,7 @@ impl Registry {
     ///
     /// # Errors
     /// `Bucket`, `Blob`.
-    pub(super) fn resolve(&self, digest: &AnyDigest) -> Result<Option<Digest>> {
+    pub(crate) fn resolve(&self, digest: &AnyDigest) -> Result<Option<Digest>> {
         match self.bucket() {
             Some(bucket) => bucket.resolve(digest),
             None => Ok(self.inner.blobs.resolve(digest)?),

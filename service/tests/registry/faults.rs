@@ -438,6 +438,63 @@ async fn referrers_tag_survives_other_writers() {
     assert!(!others.contains(&ours.to_string()));
 }
 
+/// A registry that takes no index which lists what is gone: what others deleted leaves the index with
+/// the next change, and what is there stays.
+#[tokio::test]
+async fn referrers_tag_loses_what_others_deleted() {
+    let subject = digest(b"subject");
+    let (gone, there) = (digest(b"gone"), digest(b"there"));
+    let tag = format!("/v2/app/manifests/sha256-{}", subject.hex());
+    let entry = |of| serde_json::json!({"mediaType": "a/b", "digest": of, "size": 5});
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry(gone), entry(there)]});
+    let kept = Arc::new(Mutex::new(index.to_string()));
+    let state = Arc::clone(&kept);
+    let fake = Fake::start(move |parts, body, _| {
+        let path = parts.uri.path();
+        let mut kept = state.lock().unwrap();
+        match (parts.method.as_str(), path == tag) {
+            ("PUT", true) => {
+                let text = String::from_utf8(body.to_vec()).unwrap();
+                if text.contains(&gone.to_string()) {
+                    let why = r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}"#;
+                    return answer(400, &[], why);
+                }
+                *kept = text;
+                answer(201, &[], "")
+            }
+            ("PUT", false) => answer(201, &[], ""),
+            ("GET", true) => answer(200, &[], kept.clone()),
+            ("HEAD", false) if !path.ends_with(&gone.to_string()) => {
+                let found = path.rsplit('/').next().unwrap().to_owned();
+                let headers = [
+                    ("docker-content-digest", found),
+                    ("content-type", OCI_MANIFEST.to_owned()),
+                ];
+                let headers = headers
+                    .each_ref()
+                    .map(|(name, value)| (*name, value.as_str()));
+                answer(200, &headers, "")
+            }
+            _ => answer(404, &[], ""),
+        }
+    })
+    .await;
+    let note = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": "a/one",
+        "subject": {"mediaType": "a/b", "digest": subject, "size": 7},
+    })
+    .to_string();
+    let ours = digest(note.as_bytes());
+    let target = at(&fake).with_digest(ours);
+    let put = client().put_manifest(&target, OCI_MANIFEST, note.into());
+    put.await.unwrap();
+    let all = client().referrers(&at(&fake), &subject, None).await;
+    let all: Vec<_> = all.unwrap().into_iter().map(|one| one.digest).collect();
+    assert_eq!(all, [there, ours]);
+}
+
 #[test]
 fn bad_settings_are_refused() {
     let check = |change: &dyn Fn(&mut chalk_store::registry::Options), expect: &str| {

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 
 use super::Client;
 use super::challenge::Challenge;
-use super::credentials::{self, Credential, Found};
+use super::credentials::{Credential, Found};
 use super::endpoint::{Endpoint, host_of};
 use super::error::RegistryError;
 use super::transport::{Attempt, excerpt, read_limited};
@@ -193,10 +193,11 @@ impl Client {
                 credential: Some(credential.clone()),
                 told: "by the credentials of the configuration".to_owned(),
             },
-            None => match options.password_files.get(&endpoint.login) {
-                Some((user, file)) => credentials::of_file(user, file).await,
-                None => options.credentials.look_up(&endpoint.login).await,
-            },
+            None => {
+                let source = options.sources.get(&endpoint.login);
+                let source = source.unwrap_or(&options.credentials);
+                source.look_up(&endpoint.login).await
+            }
         };
         login.found.insert(found).clone()
     }

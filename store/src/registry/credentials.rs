@@ -42,6 +42,13 @@ pub enum CredentialSource {
     Docker,
     /// This `config.json`, and the helpers it names.
     DockerConfig(PathBuf),
+    /// A user whose password is all of a small file but the line break at its end, for any registry.
+    PasswordFile {
+        /// User name.
+        user: String,
+        /// File with the password.
+        file: PathBuf,
+    },
 }
 
 /// A helper may ask its user for a passphrase, but not for ever.
@@ -75,6 +82,7 @@ impl CredentialSource {
                 .or_else(|| std::env::home_dir().map(|home| home.join(".docker")))
                 .map(|dir| dir.join("config.json")),
             Self::DockerConfig(path) => Some(path.clone()),
+            Self::PasswordFile { user, file } => return of_file(user, file).await,
         };
         let Some(path) = path else {
             return Found::nothing("no credentials are configured".to_owned());
@@ -115,8 +123,7 @@ impl Found {
     }
 }
 
-/// The login of a user whose password is all of a small file but the line break at its end.
-pub(super) async fn of_file(user: &str, file: &Path) -> Found {
+async fn of_file(user: &str, file: &Path) -> Found {
     let place = file.display().to_string();
     match tokio::fs::read(file).await {
         Ok(bytes) if bytes.len() > PASSWORD_LIMIT => {

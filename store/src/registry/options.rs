@@ -24,8 +24,8 @@ pub struct Options {
     pub credentials: CredentialSource,
     /// Credentials by registry as references name it.
     pub explicit: BTreeMap<String, Credential>,
-    /// User names and the files that hold their passwords, by registry; read anew after a refusal.
-    pub password_files: BTreeMap<String, (String, PathBuf)>,
+    /// Where credentials of a registry are looked up in the place of `credentials`, by registry.
+    pub sources: BTreeMap<String, CredentialSource>,
     /// Whom to ask for tokens in the place of a registry's own token service, by registry.
     pub brokers: BTreeMap<String, TokenBroker>,
     /// API root of registries that do not have it at `/v2/`, by registry: a URL whose path ends with
@@ -83,7 +83,7 @@ impl Default for Options {
             insecure: BTreeSet::new(),
             credentials: CredentialSource::Docker,
             explicit: BTreeMap::new(),
-            password_files: BTreeMap::new(),
+            sources: BTreeMap::new(),
             brokers: BTreeMap::new(),
             roots: BTreeMap::new(),
             identity: None,

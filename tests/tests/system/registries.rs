@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::Test;
 use crate::failures::{busybox, sleep_mark, states, wait_for_process};
+use crate::gc::{freed, gc};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_login_and_an_own_authority", a_login),
@@ -61,6 +62,42 @@ fn runs_on_a_node(service: &Service, node: &str, hash: &str) {
     assert_eq!(ran.stdout, "one\n");
 }
 
+/// Starts a service again as one that lets everything go that it may, and sees what goes: images
+/// without a name, and steps.
+#[track_caller]
+fn collects(mut service: Service, settings: &[(&str, &str)]) {
+    let state = service.state().to_owned();
+    service.stop();
+    let policy = [
+        ("gc.interval", ""),
+        ("gc.grace", "0s"),
+        ("gc.age", "0s"),
+        ("gc.steps_age", "0s"),
+    ];
+    let settings: Vec<_> = settings.iter().copied().chain(policy).collect();
+    let service = Service::start(&state, &settings);
+    let [named, unnamed] = ["named", "unnamed"].map(|_| busybox(&[&format!("echo {}", unique())]));
+    let [named, unnamed] = [&named, &unnamed].map(|project| project.arg("image.toml"));
+    let words = ["build", &named, "--name", "kept/app:v1", "--json"];
+    let stays = hash_of(&service.image(&words).ok().result());
+    let goes = hash_of(&service.build(&unnamed));
+    let report = gc(&service, &[]);
+    let freed = freed(&report);
+    assert!(freed.contains_key(&format!("images {goes}")), "{report:#}");
+    assert!(
+        !freed.contains_key(&format!("images {stays}")),
+        "{report:#}"
+    );
+    assert!(
+        freed.keys().any(|name| name.starts_with("steps ")),
+        "{report:#}"
+    );
+    assert_eq!(service.build(&named)["status"], "reused");
+    let again = service.build(&unnamed);
+    assert_eq!(again["status"], "built", "{again:#}");
+    assert_eq!(states(&again), ["ran"], "{again:#}");
+}
+
 /// Expects that no file of the service's state, and no log, holds a text.
 #[track_caller]
 fn assert_nowhere(service: &Service, secret: &str) {
@@ -102,8 +139,8 @@ fn a_login(world: &World) {
 
     let mark = unique();
     let steps = [
-        "echo one > /one; touch -d 2020-01-01 /one".to_owned(),
-        format!("echo {mark} > /two; touch -d 2020-01-01 /two"),
+        "echo one > /one; touch -d @1577836800 /one".to_owned(),
+        format!("echo {mark} > /two; touch -d @1577836800 /two"),
     ];
     let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
     let project = busybox(&steps);
@@ -194,6 +231,7 @@ fn a_login(world: &World) {
     for service in [&service, &other] {
         assert_nowhere(service, PASSWORD);
     }
+    collects(other, &settings);
 }
 
 fn tokens(world: &World) {
@@ -242,7 +280,7 @@ fn tokens(world: &World) {
     let none = format!("node.credentials={none}");
     let words = ["--set", none.as_str()];
     let before = tokens.asked().len();
-    let _node = Node::start(&service, "n", "local", &world.folder("token-node"), &words);
+    let node = Node::start(&service, "n", "local", &world.folder("token-node"), &words);
     runs_on_a_node(&service, "n", &hash);
     let asked = tokens.asked().split_off(before);
     let pull = ["repository:p/chalk/images:pull".to_owned()];
@@ -253,13 +291,28 @@ fn tokens(world: &World) {
         "{asked:#?}"
     );
     assert!(asked.iter().all(|asked| asked.user.is_some()), "{asked:#?}");
-    // Nobody but nodes gets them.
-    let path = format!("/v1/agent/registry-token?registry={}", registry.address());
-    let get = format!(
-        "{}{path}&scope=repository:p/chalk/images:pull",
-        service.url()
-    );
-    assert_eq!(request(&get, Some(service.token()), &[]).status, 403);
+    // Nobody but nodes gets them, and those only for what they were told to have.
+    let known = fs::read(node.state().join("credentials.json")).unwrap();
+    let known: Value = serde_json::from_slice(&known).unwrap();
+    let (theirs, ours) = (known["token"].as_str().unwrap(), service.token());
+    let ask = |token: &str, registry: &str, scope: &str| {
+        let query = format!("registry={registry}&scope=repository:{scope}");
+        let url = format!("{}/v1/agent/registry-token?{query}", service.url());
+        request(&url, Some(token), &[]).status
+    };
+    let here = registry.address();
+    for (token, at, scope, status) in [
+        (theirs, here, "p/chalk/images:pull", 200),
+        (theirs, here, "p/chalk/steps:pull", 403),
+        (theirs, here, "p/web/app:pull", 403),
+        (theirs, here, "other/chalk/images:pull", 404),
+        (theirs, "127.0.0.1:1", "p/chalk/images:pull", 404),
+        (theirs, here, "p/chalk/images:pull,push", 400),
+        (ours, here, "p/chalk/images:pull", 403),
+    ] {
+        assert_eq!(ask(token, at, scope), status, "{at} {scope}");
+    }
+    drop(node);
 
     // Tokens that ran out are replaced, by a password that was changed in between.
     tokens.set_password("another");
@@ -274,7 +327,9 @@ fn tokens(world: &World) {
     let project = busybox(&["echo one > /one", &format!("echo {}", unique())]);
     let built = service.build(&project.arg("image.toml"));
     assert_eq!(states(&built), ["cached", "ran"], "{built:#}");
+    assert_eq!(service.build(&file)["status"], "reused");
     assert_nowhere(&service, PASSWORD);
+    collects(service, &settings);
 }
 
 fn a_path(world: &World) {
@@ -307,6 +362,7 @@ fn a_path(world: &World) {
     let log = registry.log();
     let served = format!("/registry/here/v2/p/chalk/images/manifests/{hash}");
     assert!(log.contains(&served), "{log}");
+    collects(service, &settings);
 }
 
 fn a_certificate(world: &World) {
@@ -487,6 +543,10 @@ fn killed(world: &World) {
     let mut command = service.chalk().args(words).into_command();
     let mut build = chalk_tests::Talk::start(&mut command, &output);
     wait_for_process(&mark, true);
+    let steps = format!("{url}/v2/chalk/steps/tags/list");
+    wait_until("the first step in the registry", || {
+        chalk_tests::get(&steps, "").status == 200
+    });
     registry.kill();
     // Only now does the step end, and there is nobody to publish to.
     end_sleep(&mark);

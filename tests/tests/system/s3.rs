@@ -1,5 +1,6 @@
 //! The embedded registry in an S3-compatible bucket.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use serde_json::json;
 
 use crate::Test;
 use crate::failures::{busybox, sleep_mark, states, wait_for_process};
+use crate::gc::{freed, gc};
 use crate::registries::end_sleep;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -18,24 +20,37 @@ pub(crate) const TESTS: &[Test] = &[
     ("services_share_a_bucket", services_share),
     ("a_store_that_is_cut_off", cut_off),
     ("objects_that_are_damaged_or_gone", damaged),
-    ("a_bucket_is_not_collected", not_collected),
+    ("garbage_of_a_bucket_is_collected", collected),
+    (
+        "a_service_waits_for_a_collection",
+        comes_while_another_collects,
+    ),
 ];
 
 const SECRET: &str = "geheim-s3-9c1f7a";
 
 /// A service on the bucket, and the file with its keys.
 fn start(world: &World, name: &str, s3: &S3) -> (Service, Project) {
+    start_with(world, name, s3, &[])
+}
+
+fn start_with(world: &World, name: &str, s3: &S3, more: &[(&str, &str)]) -> (Service, Project) {
+    start_in(&world.folder(name), s3, more)
+}
+
+fn start_in(state: &Path, s3: &S3, more: &[(&str, &str)]) -> (Service, Project) {
     let text = format!("[default]\naws_access_key_id = KEY\naws_secret_access_key = {SECRET}\n");
     let keys = Project::new(&[("keys", &text)]);
     let (endpoint, file) = (s3.endpoint(), keys.arg("keys"));
-    let settings = [
+    let mut settings = vec![
         ("registry.s3.bucket", S3::BUCKET),
         ("registry.s3.prefix", "here/"),
-        ("registry.s3.endpoint", &endpoint),
-        ("registry.s3.credentials", &file),
+        ("registry.s3.endpoint", endpoint.as_str()),
+        ("registry.s3.credentials", file.as_str()),
         ("prewarm.images", ""),
     ];
-    (Service::start(&world.folder(name), &settings), keys)
+    settings.extend(more);
+    (Service::start(state, &settings), keys)
 }
 
 fn import(world: &World, service: &Service) {
@@ -60,8 +75,8 @@ fn all_in_the_bucket(world: &World) {
     let s3 = S3::start(&world.folder("s3"));
     let (mut service, keys) = start(world, "bucket", &s3);
     import(world, &service);
-    let first = "echo one > /one; touch -d 2020-01-01 /one";
-    let second = format!("echo {} > /two; touch -d 2020-01-01 /two", unique());
+    let first = "echo one > /one; touch -d @1577836800 /one";
+    let second = format!("echo {} > /two; touch -d @1577836800 /two", unique());
     let project = busybox(&[first, &second]);
     let file = project.arg("image.toml");
     let words = ["build", &file, "--name", "web/app:v1", "--json"];
@@ -290,21 +305,101 @@ fn damaged(world: &World) {
     registry.get(&path).is(404);
 }
 
-/// Other services may use what this one knows no use of.
-fn not_collected(world: &World) {
+/// What is on the disk says when it was used; what the bucket has is as old as it is.
+fn collected(world: &World) {
     let s3 = S3::start(&world.folder("s3"));
-    let (service, _keys) = start(world, "not-collected", &s3);
+    let policy = [("gc.interval", ""), ("gc.grace", "1h")];
+    let (mut service, _keys) = start_with(world, "collected", &s3, &policy);
+    import(world, &service);
+    let project = busybox(&["echo one > /one", &format!("echo {} > /two", unique())]);
+    let file = project.arg("image.toml");
+    let words = ["build", &file, "--name", "web/app:v1", "--json"];
+    let built = service.image(&words).ok().result();
+    let hash = built["image_hash"].as_str().unwrap();
     let registry = RegistryHttp::of(&service);
-    registry.push_blob("left", unique().as_bytes());
-    let before = s3.keys("here/");
-    assert!(!before.is_empty());
+    let left = unique();
+    registry.push_blob("left", left.as_bytes());
+    let blob = |digest: &str| format!("here/blobs/sha256/{}", &digest["sha256:".len()..]);
+    let left = blob(&Digest::of(left.as_bytes()).to_string());
+
+    // Within the grace nothing goes, not even what nothing names.
+    let contents = || -> Vec<String> {
+        let keys = s3.keys("here/").into_iter();
+        keys.filter(|key| !key.starts_with("here/services/"))
+            .collect()
+    };
+    let before = contents();
+    assert!(before.contains(&left));
+    let report = gc(&service, &[]);
+    assert_eq!(freed(&report), BTreeMap::new(), "{report:#}");
+    assert_eq!(contents(), before);
+
+    // After it, what nothing names goes, and copies here.
+    service.stop();
+    let policy = [("gc.interval", ""), ("gc.grace", "0s")];
+    let (service, _keys) = start_in(&service.state().to_owned(), &s3, &policy);
+    let dry = gc(&service, &["--dry-run"]);
+    assert_eq!(contents(), before, "a dry run removes nothing");
+    let done = gc(&service, &[]);
+    let name = left.replace("here/blobs/sha256/", "blobs sha256:");
+    assert!(freed(&dry).contains_key(&name), "{dry:#}");
+    assert!(freed(&done).contains_key(&name), "{done:#}");
+    let gone: Vec<String> = {
+        let after = contents();
+        before
+            .iter()
+            .filter(|key| !after.contains(key))
+            .cloned()
+            .collect()
+    };
+    let link = left.replace("blobs/", "repositories/left/_layers/");
+    assert_eq!(gone, [left, link]);
+    let copies = files(&service.state().join("blobs").join("sha256"));
+    assert_eq!(copies, 0, "copies stay for the grace");
+    // Everything else is whole, for a service that has nothing else.
+    let verified = service.image(&["verify", "web/app:v1", "--json", "--progress", "quiet"]);
+    assert_eq!(verified.ok().json()["identical"], true);
+    let target = format!(
+        "oci:{}",
+        world.folder("collected-copy").join("app").display()
+    );
+    let source = format!("docker://{}/web/app:v1", service.address());
+    run(service.skopeo("copy").args([&source, &target])).ok();
+
+    // With an image go its bytes, but those that cached steps share.
+    service.image(&["rm", hash]).ok();
+    gc(&service, &[]);
+    let manifest = blob(built["digest"].as_str().unwrap());
+    assert!(s3.keys(&manifest).is_empty());
+    let again = service.build(&file);
+    assert_eq!(states(&again), ["cached", "cached"], "{again:#}");
+
+    // What another service last used is known to that one alone.
+    let (other, _other_keys) = start_with(world, "collected-too", &s3, &policy);
+    assert_eq!(other.build(&file)["status"], "reused");
+    let before = contents();
     for words in [&["gc"][..], &["gc", "--dry-run"]] {
-        let refused = service.chalk().args(words).run().code(1);
-        assert!(
-            refused.stderr.contains(S3::BUCKET) && refused.stderr.contains("not collected"),
-            "{}",
-            refused.stderr
-        );
+        let refused = service.chalk().args(words).run();
+        assert!(!refused.status.success(), "{refused}");
+        refused.says(&[S3::BUCKET, "minutes ago", "gc.grace"]);
     }
-    assert_eq!(s3.keys("here/"), before);
+    assert_eq!(contents(), before);
+}
+
+/// A service that comes while another collects uses nothing before that has ended.
+fn comes_while_another_collects(world: &World) {
+    let s3 = S3::start(&world.folder("s3"));
+    let words = ["--request", "PUT", "--data", "another collects"];
+    s3.curl(&words, "here/collection").ok();
+    std::thread::scope(|scope| {
+        let started = scope.spawn(|| start(world, "comes", &s3));
+        wait_until("it tells that it is there", || {
+            !s3.keys("here/services/").is_empty()
+        });
+        assert!(!started.is_finished());
+        s3.curl(&["--request", "DELETE"], "here/collection").ok();
+        let (service, _keys) = started.join().unwrap();
+        let registry = RegistryHttp::of(&service);
+        registry.get("/v2/any/tags/list").is(404);
+    });
 }

@@ -306,6 +306,8 @@ impl Engine for EmbeddedEngine {
                 let dropped = shared.steps.drop_note(&name, &horizon);
                 dropped.map_err(|e| fault(&e))
             }
+            // Of builders only.
+            CacheKind::Shared => Ok(false),
         };
         let dropped = tokio::task::spawn_blocking(remove).await;
         dropped.map_err(|e| storage("remove a cache", &e))?

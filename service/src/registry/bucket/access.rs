@@ -1,22 +1,156 @@
 //! How the bucket is reached: HTTP client and keys.
 
+use std::fmt;
 use std::time::Duration;
 
-use object_store::ClientOptions;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::client::{HttpClient, HttpConnector};
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientOptions, ObjectStore as _, RetryConfig};
 
 use super::Result;
 use crate::registry::error::EmbeddedError;
 use crate::registry::registry_host;
 use crate::settings;
 
+/// How a bucket is reached.
+#[derive(Clone)]
+pub struct BucketAccess {
+    pub(super) s3: AmazonS3,
+    prefix: String,
+    /// For messages: bucket, prefix and end-point.
+    pub(super) place: String,
+}
+
+impl fmt::Debug for BucketAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BucketAccess").field(&self.place).finish()
+    }
+}
+
+impl fmt::Display for BucketAccess {
+    /// Bucket, prefix and end-point.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place)
+    }
+}
+
+impl BucketAccess {
+    /// Access to the bucket that the settings name; `None` when they name none. Connects to nothing.
+    ///
+    /// # Errors
+    /// [`EmbeddedError::BucketSettings`].
+    pub fn new(settings: &settings::Registry) -> Result<Option<Self>> {
+        let s3 = &settings.s3;
+        let Some(bucket) = &s3.bucket else {
+            return Ok(None);
+        };
+        let refuse = EmbeddedError::BucketSettings;
+        let prefix = s3.prefix.as_deref().unwrap_or_default().trim_matches('/');
+        Path::parse(prefix).map_err(|e| refuse(format!("`registry.s3.prefix`: {e}")))?;
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(bucket)
+            .with_http_connector(Connector::new(settings)?)
+            .with_retry(RetryConfig {
+                backoff: BackoffConfig {
+                    init_backoff: Duration::from_millis(200),
+                    max_backoff: Duration::from_secs(5),
+                    base: 2.0,
+                },
+                max_retries: 6,
+                retry_timeout: Duration::from_secs(30),
+            });
+        let mut place = format!("s3://{bucket}/{prefix}");
+        if let Some(region) = &s3.region {
+            builder = builder.with_region(region);
+        }
+        if let Some(endpoint) = &s3.endpoint {
+            if endpoint.contains('@') {
+                return Err(refuse(
+                    "`registry.s3.endpoint` is a URL without a login: expected `https://host[:port]`"
+                        .to_owned(),
+                ));
+            }
+            let plain = endpoint.starts_with("http://");
+            builder = builder.with_endpoint(endpoint).with_allow_http(plain);
+            place = format!("{place} at {endpoint}");
+        }
+        if let Some(file) = &s3.credentials {
+            let keys = Keys::read(file)?;
+            builder = builder
+                .with_access_key_id(keys.id)
+                .with_secret_access_key(keys.secret);
+            if let Some(token) = keys.token {
+                builder = builder.with_token(token);
+            }
+        }
+        let s3 = builder.build().map_err(|e| refuse(e.to_string()))?;
+        Ok(Some(Self {
+            s3,
+            prefix: prefix.to_owned(),
+            place,
+        }))
+    }
+
+    /// Sees that the bucket is there and lets us in.
+    ///
+    /// # Errors
+    /// [`EmbeddedError::Bucket`].
+    pub async fn check(&self) -> Result<()> {
+        let prefix = self.path("repositories");
+        let listed = self.s3.list_with_delimiter(Some(&prefix)).await;
+        listed.map_err(self.failed("list", "repositories"))?;
+        Ok(())
+    }
+
+    pub(super) fn path(&self, key: &str) -> Path {
+        match self.prefix.as_str() {
+            "" => Path::from(key),
+            prefix => Path::from(format!("{prefix}/{key}")),
+        }
+    }
+
+    pub(super) fn failed(
+        &self,
+        action: &'static str,
+        key: &str,
+    ) -> impl FnOnce(object_store::Error) -> EmbeddedError + use<> {
+        let (key, place) = (key.to_owned(), self.place.clone());
+        move |error| EmbeddedError::Bucket {
+            action,
+            key,
+            place,
+            detail: causes(&error),
+        }
+    }
+}
+
+/// An error with its causes, on one line and without what only repeats.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(600)
+        .collect();
+    line
+}
+
 /// Gives the S3 client the HTTP client that registries are spoken to by: the authorities of the
 /// settings, and no proxy before this host.
 #[derive(Debug)]
-pub(super) struct Connector(reqwest::Client);
+struct Connector(reqwest::Client);
 
 impl Connector {
-    pub(super) fn new(settings: &settings::Registry) -> Result<Self> {
+    fn new(settings: &settings::Registry) -> Result<Self> {
         let refuse = EmbeddedError::BucketSettings;
         let endpoint = settings.s3.endpoint.as_deref().unwrap_or_default();
         let mut builder = reqwest::Client::builder()
@@ -49,14 +183,14 @@ impl HttpConnector for Connector {
 }
 
 /// Keys of an AWS credentials file, of its section `default`.
-pub(super) struct Keys {
-    pub(super) id: String,
-    pub(super) secret: String,
-    pub(super) token: Option<String>,
+struct Keys {
+    id: String,
+    secret: String,
+    token: Option<String>,
 }
 
 impl Keys {
-    pub(super) fn read(file: &std::path::Path) -> Result<Self> {
+    fn read(file: &std::path::Path) -> Result<Self> {
         let refuse = |detail: &str| {
             let place = file.display();
             EmbeddedError::BucketSettings(format!("`registry.s3.credentials` {place}: {detail}"))

@@ -37,7 +37,7 @@ impl Drop for Move {
 }
 
 /// What these locks guard is changed by one call each: a panic elsewhere spoils nothing.
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -53,14 +53,25 @@ impl Bucket {
         }
     }
 
-    /// Size of a blob; `None` when it is not there.
+    /// Size of a blob, which uses it; `None` when it is not there.
     pub(in crate::registry) fn blob(&self, digest: &AnyDigest) -> Result<Option<u64>> {
-        match self.resolve(digest)? {
-            Some(digest) if !held(&self.inner.rotten).contains(&digest) => {
-                self.size(&blob_key(&digest))
-            }
-            _ => Ok(None),
+        let Some(digest) = self.resolve(digest)? else {
+            return Ok(None);
+        };
+        if held(&self.inner.rotten).contains(&digest) {
+            return Ok(None);
         }
+        let key = blob_key(&digest);
+        let size = self.size(&key)?;
+        if size.is_none() {
+            return Ok(None);
+        }
+        self.inner.noted.note(&digest);
+        // It may have been removed before it was used just now.
+        if self.collects() {
+            return self.size(&key);
+        }
+        Ok(size)
     }
 
     /// Makes a blob of `store` durable here; `false` when neither has it.
@@ -99,7 +110,7 @@ impl Bucket {
             return self.write(&key, &bytes);
         }
         let path = self.path(&key);
-        let upload = self.wait(self.inner.s3.put_multipart(&path));
+        let upload = self.wait(self.s3().put_multipart(&path));
         let upload = upload.map_err(self.failed("write", &key))?;
         let part = PART.max(usize::try_from(size / (MAX_PARTS - 1)).unwrap_or(PART));
         let mut upload = WriteMultipart::new_with_chunk_size(upload, part);
@@ -151,6 +162,10 @@ impl Bucket {
     /// fetched.
     pub(in crate::registry) fn bring(&self, digest: &AnyDigest, store: &BlobStore) -> Result<bool> {
         if store.contains(digest.clone())? {
+            // Here and in the bucket.
+            if let Some(stored) = store.resolve(digest)? {
+                self.inner.noted.note(&stored);
+            }
             return Ok(true);
         }
         let Some((stored, size)) = self.find(digest)? else {
@@ -169,7 +184,7 @@ impl Bucket {
         };
         match fetched {
             Err(error @ EmbeddedError::DigestMismatch { .. }) => {
-                tracing::error!(%digest, %error, place = self.inner.place, "object is damaged, and counts as absent");
+                tracing::error!(%digest, %error, place = self.access().place, "object is damaged, and counts as absent");
                 held(&self.inner.rotten).insert(stored);
                 return Ok(false);
             }
@@ -244,7 +259,7 @@ impl Bucket {
         let part = PART as u64;
         let _place = self.wait(self.inner.transfers.acquire());
         let ranges = (0..size.div_ceil(part)).map(|at| at * part..((at + 1) * part).min(size));
-        let get = |range: Range<u64>| self.inner.s3.get_range(&path, range);
+        let get = |range: Range<u64>| self.s3().get_range(&path, range);
         let mut parts = stream::iter(ranges).map(get).buffered(PARTS_AT_ONCE);
         while let Some(part) = self
             .wait(parts.try_next())
@@ -252,7 +267,7 @@ impl Bucket {
         {
             writer
                 .write_all(&part)
-                .map_err(EmbeddedError::io("write", self.inner.place.clone()))?;
+                .map_err(EmbeddedError::io("write", self.access().place.clone()))?;
         }
         writer.commit(Some(*digest))?;
         Ok(())
@@ -268,7 +283,7 @@ impl Bucket {
     }
 }
 
-fn blob_key(digest: &Digest) -> String {
+pub(super) fn blob_key(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 

@@ -8,34 +8,38 @@
 //! names/sha512/<hex>    SHA-256 digest of the blob that is also known by that digest
 //! ```
 //!
+//! besides what services tell each other ([`sharing`]).
+//!
 //! An object appears whole or not at all, so one write is one durable step. Calls block: they are
 //! made on tokio's blocking threads.
 
 mod access;
 mod blobs;
+mod collect;
+mod sharing;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use chalk_core::Digest;
 use chalk_store::failpoint::{Step, around};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::AmazonS3;
 use object_store::path::Path;
-use object_store::{
-    BackoffConfig, ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions, RetryConfig,
-    UpdateVersion,
-};
+use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions, UpdateVersion};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use self::access::{Connector, Keys};
+use self::sharing::Sharing;
 use super::error::EmbeddedError;
-use crate::settings;
+use crate::noted::Noted;
+use crate::state::StateDir;
 
-type Result<T> = std::result::Result<T, EmbeddedError>;
+pub use self::access::BucketAccess;
+
+type Result<T, E = EmbeddedError> = std::result::Result<T, E>;
 
 /// Blobs on their way up or down at once.
 const BLOBS_AT_ONCE: usize = 4;
@@ -49,10 +53,7 @@ pub struct Bucket {
 }
 
 struct Inner {
-    s3: AmazonS3,
-    prefix: String,
-    /// For messages: bucket, prefix and end-point.
-    place: String,
+    access: BucketAccess,
     runtime: Handle,
     transfers: Semaphore,
     /// Blobs on their way, whichever.
@@ -60,6 +61,36 @@ struct Inner {
     moved: Condvar,
     /// Blobs whose bytes were found to be others: they count as absent until they are stored anew.
     rotten: Mutex<BTreeSet<Digest>>,
+    /// Uses of blobs.
+    noted: Noted,
+    sharing: Sharing,
+}
+
+/// An object.
+#[derive(Debug)]
+struct Found {
+    size: u64,
+    /// When it was written, by the clock of the store.
+    at: SystemTime,
+    version: UpdateVersion,
+}
+
+impl From<object_store::ObjectMeta> for Found {
+    fn from(meta: object_store::ObjectMeta) -> Self {
+        Self {
+            size: meta.size,
+            at: time(&meta),
+            version: UpdateVersion {
+                e_tag: meta.e_tag,
+                version: meta.version,
+            },
+        }
+    }
+}
+
+fn time(meta: &object_store::ObjectMeta) -> SystemTime {
+    let millis = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
 }
 
 /// The version of a record that a change is for.
@@ -68,98 +99,45 @@ pub(in crate::registry) struct Version(Option<UpdateVersion>);
 
 impl fmt::Debug for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Bucket").field(&self.inner.place).finish()
-    }
-}
-
-impl fmt::Display for Bucket {
-    /// Bucket, prefix and end-point.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.inner.place)
+        f.debug_tuple("Bucket").field(&self.inner.access).finish()
     }
 }
 
 impl Bucket {
-    /// The bucket that the settings name; `None` when they name none. Connects to nothing. Within a
-    /// tokio runtime.
+    /// The bucket at `access`; `state` has what this service knows of it. Connects to nothing. Within
+    /// a tokio runtime.
     ///
     /// # Errors
-    /// [`EmbeddedError::BucketSettings`].
-    pub fn new(settings: &settings::Registry) -> Result<Option<Self>> {
-        let s3 = &settings.s3;
-        let Some(bucket) = &s3.bucket else {
-            return Ok(None);
-        };
-        let refuse = EmbeddedError::BucketSettings;
-        let prefix = s3.prefix.as_deref().unwrap_or_default().trim_matches('/');
-        Path::parse(prefix).map_err(|e| refuse(format!("`registry.s3.prefix`: {e}")))?;
-        let mut builder = AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .with_http_connector(Connector::new(settings)?)
-            .with_retry(RetryConfig {
-                backoff: BackoffConfig {
-                    init_backoff: Duration::from_millis(200),
-                    max_backoff: Duration::from_secs(5),
-                    base: 2.0,
-                },
-                max_retries: 6,
-                retry_timeout: Duration::from_secs(30),
-            });
-        let mut place = format!("s3://{bucket}/{prefix}");
-        if let Some(region) = &s3.region {
-            builder = builder.with_region(region);
-        }
-        if let Some(endpoint) = &s3.endpoint {
-            if endpoint.contains('@') {
-                return Err(refuse(
-                    "`registry.s3.endpoint` is a URL without a login: expected `https://host[:port]`"
-                        .to_owned(),
-                ));
-            }
-            let plain = endpoint.starts_with("http://");
-            builder = builder.with_endpoint(endpoint).with_allow_http(plain);
-            place = format!("{place} at {endpoint}");
-        }
-        if let Some(file) = &s3.credentials {
-            let keys = Keys::read(file)?;
-            builder = builder
-                .with_access_key_id(keys.id)
-                .with_secret_access_key(keys.secret);
-            if let Some(token) = keys.token {
-                builder = builder.with_token(token);
-            }
-        }
-        let s3 = builder.build().map_err(|e| refuse(e.to_string()))?;
-        Ok(Some(Self {
+    /// When the files of `state` cannot be read or made.
+    pub fn new(access: BucketAccess, state: &StateDir) -> Result<Self> {
+        let sharing = Sharing::open(&state.path("bucket-id"));
+        let uses = state.path("uses");
+        let noted = Noted::open(uses.clone()).map_err(EmbeddedError::io("create", uses));
+        Ok(Self {
             inner: Arc::new(Inner {
-                s3,
-                prefix: prefix.to_owned(),
-                place,
+                access,
                 runtime: Handle::current(),
                 transfers: Semaphore::new(BLOBS_AT_ONCE),
                 moving: Mutex::default(),
                 moved: Condvar::new(),
                 rotten: Mutex::default(),
+                noted: noted?,
+                sharing: sharing.map_err(|e| EmbeddedError::BucketSettings(e.to_string()))?,
             }),
-        }))
+        })
     }
 
-    /// Sees that the bucket is there and lets us in.
-    ///
-    /// # Errors
-    /// [`EmbeddedError::Bucket`].
-    pub async fn check(&self) -> Result<()> {
-        let prefix = self.path("repositories");
-        let listed = self.inner.s3.list_with_delimiter(Some(&prefix)).await;
-        listed.map_err(self.failed("list", "repositories"))?;
-        Ok(())
+    /// How it is reached.
+    pub(crate) fn access(&self) -> &BucketAccess {
+        &self.inner.access
+    }
+
+    fn s3(&self) -> &AmazonS3 {
+        &self.inner.access.s3
     }
 
     fn path(&self, key: &str) -> Path {
-        match self.inner.prefix.as_str() {
-            "" => Path::from(key),
-            prefix => Path::from(format!("{prefix}/{key}")),
-        }
+        self.inner.access.path(key)
     }
 
     fn failed(
@@ -167,13 +145,7 @@ impl Bucket {
         action: &'static str,
         key: &str,
     ) -> impl FnOnce(object_store::Error) -> EmbeddedError + use<> {
-        let (key, place) = (key.to_owned(), self.inner.place.clone());
-        move |error| EmbeddedError::Bucket {
-            action,
-            key,
-            place,
-            detail: causes(&error),
-        }
+        self.inner.access.failed(action, key)
     }
 
     fn wait<T>(&self, work: impl Future<Output = T>) -> T {
@@ -182,8 +154,13 @@ impl Bucket {
 
     /// A record; `None` when there is none.
     pub(in crate::registry) fn read(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        self.announce()?;
+        self.get(key)
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
         self.wait(async {
-            let got = match self.inner.s3.get(&self.path(key)).await {
+            let got = match self.s3().get(&self.path(key)).await {
                 Err(object_store::Error::NotFound { .. }) => return Ok(None),
                 got => got.map_err(self.failed("read", key))?,
             };
@@ -191,7 +168,7 @@ impl Bucket {
                 return Err(EmbeddedError::Bucket {
                     action: "read",
                     key: key.to_owned(),
-                    place: self.inner.place.clone(),
+                    place: self.access().place.clone(),
                     detail: format!("it has {} bytes, which no record has", got.meta.size),
                 });
             }
@@ -202,21 +179,19 @@ impl Bucket {
 
     /// Size of an object; `None` when there is none.
     pub(in crate::registry) fn size(&self, key: &str) -> Result<Option<u64>> {
-        Ok(self.head(key)?.map(|meta| meta.size))
+        self.announce()?;
+        Ok(self.head(key)?.map(|found| found.size))
     }
 
     /// The version of a record, to change it only if it is still that one.
     pub(in crate::registry) fn version(&self, key: &str) -> Result<Version> {
-        let version = self.head(key)?.map(|meta| UpdateVersion {
-            e_tag: meta.e_tag,
-            version: meta.version,
-        });
-        Ok(Version(version))
+        self.announce()?;
+        Ok(Version(self.head(key)?.map(|found| found.version)))
     }
 
-    fn head(&self, key: &str) -> Result<Option<object_store::ObjectMeta>> {
-        match self.wait(self.inner.s3.head(&self.path(key))) {
-            Ok(meta) => Ok(Some(meta)),
+    fn head(&self, key: &str) -> Result<Option<Found>> {
+        match self.wait(self.s3().head(&self.path(key))) {
+            Ok(meta) => Ok(Some(meta.into())),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed("look for", key)(error)),
         }
@@ -224,6 +199,7 @@ impl Bucket {
 
     /// Writes a record, over what is there.
     pub(in crate::registry) fn write(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        self.announce()?;
         self.put(key, bytes, PutMode::Overwrite)
     }
 
@@ -234,13 +210,14 @@ impl Bucket {
         bytes: &[u8],
         seen: Version,
     ) -> Result<()> {
+        self.announce()?;
         self.put(key, bytes, seen.0.map_or(PutMode::Create, PutMode::Update))
     }
 
     fn put(&self, key: &str, bytes: &[u8], mode: PutMode) -> Result<()> {
         let payload = Bytes::copy_from_slice(bytes).into();
         let (path, options) = (self.path(key), PutOptions::from(mode));
-        let put = self.inner.s3.put_opts(&path, payload, options);
+        let put = self.s3().put_opts(&path, payload, options);
         match around(Step::BucketPut, || self.wait(put)) {
             Ok(_) => Ok(()),
             Err(
@@ -253,13 +230,16 @@ impl Bucket {
 
     /// Removes an object; `false` when it was not there.
     pub(in crate::registry) fn remove(&self, key: &str) -> Result<bool> {
+        self.announce()?;
+        self.delete(key)
+    }
+
+    fn delete(&self, key: &str) -> Result<bool> {
         if self.head(key)?.is_none() {
             return Ok(false);
         }
         let path = self.path(key);
-        let removed = around(Step::BucketRemove, || {
-            self.wait(self.inner.s3.delete(&path))
-        });
+        let removed = around(Step::BucketRemove, || self.wait(self.s3().delete(&path)));
         match removed {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(true),
             Err(error) => Err(self.failed("remove", key)(error)),
@@ -268,8 +248,9 @@ impl Bucket {
 
     /// Names right below a key, of objects and of what has objects below it, sorted.
     pub(in crate::registry) fn names(&self, key: &str) -> Result<Vec<String>> {
+        self.announce()?;
         let prefix = self.path(key);
-        let listed = self.wait(self.inner.s3.list_with_delimiter(Some(&prefix)));
+        let listed = self.wait(self.s3().list_with_delimiter(Some(&prefix)));
         let listed = listed.map_err(self.failed("list", key))?;
         let objects = listed.objects.iter().map(|meta| &meta.location);
         let names = objects
@@ -280,23 +261,16 @@ impl Bucket {
         names.dedup();
         Ok(names)
     }
-}
 
-/// An error with its causes, on one line and without what only repeats.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
+    /// Names of objects right below a key, each with the time when it was written, by the clock of the
+    /// store.
+    pub(in crate::registry) fn list(&self, key: &str) -> Result<Vec<(String, SystemTime)>> {
+        let prefix = self.path(key);
+        let listed = self.wait(self.s3().list_with_delimiter(Some(&prefix)));
+        let listed = listed.map_err(self.failed("list", key))?;
+        let name = |meta: &object_store::ObjectMeta| {
+            Some((meta.location.filename()?.to_owned(), time(meta)))
+        };
+        Ok(listed.objects.iter().filter_map(name).collect())
     }
-    let line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(600)
-        .collect();
-    line
 }

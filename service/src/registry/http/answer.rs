@@ -82,7 +82,7 @@ impl From<EmbeddedError> for Refusal {
                 refusal.headers = vec![(header::RETRY_AFTER, HeaderValue::from_static("5"))];
                 refusal
             }
-            E::Blob(_) | E::BucketSettings(_) | E::Io { .. } => {
+            E::Blob(_) | E::BucketSettings(_) | E::BucketShared { .. } | E::Io { .. } => {
                 // Paths of this machine are nobody's business.
                 tracing::error!(%error, "the embedded registry failed");
                 let message = "the registry failed; its log says why";

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use chalk_service::places::{IMAGES, regional_options};
-use chalk_service::registry::{Bucket, External, Regional as _, RegionalError, registry_host};
+use chalk_service::registry::{BucketAccess, External, Regional as _, RegionalError};
 use reqwest::header::DATE;
 
 use super::Check;
@@ -63,7 +63,7 @@ async fn registry(loaded: &Loaded) -> Check {
         return embedded(settings).await;
     };
     let prefix = settings.prefix.as_deref().unwrap_or_default();
-    let options = regional_options(settings, registry_host(url)).map_err(RegionalError::from);
+    let options = regional_options(settings).map_err(RegionalError::from);
     let external = match options.and_then(|options| External::new(url, prefix, options)) {
         Ok(external) => external,
         Err(error) => return Check::fail(name, error.to_string(), "correct `registry.url`"),
@@ -93,7 +93,7 @@ async fn embedded(settings: &chalk_service::settings::Registry) -> Check {
     let name = "registry";
     let todo = "correct `registry.s3.*`; keys come from the file of `registry.s3.credentials`, from \
                 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from the cloud";
-    let bucket = match Bucket::new(settings) {
+    let bucket = match BucketAccess::new(settings) {
         Ok(None) => return Check::ok(name, "embedded in the service"),
         Ok(Some(bucket)) => bucket,
         Err(error) => return Check::fail(name, error.to_string(), todo),
