@@ -28,8 +28,8 @@ for pair in docker-registry:docker-registry containerd:containerd ctr:containerd
 done
 if [ -n "$missing" ]; then
     apt-get update --quiet
-    # Installed, and not started: the script starts its own. shellcheck disable=SC2086
-    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends $missing
+    # What a package starts by itself is left alone. shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends $missing
 fi
 if [ -z "${CHALK:-}" ]; then
     profile=${PROFILE:-release}

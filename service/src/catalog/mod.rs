@@ -354,7 +354,7 @@ impl Catalog {
         });
         // Its name goes first: what is found under a hash is whole, wherever this is broken off.
         if head.is_some() {
-            self.remove_tag(IMAGES, &tag).await?;
+            self.regional.delete(IMAGES, &tag).await?;
         }
         if let (Some(head), false) = (&head, shared) {
             for referrer in self.regional.referrers(IMAGES, &head.digest, None).await? {
@@ -442,7 +442,7 @@ impl Catalog {
         tag: &str,
         manifest: Option<&Digest>,
     ) -> Result<()> {
-        self.remove_tag(repository, tag).await?;
+        self.regional.delete(repository, tag).await?;
         if let Some(digest) = manifest {
             self.regional
                 .delete(repository, &digest.to_string())

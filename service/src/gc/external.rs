@@ -35,7 +35,9 @@ pub(super) async fn survey(
     let mut survey = Survey::default();
     let known = catalog.known_manifests();
     for repository in [IMAGES, STEPS, NAMES, BUILDS, BUILD_CACHE] {
-        let tags = catalog.regional().tags(repository).await.map_err(failed)?;
+        let mut tags = catalog.regional().tags(repository).await.map_err(failed)?;
+        // Lists of what is attached to an image go with that.
+        tags.retain(|tag| !tag.starts_with("sha256-"));
         let holding = holding(catalog, repository, tags, read).await?;
         survey.repositories.insert(repository.to_owned(), holding);
     }

@@ -4,17 +4,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use chalk_core::any_digest::Algorithm;
 use chalk_core::reference::is_tag;
 use chalk_core::{AnyDigest, Digest};
-use chalk_store::failpoint::{Step, around};
 use chalk_store::registry::MANIFEST_LIMIT;
 use chalk_store::uploads::Uploads;
 use chalk_store::{BlobError, BlobStore, Follower};
 
 use super::bucket::Bucket;
 use super::condition::Condition;
-use super::content::{self, Content};
+use super::content;
 use super::error::EmbeddedError;
 use super::heads::Heads;
 use super::layout::Layout;
@@ -47,7 +45,7 @@ struct Inner {
 }
 
 /// A tag or a digest.
-enum Name {
+pub(super) enum Name {
     Tag(String),
     Digest(AnyDigest),
 }
@@ -68,30 +66,8 @@ pub(super) struct FoundHead {
     pub(super) size: u64,
 }
 
-/// A manifest that is to be kept.
-#[derive(Debug)]
-pub(super) struct Push<'a> {
-    /// Tag or digest.
-    pub(super) name: &'a str,
-    /// May be empty when the document names it.
-    pub(super) media_type: &'a str,
-    pub(super) bytes: &'a [u8],
-    /// Further tags for it.
-    pub(super) tags: &'a [String],
-    /// What must be true of what `name` names now.
-    pub(super) condition: Condition,
-}
-
-/// A manifest that was kept.
-#[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) digest: AnyDigest,
-    /// What it is filed under as a referrer.
-    pub(super) subject: Option<AnyDigest>,
-}
-
 impl Name {
-    fn parse(text: &str) -> Result<Self> {
+    pub(super) fn parse(text: &str) -> Result<Self> {
         if text.contains(':') {
             return Ok(Self::Digest(text.parse()?));
         }
@@ -142,7 +118,7 @@ impl Registry {
     }
 
     /// Size of a blob of the store or the bucket, where that is the place of blobs.
-    fn size(&self, digest: &AnyDigest) -> Result<Option<u64>> {
+    pub(super) fn size(&self, digest: &AnyDigest) -> Result<Option<u64>> {
         match self.bucket() {
             Some(bucket) => bucket.blob(digest),
             None => Ok(self.inner.blobs.size(digest.clone())?),
@@ -150,7 +126,7 @@ impl Registry {
     }
 
     /// Makes a blob of the store durable where blobs lie; `false` when it is nowhere.
-    fn keep(&self, digest: &AnyDigest) -> Result<bool> {
+    pub(super) fn keep(&self, digest: &AnyDigest) -> Result<bool> {
         match self.bucket() {
             Some(bucket) => bucket.keep(digest, &self.inner.blobs),
             None => Ok(self.inner.blobs.contains(digest.clone())?),
@@ -212,125 +188,6 @@ impl Registry {
             .changes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps a manifest or index. All that it names must be in the repository.
-    ///
-    /// # Errors
-    /// `NameInvalid`, `TagInvalid`, `DigestInvalid`, `DigestMismatch`, `TooLarge`,
-    /// `ManifestInvalid`, `ManifestBlobUnknown`, `ConditionFailed`, `Blob`, `Io`.
-    pub(super) fn push(&self, repository: &str, push: &Push<'_>) -> Result<Kept> {
-        let kept = self.write(repository, push);
-        let heads = &self.inner.heads;
-        match &kept {
-            Ok(Kept { digest, .. }) => {
-                let digest = digest.to_string();
-                let tags = push.tags.iter().map(String::as_str);
-                heads.forget(repository, tags.chain([push.name, &digest]));
-            }
-            // Some of its names may be there.
-            Err(_) => heads.forget_all(repository),
-        }
-        kept
-    }
-
-    fn write(&self, repository: &str, push: &Push<'_>) -> Result<Kept> {
-        let layout = &self.inner.layout;
-        let name = Name::parse(push.name)?;
-        layout.repository(repository)?;
-        if push.bytes.len() as u64 > MANIFEST_LIMIT {
-            return Err(EmbeddedError::TooLarge {
-                what: "the manifest",
-                limit: MANIFEST_LIMIT,
-            });
-        }
-        let (digest, tag) = match name {
-            Name::Tag(tag) => (AnyDigest::of(Algorithm::Sha256, push.bytes), Some(tag)),
-            Name::Digest(expected) => {
-                let actual = AnyDigest::of(expected.algorithm(), push.bytes);
-                if expected != actual {
-                    return Err(EmbeddedError::DigestMismatch { expected, actual });
-                }
-                (actual, None)
-            }
-        };
-        let by_tag = tag.is_some();
-        let mut tags = Vec::new();
-        for tag in tag.iter().chain(push.tags) {
-            tags.push(layout.tag(repository, tag)?);
-        }
-        let content =
-            content::read(push.media_type, push.bytes).map_err(EmbeddedError::ManifestInvalid)?;
-        let _turn = self.change();
-        let mut seen = match tags.first() {
-            Some(first) if by_tag && push.condition != Condition::default() => {
-                Some(layout.seen(first)?)
-            }
-            _ => None,
-        };
-        self.check_condition(repository, push.name, &push.condition)?;
-        self.check_parts(repository, &content)?;
-        around(Step::ManifestBlob, || match digest.algorithm() {
-            Algorithm::Sha256 => self.inner.blobs.put(push.bytes),
-            Algorithm::Sha512 => self.inner.blobs.put_as(push.bytes, &digest),
-        })?;
-        self.keep(&digest)?;
-        // What makes the manifest visible comes after all that must be there with it.
-        let size = push.bytes.len() as u64;
-        around(Step::ManifestReferrer, || {
-            referrers::add(layout, repository, &digest, size, &content)
-        })?;
-        let link = layout.manifest(repository, &digest)?;
-        around(Step::ManifestLink, || {
-            write_if_other(layout, &link, content.media_type.as_bytes())
-        })?;
-        for tag in tags {
-            let text = digest.to_string();
-            around(Step::ManifestTag, || match seen.take() {
-                Some(seen) => layout.replace(&tag, text.as_bytes(), seen),
-                None => write_if_other(layout, &tag, text.as_bytes()),
-            })?;
-        }
-        Ok(Kept {
-            digest,
-            subject: content.subject,
-        })
-    }
-
-    fn check_condition(&self, repository: &str, name: &str, condition: &Condition) -> Result<()> {
-        if *condition == Condition::default() {
-            return Ok(());
-        }
-        let current = self.find(repository, name)?;
-        let current = current.map(|(digest, _)| digest.to_string());
-        match condition.holds(current.as_deref()) {
-            true => Ok(()),
-            false => Err(EmbeddedError::ConditionFailed),
-        }
-    }
-
-    /// Every part must be linked in the repository and have its bytes.
-    fn check_parts(&self, repository: &str, content: &Content) -> Result<()> {
-        let layout = &self.inner.layout;
-        let mut missing = Vec::new();
-        for digest in &content.blobs {
-            let link = layout.layer(repository, digest)?;
-            if !layout.has(&link)? || self.size(digest)?.is_none() {
-                missing.push(digest.clone());
-            }
-        }
-        for digest in &content.manifests {
-            let link = layout.manifest(repository, digest)?;
-            if !layout.has(&link)? || self.size(digest)?.is_none() {
-                missing.push(digest.clone());
-            }
-        }
-        missing.dedup();
-        if missing.is_empty() {
-            Ok(())
-        } else {
-            Err(EmbeddedError::ManifestBlobUnknown(missing))
-        }
     }
 
     /// The manifest under a tag or digest, its bytes checked against its digest; `None` when
@@ -398,7 +255,11 @@ impl Registry {
         (same && size == Some(head.size)).then_some(head)
     }
 
-    fn find(&self, repository: &str, name: &str) -> Result<Option<(AnyDigest, Arc<str>)>> {
+    pub(super) fn find(
+        &self,
+        repository: &str,
+        name: &str,
+    ) -> Result<Option<(AnyDigest, Arc<str>)>> {
         let layout = &self.inner.layout;
         let digest = match Name::parse(name)? {
             Name::Digest(digest) => digest,
@@ -572,12 +433,4 @@ impl Registry {
         let _turn = self.change();
         layout.remove(&path)
     }
-}
-
-/// Spares the disk a write when the file is as it should be: a republished image costs nothing.
-fn write_if_other(layout: &Layout, path: &Path, bytes: &[u8]) -> Result<()> {
-    if layout.read(path)?.as_deref() == Some(bytes) {
-        return Ok(());
-    }
-    layout.write(path, bytes)
 }

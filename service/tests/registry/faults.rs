@@ -488,9 +488,10 @@ async fn referrers_tag_loses_what_others_deleted() {
     .to_string();
     let ours = digest(note.as_bytes());
     let target = at(&fake).with_digest(ours);
-    let put = client().put_manifest(&target, OCI_MANIFEST, note.into());
+    let client = client();
+    let put = client.put_manifest(&target, OCI_MANIFEST, note.into());
     put.await.unwrap();
-    let all = client().referrers(&at(&fake), &subject, None).await;
+    let all = client.referrers(&at(&fake), &subject, None).await;
     let all: Vec<_> = all.unwrap().into_iter().map(|one| one.digest).collect();
     assert_eq!(all, [there, ours]);
 }

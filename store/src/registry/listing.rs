@@ -4,11 +4,13 @@ use chalk_core::Reference;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
+use serde_json::json;
 
 use super::Client;
 use super::auth::Scopes;
 use super::endpoint::Endpoint;
 use super::error::RegistryError;
+use super::referrers::INDEX;
 use super::transport::{ANSWER_LIMIT, Answer, Attempt};
 
 /// A registry may page for ever; nobody has this many tags of one image.
@@ -47,7 +49,7 @@ impl Client {
     /// does not allow deletion.
     pub async fn delete_manifest(&self, reference: &Reference) -> Result<bool, RegistryError> {
         let Some(digest) = reference.digest() else {
-            return self.delete_one(reference).await;
+            return self.delete_tag(reference).await;
         };
         let filed = self.unfile_referrer(reference, &digest).await?;
         let deleted = match self.delete_one(reference).await {
@@ -63,6 +65,28 @@ impl Client {
         };
         self.remove_own_index(reference, &digest).await?;
         Ok(deleted)
+    }
+
+    /// Deletes a tag and nothing else. Older registries delete by digest alone, which takes every tag
+    /// of it along: there the tag is first moved to an index that no other tag has.
+    async fn delete_tag(&self, reference: &Reference) -> Result<bool, RegistryError> {
+        match self.delete_one(reference).await {
+            Err(RegistryError::Protocol { .. }) => {}
+            deleted => return deleted,
+        }
+        if self.head_manifest(reference).await?.is_none() {
+            return Ok(false);
+        }
+        let nothing = json!({
+            "schemaVersion": 2,
+            "mediaType": INDEX,
+            "manifests": [],
+            "annotations": { "chalk.removed": format!("{:032x}", rand::random::<u128>()) },
+        });
+        let nothing = nothing.to_string().into();
+        let always = HeaderMap::new();
+        let moved = self.put_one(reference, INDEX, nothing, always).await?;
+        self.delete_one(&reference.with_digest(moved.digest)).await
     }
 
     /// Deletes what is under a digest or tag and nothing else.

@@ -21,7 +21,7 @@ use super::error::RegistryError;
 use super::listing::parse;
 use super::manifest::Manifest;
 
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// How often a change of an index is tried at most.
 const ROUNDS: u32 = 10;
 /// Bounds of the wait before an index is read again. Others who read it before us need about as long

@@ -311,7 +311,9 @@ fn collected(world: &World) {
     let policy = [("gc.interval", ""), ("gc.grace", "1h")];
     let (mut service, _keys) = start_with(world, "collected", &s3, &policy);
     import(world, &service);
-    let project = busybox(&["echo one > /one", &format!("echo {} > /two", unique())]);
+    let first = "echo one > /one; touch -d @1577836800 /one";
+    let second = format!("echo {} > /two; touch -d @1577836800 /two", unique());
+    let project = busybox(&[first, &second]);
     let file = project.arg("image.toml");
     let words = ["build", &file, "--name", "web/app:v1", "--json"];
     let built = service.image(&words).ok().result();
@@ -337,7 +339,7 @@ fn collected(world: &World) {
     // After it, what nothing names goes, and copies here.
     service.stop();
     let policy = [("gc.interval", ""), ("gc.grace", "0s")];
-    let (service, _keys) = start_in(&service.state().to_owned(), &s3, &policy);
+    let (service, _keys) = start_in(service.state(), &s3, &policy);
     let dry = gc(&service, &["--dry-run"]);
     assert_eq!(contents(), before, "a dry run removes nothing");
     let done = gc(&service, &[]);
@@ -354,7 +356,7 @@ fn collected(world: &World) {
     };
     let link = left.replace("blobs/", "repositories/left/_layers/");
     assert_eq!(gone, [left, link]);
-    let copies = files(&service.state().join("blobs").join("sha256"));
+    let copies = files(&service.state().join("store/blobs/sha256"));
     assert_eq!(copies, 0, "copies stay for the grace");
     // Everything else is whole, for a service that has nothing else.
     let verified = service.image(&["verify", "web/app:v1", "--json", "--progress", "quiet"]);
