@@ -141,6 +141,23 @@ impl Registry {
         Ok(all)
     }
 
+    fn held_now(&self, blob: &Digest) -> Result<Option<Held>> {
+        if let Some(bucket) = self.bucket() {
+            return bucket.held(blob);
+        }
+        let path = self.blobs().path(blob);
+        let meta = match std::fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(EmbeddedError::io("inspect", path)(e)),
+        };
+        let used = meta
+            .modified()
+            .map_err(EmbeddedError::io("inspect", path))?;
+        let size = meta.len();
+        Ok(Some(Held { size, used }))
+    }
+
     fn holding(
         &self,
         repository: &str,
@@ -185,7 +202,12 @@ impl Registry {
         let Some(blob) = self.resolve(digest)? else {
             return Ok(lost);
         };
-        let Some(Held { size, used }) = held.get(&blob).copied() else {
+        let found = match held.get(&blob) {
+            Some(found) => Some(*found),
+            // It may have come since.
+            None => self.held_now(&blob)?,
+        };
+        let Some(Held { size, used }) = found else {
             return Ok(lost);
         };
         let known = seen.get(digest).or_else(|| read.get(digest)).cloned();

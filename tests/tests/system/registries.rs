@@ -292,7 +292,7 @@ fn tokens(world: &World) {
     );
     assert!(asked.iter().all(|asked| asked.user.is_some()), "{asked:#?}");
     // Nobody but nodes gets them, and those only for what they were told to have.
-    let known = fs::read(node.state().join("credentials.json")).unwrap();
+    let known = fs::read(node.state().join("node/credentials.json")).unwrap();
     let known: Value = serde_json::from_slice(&known).unwrap();
     let (theirs, ours) = (known["token"].as_str().unwrap(), service.token());
     let ask = |token: &str, registry: &str, scope: &str| {

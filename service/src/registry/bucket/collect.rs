@@ -24,18 +24,24 @@ impl Bucket {
         let blob = |meta: object_store::ObjectMeta| {
             let name = meta.location.filename()?;
             let digest: Digest = format!("sha256:{name}").parse().ok()?;
-            let written = time(&meta);
-            let used = self.inner.noted.last(&digest);
-            let held = Held {
-                size: meta.size,
-                used: used.map_or(written, |used| used.max(written)),
-            };
-            Some((digest, held))
+            Some((digest, self.used(&digest, meta.size, time(&meta))))
         };
         let listed = self.s3().list(Some(&prefix));
         let blobs = listed.try_filter_map(|meta| future::ok(blob(meta)));
         let blobs = self.wait(blobs.boxed().try_collect());
         blobs.map_err(self.failed("list", KEY))
+    }
+
+    /// One blob, which does not use it; `None` when it is not there.
+    pub(in crate::registry) fn held(&self, digest: &Digest) -> Result<Option<Held>> {
+        let found = self.head(&blob_key(digest))?;
+        Ok(found.map(|found| self.used(digest, found.size, found.at)))
+    }
+
+    fn used(&self, digest: &Digest, size: u64, written: SystemTime) -> Held {
+        let noted = self.inner.noted.last(digest);
+        let used = noted.map_or(written, |noted| noted.max(written));
+        Held { size, used }
     }
 
     /// The bytes of a document, from `store` if that has a copy, which uses neither; `None` when they
