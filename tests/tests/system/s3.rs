@@ -338,7 +338,11 @@ fn collected(world: &World) {
 
     // After it, what nothing names goes, and copies here.
     service.stop();
-    let policy = [("gc.interval", ""), ("gc.grace", "0s")];
+    let policy = [
+        ("gc.interval", ""),
+        ("gc.grace", "0s"),
+        ("gc.untagged_age", "0s"),
+    ];
     let (service, _keys) = start_in(service.state(), &s3, &policy);
     let dry = gc(&service, &["--dry-run"]);
     assert_eq!(contents(), before, "a dry run removes nothing");
