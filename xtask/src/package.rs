@@ -36,54 +36,52 @@ pub(crate) struct Options {
 /// When the program cannot be built, or cargo-deb cannot be had or fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let chalk = host::build_chalk(&options.profile)?;
-    let quick = options.profile == "dev";
-    let made = make(&chalk, quick, options.version.as_deref())?;
-    println!("{}", made.display());
+    let versions = [options.version.as_deref()];
+    for made in make(&chalk, options.profile == "dev", versions)? {
+        println!("{}", made.display());
+    }
     Ok(())
 }
 
-/// Makes the package of a program that is built already; gives its path.
+/// Makes packages of a program that is built already, one of each version, all but which is the same;
+/// without one it is that of the program. Gives their paths.
 ///
 /// # Errors
 /// As [`run`].
-pub(crate) fn make(chalk: &Path, quick: bool, version: Option<&str>) -> Result<PathBuf> {
+pub(crate) fn make<const N: usize>(
+    chalk: &Path,
+    quick: bool,
+    versions: [Option<&str>; N],
+) -> Result<Vec<PathBuf>> {
     host::install(&PACKAGES)?;
-    let cargo_deb = host::cargo_tool(
-        "cargo-deb",
-        "cargo-deb",
-        CARGO_DEB,
-        // It compresses by the programs `xz` and `gzip`.
-        &["--no-default-features"],
-    )?;
+    // It compresses by the programs `xz` and `gzip`.
+    let features = ["--no-default-features"];
+    let cargo_deb = host::cargo_tool("cargo-deb", "cargo-deb", CARGO_DEB, &features)?;
     let folder = host::target().join("package");
     lay_out(chalk, &folder.join("release"))?;
-    let out = folder.join("debian");
-    run::remove(&out)?;
-    fs::create_dir_all(&out).map_err(at(&out))?;
-    // Nothing is built, and stripping was done: with another target folder than that of cargo, cargo-deb
-    // takes what was laid out there.
-    let mut deb = command(
-        &cargo_deb.display().to_string(),
-        [
-            "--quiet",
-            "--locked",
-            "--no-build",
-            "--no-strip",
-            "--package",
-            "chalk",
-        ],
-    );
-    deb.args(["--compress-system", "--output"]).arg(&out);
-    if quick {
-        deb.args(["--compress-type", "gz", "--fast"]);
-    }
-    if let Some(version) = version {
-        deb.args(["--deb-version", version]);
-    }
-    deb.current_dir(host::workspace())
-        .env("CARGO_TARGET_DIR", &folder);
-    let path = run::capture_stdout(&mut deb)?;
-    Ok(PathBuf::from(path.trim()))
+    let package = |version: Option<&str>| {
+        // It removes packages of other versions from where it puts one.
+        let out = folder.join(version.unwrap_or("debian"));
+        run::remove(&out)?;
+        fs::create_dir_all(&out).map_err(at(&out))?;
+        // Nothing is built, and stripping was done: with another target folder than that of cargo,
+        // cargo-deb takes what was laid out there.
+        let words = ["--quiet", "--locked", "--no-build", "--no-strip"];
+        let mut deb = command(&cargo_deb.display().to_string(), words);
+        deb.args(["--package", "chalk", "--compress-system", "--output"])
+            .arg(&out);
+        if quick {
+            deb.args(["--compress-type", "gz", "--fast"]);
+        }
+        if let Some(version) = version {
+            deb.args(["--deb-version", version]);
+        }
+        deb.current_dir(host::workspace())
+            .env("CARGO_TARGET_DIR", &folder);
+        let path = run::capture_stdout(&mut deb)?;
+        Ok(PathBuf::from(path.trim()))
+    };
+    versions.into_iter().map(package).collect()
 }
 
 /// Puts the stripped program and what it writes of itself into a folder.
@@ -104,6 +102,8 @@ fn lay_out(chalk: &Path, folder: &Path) -> Result<()> {
     let program = program.display().to_string();
     let man = man.display().to_string();
     run::run(&mut command(&program, ["man-pages", &man]))?;
+    let words = ["--recursive", "--best", "--no-name", &man];
+    run::run(&mut command("gzip", words))?;
     for (shell, name) in COMPLETIONS {
         let path = completions.join(name);
         let file = File::create(&path).map_err(at(&path))?;

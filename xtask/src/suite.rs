@@ -8,6 +8,7 @@ use crate::host::{self, Package, cargo, package};
 use crate::run::{self, Failure, Result, command};
 use crate::{base, chart, fuzz, wasm, web};
 
+mod installed;
 mod javascript;
 mod sdk;
 
@@ -54,7 +55,7 @@ struct Step {
     run: fn(&Options) -> Result<String>,
 }
 
-const STEPS: [Step; 19] = [
+const STEPS: [Step; 20] = [
     Step {
         name: "packages",
         about: "Debian packages that the suites use, and the base image",
@@ -120,6 +121,11 @@ const STEPS: [Step; 19] = [
         name: "system",
         about: "whole-system tests: real base image, pip, apt, docker, skopeo",
         run: system,
+    },
+    Step {
+        name: "installed",
+        about: "the Debian package in a bare Debian: the quick start, upgrade, removal",
+        run: installed::check,
     },
     Step {
         name: "sdk",
