@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A unit of the root that brings what a container lacks and a machine has: a `/proc` that nothing covers,
-/// without which the kernel lets no user namespace have one, and all devices.
+/// without which the kernel lets no user namespace have one, all devices, and control groups of version 1
+/// that can be written to.
 pub(super) const UNIT: &str = "\
 [Unit]
 DefaultDependencies=no
@@ -31,6 +32,7 @@ ExecStart=/bin/mount -t devtmpfs devtmpfs /dev
 ExecStart=/bin/mkdir -p /dev/pts /dev/shm
 ExecStart=/bin/mount -t devpts -o newinstance,ptmxmode=666,mode=620 devpts /dev/pts
 ExecStart=/bin/mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+ExecStart=/bin/sh -c 'for at in $(findmnt -nro TARGET -t cgroup); do mount -o remount,bind,rw $at; done'
 
 [Install]
 WantedBy=sysinit.target
