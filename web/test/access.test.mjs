@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
 import { test } from "node:test";
 import { violations } from "./axe.mjs";
-import { SEED, withBrowser } from "./browser.mjs";
+import { DIGEST, SEED, withBrowser } from "./browser.mjs";
 
 const browser = withBrowser();
 const SHOTS = process.env.SCREENSHOTS;
@@ -66,6 +66,34 @@ test("everything is reached by keyboard, and the editor lets go", async (t) => {
   const places = order.map((name) => seen.findIndex((one) => one === name));
   assert.ok(places.every((place, i) => place >= 0 && (i === 0 || place > places[i - 1])), `${order} in ${seen}`);
   assert.ok(seen.includes("Add files") && seen.includes("Choose folder"), String(seen));
+});
+
+test("the focus stays where it is while a hash takes its time", async (t) => {
+  const page = await browser.open(t);
+  // Set before any hash is asked for anew: from here on the engine hears of everything a second late.
+  await page.hash("Recipe hash", SEED);
+  await page.page.evaluate(() => {
+    const post = Worker.prototype.postMessage;
+    Worker.prototype.postMessage = function (...message) {
+      setTimeout(() => post.apply(this, message), 1_000);
+    };
+  });
+  const keep = page.role("button", { name: "Keep as A" });
+  await keep.focus();
+  await page.page.keyboard.press("Enter");
+  const field = page.role("textbox", { name: /^Digest of base/ });
+  await field.focus();
+  for (const part of DIGEST.match(/.{1,24}/g)) {
+    await page.page.keyboard.insertText(part);
+    await page.card.getByText("Computing…").or(page.card.getByText("base pinned")).waitFor();
+    assert.ok(await field.evaluate((element) => element === document.activeElement), "typing goes on");
+  }
+  await page.card.getByText("base pinned", { exact: true }).waitFor();
+  assert.equal(await field.inputValue(), DIGEST);
+  await keep.focus();
+  await page.write("image.toml", "[image]\nbase = 1\n");
+  await page.card.getByText("No hash").waitFor();
+  assert.equal(await keep.count(), 0, "nothing to keep");
 });
 
 test("tabs go by arrow keys, Home and End", async (t) => {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::host::{self, Package, cargo, package};
 use crate::run::{self, Failure, Result, at, command};
-use crate::{base, npm, wasm};
+use crate::{base, compile, npm, wasm};
 
 /// Where the table goes.
 const PAGE: &str = "docs/benchmarks.md";
@@ -198,7 +198,7 @@ fn peers(options: &Options, packages: &[Package]) -> Result<()> {
 fn npm_package(_: &Options) -> Result<Value> {
     host::install(&[package("chromium", "/usr/bin/chromium")])?;
     let toolchain = wasm::check()?;
-    let chalk = host::build_chalk("release")?;
+    let chalk = compile::programs("release", &["chalk-bench"], &[])?.join("chalk");
     let folder = wasm::folder().join("bench");
     npm::install(&folder)?;
     let mut node = command("node", ["run.mjs"]);
@@ -231,11 +231,8 @@ fn registry(options: &Options) -> Result<Value> {
 fn against_peers(section: &str, options: &Options) -> Result<Value> {
     peers(options, &BUILD_PEERS)?;
     let base = base::stand_in()?;
-    let chalk = host::build_chalk("release")?;
-    let words = ["--quiet", "--locked", "--release", "--package"];
-    let program = ["chalk-tests", "--bin", "chalk-bench"];
-    run::run(cargo(["build"]).args(words).args(program))?;
-    let mut bench = host::driver("chalk-bench", &chalk)?;
+    compile::programs("release", &["chalk-bench"], &[])?;
+    let mut bench = host::driver("chalk-bench")?;
     bench.arg(section).args(&options.parts);
     measurements(bench.env("CHALK_TEST_BASE", &base))
 }
@@ -244,17 +241,12 @@ fn against_peers(section: &str, options: &Options) -> Result<Value> {
 fn nodes(options: &Options) -> Result<Value> {
     peers(options, &PEERS)?;
     let base = base::stand_in()?;
-    let chalk = host::build_chalk("release")?;
-    for (package, kind, name) in [
-        ("chalk-tests", "--bin", "chalk-bench"),
-        ("chalk-node", "--example", "starts"),
-        ("chalk-service", "--example", "fleet"),
-    ] {
+    let release = compile::programs("release", &["chalk-bench"], &[])?;
+    for (package, name) in [("chalk-node", "starts"), ("chalk-service", "fleet")] {
         let words = ["--quiet", "--locked", "--release", "--package", package];
-        run::run(cargo(["build"]).args(words).args([kind, name]))?;
+        run::run(cargo(["build"]).args(words).args(["--example", name]))?;
     }
-    let release = host::target().join("release");
-    let mut bench = host::driver("chalk-bench", &chalk)?;
+    let mut bench = host::driver("chalk-bench")?;
     bench
         .arg("nodes")
         .args(&options.parts)
@@ -266,17 +258,8 @@ fn nodes(options: &Options) -> Result<Value> {
 
 /// Speed and size of the terminal app.
 fn app(options: &Options) -> Result<Value> {
-    let chalk = host::build_chalk("release")?;
-    let words = ["--quiet", "--locked", "--release", "--package"];
-    let programs = [
-        "chalk-tests",
-        "--bin",
-        "chalk-bench",
-        "--bin",
-        "chalk-simulate",
-    ];
-    run::run(cargo(["build"]).args(words).args(programs))?;
-    let mut bench = host::driver("chalk-bench", &chalk)?;
+    compile::programs("release", &["chalk-bench", "chalk-simulate"], &[])?;
+    let mut bench = host::driver("chalk-bench")?;
     let mut found = measurements(bench.arg("app").args(&options.parts))?;
     found["about"] = ABOUT_APP.into();
     Ok(found)

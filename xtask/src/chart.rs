@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::compile;
 use crate::host::{self, package};
 use crate::npm;
 use crate::run::{self, Failure, Result, at, command};
@@ -37,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Checks the chart; gives a note.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn check() -> Result<String> {
     check_with(&[])
 }
@@ -51,7 +52,7 @@ fn check_with(words: &[&str]) -> Result<String> {
     fs::create_dir_all(&tools).map_err(at(&tools))?;
     let helm = helm(&tools)?;
     let python = schemas(&tools)?;
-    let chalk = host::build_chalk("dev")?;
+    let chalk = compile::chalk("dev")?;
     let script = host::workspace().join("deploy/helm/check.py");
     let mut check = command(&python.display().to_string(), ["-B"]);
     check.arg(script).arg(helm).arg(chalk).args(words);

@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::base;
-use crate::host;
 use crate::run::{self, Failure, Result, at};
+use crate::{base, compile, host};
 
 /// What the example's list of packages is changed to for the third build.
 const CHANGE: (&str, &str) = (
@@ -43,7 +42,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "compiling chalk ({} profile); the first time takes some minutes",
         options.profile
     );
-    let chalk = host::build_chalk(&options.profile)?;
+    let chalk = compile::chalk(&options.profile)?;
     let mut stage = Stage::set(chalk)?;
     let outcome = play(&mut stage, options);
     let cleared = stage.clear();

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod base;
 mod bench;
 mod chart;
+mod compile;
 mod demo;
 mod fuzz;
 mod host;

@@ -1,6 +1,6 @@
 //! A service with made-up activity, for looking at the terminal app and measuring it under load.
 
-use crate::host::{self, cargo};
+use crate::compile;
 use crate::run::{self, Result, command};
 
 #[derive(clap::Args)]
@@ -19,14 +19,7 @@ pub(crate) struct Options {
 /// # Errors
 /// When it cannot be built, does not start, or is interrupted.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let words = ["--quiet", "--locked", "--package", "chalk-tests"];
-    let program = ["--bin", "chalk-simulate", "--profile", &options.profile];
-    run::run(cargo(["build"]).args(words).args(program))?;
-    // Cargo files the profile `dev` under `debug`.
-    let folder = match options.profile.as_str() {
-        "dev" => "debug",
-        profile => profile,
-    };
-    let program = host::target().join(folder).join("chalk-simulate");
+    let folder = compile::programs(&options.profile, &["chalk-simulate"], &[])?;
+    let program = folder.join("chalk-simulate");
     run::run(&mut command(&program.display().to_string(), &options.words))
 }

@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::host::{self, Package, cargo, package};
 use crate::run::{self, Failure, Result, command};
-use crate::{base, chart, fuzz, wasm, web};
+use crate::{base, chart, compile, fuzz, wasm, web};
 
 mod installed;
 mod javascript;
@@ -110,7 +108,7 @@ const STEPS: [Step; 20] = [
     Step {
         name: "build",
         about: "the chalk command that the whole-system tests drive",
-        run: |_| host::build_chalk("dev").map(|path| path.display().to_string()),
+        run: |_| compile::chalk("dev").map(|path| path.display().to_string()),
     },
     Step {
         name: "chart",
@@ -245,6 +243,8 @@ fn clippy(_: &Options) -> Result<String> {
         "--locked",
         "--workspace",
         "--all-targets",
+        "--features",
+        "chalk-tests/programs",
         "--",
         "--deny",
         "warnings",
@@ -280,14 +280,9 @@ fn unit(_: &Options) -> Result<String> {
     let mut tests = cargo(program.iter().copied());
     tests
         .args(["--locked", "--no-fail-fast", "--workspace"])
-        .args(["--exclude", "chalk-tests"])
         .args(targets)
         .env("CHALK_TEST_BASE", base::stand_in()?);
     run_tests(&mut tests)?;
-    // The other targets of that package are the whole-system tests.
-    let mut programs = cargo(program.iter().copied());
-    programs.args(["--locked", "--package", "chalk-tests", "--bins"]);
-    run_tests(&mut programs)?;
     Ok(if nextest {
         "by nextest"
     } else {
@@ -299,6 +294,8 @@ fn unit(_: &Options) -> Result<String> {
 fn doc(_: &Options) -> Result<String> {
     run::run(&mut cargo(["test", "--locked", "--workspace", "--doc"]))?;
     let mut doc = cargo(["doc", "--quiet", "--locked", "--workspace", "--no-deps"]);
+    // With the examples, the features are those of the tests, and nothing is checked once more for others.
+    doc.args(["--lib", "--bins", "--examples"]);
     run::run(doc.env("RUSTDOCFLAGS", "--deny warnings"))?;
     Ok(String::new())
 }
@@ -309,8 +306,8 @@ fn vectors(_: &Options) -> Result<String> {
 }
 
 fn system(options: &Options) -> Result<String> {
-    let chalk = host::build_chalk("dev")?;
-    let program = system_tests()?;
+    let chalk = compile::chalk("dev")?;
+    let program = compile::system_tests()?.display().to_string();
     // Not through cargo, which would not pass an interrupt on: the suite takes its services down.
     let mut tests = host::as_root(&program, options.filter.as_deref())?;
     tests
@@ -318,27 +315,6 @@ fn system(options: &Options) -> Result<String> {
         .env("CHALK_TEST_BASE", base::stand_in()?)
         .env("CHALK_TEST_BIN", chalk);
     run::run(&mut tests).map(|()| String::new())
-}
-
-/// Builds the whole-system tests and returns the path of their program.
-fn system_tests() -> Result<String> {
-    let words = [
-        "test",
-        "--locked",
-        "--package",
-        "chalk-tests",
-        "--no-run",
-        "--message-format=json",
-    ];
-    let messages = run::capture_stdout(&mut cargo(words))?;
-    let messages = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let programs = messages.filter(|message| message["target"]["name"] == "system");
-    let mut paths = programs.filter_map(|message| Some(message["executable"].as_str()?.to_owned()));
-    paths
-        .next()
-        .ok_or_else(|| Failure::Other("cargo names no program of the tests".to_owned()))
 }
 
 /// Runs cargo's tests as root: they mount, unshare and chown. Without root, the test programs (not

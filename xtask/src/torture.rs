@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::host::{self, Package, cargo, package};
+use crate::compile;
+use crate::host::{self, Package, package};
 use crate::run::{self, Result, at};
 
 /// What trials use: disks of their own, a tiny base, and the peer.
@@ -42,26 +43,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Builds the command with the feature `failpoints`, and the harness.
 fn build() -> Result<(PathBuf, PathBuf)> {
-    let what = [
-        "build",
-        "--quiet",
-        "--locked",
-        "--package",
-        "chalk-tests",
-        "--package",
-        "chalk",
-    ];
-    let programs = [
-        "--bin",
-        "chalk-torture",
-        "--bin",
-        "chalk",
-        "--features",
-        "chalk/failpoints",
-    ];
-    run::run(cargo(what).args(programs))?;
+    let built = compile::programs("dev", &["chalk-torture"], &["failpoints"])?;
     // Aside, so that nobody takes this `chalk` for the one without failpoints.
-    let (built, folder) = (host::target().join("debug"), host::target().join("torture"));
+    let folder = host::target().join("torture");
     fs::create_dir_all(&folder).map_err(at(&folder))?;
     for program in ["chalk", "chalk-torture"] {
         let to = folder.join(program);

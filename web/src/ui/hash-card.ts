@@ -20,10 +20,11 @@ export class HashCard {
   readonly #badge = h("span", { class: "badge", hidden: true });
   readonly #value = h("div", { class: "hash-value" });
   readonly #note = h("p", { class: "hint" });
-  readonly #bases = h("div", { class: "bases" });
+  readonly #bases = h("div", { class: "bases", hidden: true });
   readonly #actions: HTMLElement;
   readonly #resolve: HTMLButtonElement;
   readonly #keep: HTMLButtonElement;
+  #busy = false;
   #hash = "";
   #kind = "hash";
   #drawn = "";
@@ -31,7 +32,8 @@ export class HashCard {
   constructor(private readonly host: HashHost) {
     this.#resolve = h("button", { type: "button", hidden: true, onclick: () => host.resolve() }, "Resolve base");
     this.#keep = h("button", { type: "button", onclick: () => host.keep() }, "Keep as A");
-    this.#actions = h("div", { class: "actions" }, copyButton("hash", () => this.#hash, "plain"), this.#keep, this.#resolve);
+    this.#actions = h("div", { class: "actions", hidden: true }, copyButton("hash", () => this.#hash, "plain"), this.#keep, this.#resolve);
+    this.#actions.addEventListener("click", (event) => this.#busy && event.stopPropagation(), { capture: true });
     this.element = h(
       "section",
       { class: "card hash-card", "aria-labelledby": "hash-title" },
@@ -51,8 +53,9 @@ export class HashCard {
 
   show(shown: Shown): void {
     const preview = "preview" in shown ? shown.preview : null;
-    this.element.setAttribute("aria-busy", String("wait" in shown));
-    this.#actions.hidden = this.#bases.hidden = !preview;
+    this.#setBusy("wait" in shown);
+    // While the next hash is computed they stay: what is hidden loses the focus, and what is being typed.
+    if (!this.#busy) this.#actions.hidden = this.#bases.hidden = !preview;
     if (!preview) {
       const text = "wait" in shown ? shown.wait : "No hash: something is wrong with the declaration.";
       this.#title.textContent = "Hash";
@@ -79,6 +82,12 @@ export class HashCard {
     if (!element.textContent?.includes(this.#hash)) {
       announcer.say(`${this.#kind} ${this.#hash}, ${this.#badge.textContent}`);
     }
+  }
+
+  #setBusy(busy: boolean): void {
+    this.#busy = busy;
+    this.element.setAttribute("aria-busy", String(busy));
+    for (const button of this.#actions.children) button.setAttribute("aria-disabled", String(busy));
   }
 
   /** Draws the fields of the bases, unless they are as they were: one may be being typed in. */

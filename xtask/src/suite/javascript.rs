@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::run::{self, Result, at};
-use crate::{base, host, npm, wasm, web};
+use crate::run::{self, Result, at, command};
+use crate::{base, compile, host, npm, wasm, web};
 
 /// The npm package's own tests, the client's against a real service among them.
 pub(super) fn package() -> Result<String> {
@@ -31,9 +31,8 @@ pub(super) fn packed() -> Result<String> {
 
 /// The packed package against Rust, over made-up specs.
 pub(super) fn random() -> Result<String> {
-    let mut make = host::cargo(["run", "--quiet", "--locked", "--package", "chalk-core"]);
-    make.args(["--example", "random_specs"]);
-    let specs = run::capture_stdout(&mut make)?;
+    let make = compile::example("random_specs")?;
+    let specs = run::capture_stdout(&mut command(&make.display().to_string(), [""; 0]))?;
     let file = host::target().join("random-specs.jsonl");
     fs::write(&file, specs).map_err(at(&file))?;
     let outcome = installed("random", &[("CHALK_TEST_SPECS", file.clone())]);
@@ -66,5 +65,5 @@ fn installed(script: &str, variables: &[(&str, PathBuf)]) -> Result<String> {
 }
 
 fn chalk() -> Result<PathBuf> {
-    host::build_chalk("dev")
+    compile::chalk("dev")
 }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::Options;
-use crate::host::{self, cargo, package};
+use crate::host::{self, package};
 use crate::run::{self, Failure, Result, at, command};
-use crate::{base, npm, wasm};
+use crate::{base, compile, npm, wasm};
 
 /// The distribution on PyPI.
 const SDK: &str = "chalkcompute";
@@ -23,9 +23,8 @@ pub(super) fn check(options: &Options) -> Result<String> {
     host::install(&[package("python3-venv", "/usr/share/doc/python3-venv")])?;
     wasm::fresh()?;
     npm::check_node()?;
-    let example = ["build", "--quiet", "--locked", "--package", "chalk-core"];
-    run::run(cargo(example).args(["--example", "declared_hashes"]))?;
-    let chalk = host::build_chalk("dev")?;
+    compile::example("declared_hashes")?;
+    let chalk = compile::chalk("dev")?;
     let folder = host::workspace().join("tests/sdk");
     let wanted = fs::read_to_string(folder.join("requirements.txt"))
         .map_err(at(&folder.join("requirements.txt")))?;
