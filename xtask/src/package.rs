@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use crate::compile;
 use crate::host::{self, Package, package};
 use crate::run::{self, Result, at, command};
 
@@ -35,7 +36,7 @@ pub(crate) struct Options {
 /// # Errors
 /// When the program cannot be built, or cargo-deb cannot be had or fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let chalk = host::build_chalk(&options.profile)?;
+    let chalk = compile::chalk(&options.profile)?;
     let versions = [options.version.as_deref()];
     for made in make(&chalk, options.profile == "dev", versions)? {
         println!("{}", made.display());

@@ -12,7 +12,7 @@ use machine::{Bind, Machine};
 
 use crate::host::{self, Package, package as needed};
 use crate::run::{self, Failure, Result, at};
-use crate::{base, package};
+use crate::{base, compile, package};
 
 mod machine;
 
@@ -61,7 +61,7 @@ const TRUSTED: &str = "/mnt/authorities.crt";
 /// When anything is not as it should be; the root's journal is printed then.
 pub(super) fn check(options: &Options) -> Result<String> {
     host::install(&PACKAGES)?;
-    let chalk = host::build_chalk("dev")?;
+    let chalk = compile::chalk("dev")?;
     let debs = package::make(&chalk, true, [Some(OLDER), None])?;
     let home = host::target().join("installed");
     let bare = bare(&home)?;
