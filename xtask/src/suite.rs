@@ -6,6 +6,7 @@ use crate::host::{self, Package, cargo, package};
 use crate::run::{self, Failure, Result, command};
 use crate::{base, chart, compile, fuzz, wasm, web};
 
+mod installed;
 mod javascript;
 mod python;
 mod sdk;
@@ -53,7 +54,7 @@ struct Step {
     run: fn(&Options) -> Result<String>,
 }
 
-const STEPS: [Step; 19] = [
+const STEPS: [Step; 20] = [
     Step {
         name: "packages",
         about: "Debian packages that the suites use, and the base image",
@@ -119,6 +120,11 @@ const STEPS: [Step; 19] = [
         name: "system",
         about: "whole-system tests: real base image, pip, apt, docker, skopeo, registries, S3",
         run: system,
+    },
+    Step {
+        name: "installed",
+        about: "the Debian package in a bare Debian: the quick start, upgrade, removal",
+        run: installed::check,
     },
     Step {
         name: "sdk",

@@ -40,6 +40,7 @@ mod isolation;
 mod layers;
 mod limits;
 mod long_logs;
+mod own_image;
 mod progress;
 mod projects;
 mod pulls;
@@ -55,6 +56,7 @@ mod sandboxes;
 mod secrets;
 mod simulator;
 mod specification;
+mod state_versions;
 mod terminals;
 mod tokens;
 mod verify;
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("engines", engines::TESTS),
+        ("own_image", own_image::TESTS),
         ("verify", verify::TESTS),
         ("restarts", restarts::TESTS),
         ("pulls", pulls::TESTS),
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         ("long_logs", long_logs::TESTS),
         ("rootless", rootless::TESTS),
         ("terminals", terminals::TESTS),
+        ("state_versions", state_versions::TESTS),
         ("access", access::TESTS),
         ("app", app::TESTS),
         ("app_terminal", app_terminal::TESTS),
