@@ -66,13 +66,15 @@ impl Filter {
 }
 
 type Told = oneshot::Sender<Result<(), AuditError>>;
+/// An entry, or nothing, which only tries whether one could be written; and who waits for it.
+type Waiting = (Option<AuditEntry>, Told);
 
 /// The log.
 #[derive(Debug)]
 pub(crate) struct Audit {
     dir: PathBuf,
     sound: Arc<AtomicBool>,
-    entries: Option<Sender<(AuditEntry, Told)>>,
+    entries: Option<Sender<Waiting>>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -130,11 +132,20 @@ impl Audit {
         self.sound.load(Ordering::Relaxed)
     }
 
+    /// Tries to write once more, after a fault that may have passed; gives whether that went well.
+    pub(crate) async fn try_again(&self) -> bool {
+        self.queue(None).await.is_ok()
+    }
+
     /// Keeps an entry, whose number is given here; done when it is on the disk.
     ///
     /// # Errors
     /// When the disk fails.
     pub(crate) async fn append(&self, entry: AuditEntry) -> Result<(), AuditError> {
+        self.queue(Some(entry)).await
+    }
+
+    async fn queue(&self, entry: Option<AuditEntry>) -> Result<(), AuditError> {
         let stopped = || AuditError {
             path: self.dir.clone(),
             reason: "the service stops".to_owned(),
@@ -249,7 +260,7 @@ impl Writer {
     }
 
     /// Writes what comes in until nobody can send any more.
-    fn run(mut self, waiting: &Receiver<(AuditEntry, Told)>, sound: &AtomicBool) {
+    fn run(mut self, waiting: &Receiver<Waiting>, sound: &AtomicBool) {
         loop {
             let first = match waiting.recv_timeout(PROBE) {
                 Ok(first) => first,
@@ -268,7 +279,7 @@ impl Writer {
             {
                 batch.push(next);
             }
-            let done = self.write(batch.iter().map(|(entry, _)| entry));
+            let done = self.write(batch.iter().filter_map(|(entry, _)| entry.as_ref()));
             let done = done.map_err(|error| {
                 tracing::error!(%error, "the audit log cannot be written");
                 self.file = None;
@@ -443,9 +454,11 @@ mod tests {
         fs::create_dir_all(aside.join("x")).unwrap();
         audit.append(entry("admin", "a.b")).await.unwrap_err();
         assert!(!audit.is_sound());
+        assert!(!audit.try_again().await);
         fs::remove_dir_all(&aside).unwrap();
-        audit.append(entry("admin", "a.c")).await.unwrap();
+        assert!(audit.try_again().await);
         assert!(audit.is_sound());
+        audit.append(entry("admin", "a.c")).await.unwrap();
         assert_eq!(numbers(&audit, Filter::default(), 9).await, [2, 1]);
     }
 }

@@ -187,7 +187,7 @@ pub(super) async fn carry_out(
     let Some(asked) = asked else {
         return next.run(request).await;
     };
-    if !audit.is_sound() {
+    if !audit.is_sound() && !audit.try_again().await {
         return ApiError::unavailable(
             "changes are not taken",
             "the audit log cannot be written, and no change is made that it does not tell of",

@@ -74,7 +74,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 45] = [
+    let modules: [(&str, &[Test]); 47] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("engines", engines::TESTS),
