@@ -198,7 +198,7 @@ fn peers(options: &Options, packages: &[Package]) -> Result<()> {
 fn npm_package(_: &Options) -> Result<Value> {
     host::install(&[package("chromium", "/usr/bin/chromium")])?;
     let toolchain = wasm::check()?;
-    let chalk = compile::programs("release", &["chalk-bench"], &[])?.join("chalk");
+    let chalk = compile::programs("release", &[], &[])?.join("chalk");
     let folder = wasm::folder().join("bench");
     npm::install(&folder)?;
     let mut node = command("node", ["run.mjs"]);

@@ -1,8 +1,8 @@
 //! Compiling what the tasks run.
 //!
 //! Cargo unites the features of all packages that are chosen, so that every other choice compiles tokio, all above
-//! it and our own crates once more. There are two: the suites choose the whole workspace with its tests, and what
-//! is released or measured is chosen without tests.
+//! it and our own crates once more. The suites choose the whole workspace with its tests; what is measured or
+//! recorded is chosen with `chalk` and without tests; `chalk` alone is what users build.
 
 use std::path::PathBuf;
 

@@ -231,19 +231,19 @@ fn fmt(_: &Options) -> Result<String> {
 }
 
 fn clippy(_: &Options) -> Result<String> {
-    run::run(&mut cargo([
-        "clippy",
-        "--quiet",
-        "--locked",
-        "--workspace",
-        "--all-targets",
-        "--features",
-        "chalk-tests/programs",
-        "--",
-        "--deny",
-        "warnings",
-    ]))
-    .map(|()| String::new())
+    // The whole-system tests are no part of all targets, since a plain `cargo test` leaves them out.
+    for targets in [&["--all-targets"][..], &["--test", "system"]] {
+        let mut clippy = cargo(["clippy", "--quiet", "--locked", "--workspace"]);
+        clippy.args(targets).args([
+            "--features",
+            "chalk-tests/programs",
+            "--",
+            "--deny",
+            "warnings",
+        ]);
+        run::run(&mut clippy)?;
+    }
+    Ok(String::new())
 }
 
 fn deny(_: &Options) -> Result<String> {
@@ -289,7 +289,8 @@ fn doc(_: &Options) -> Result<String> {
     run::run(&mut cargo(["test", "--locked", "--workspace", "--doc"]))?;
     let mut doc = cargo(["doc", "--quiet", "--locked", "--workspace", "--no-deps"]);
     // With the examples, the features are those of the tests, and nothing is checked once more for others.
-    doc.args(["--lib", "--bins", "--examples"]);
+    doc.args(["--lib", "--bins", "--examples"])
+        .args(["--features", "chalk-tests/programs"]);
     run::run(doc.env("RUSTDOCFLAGS", "--deny warnings"))?;
     Ok(String::new())
 }

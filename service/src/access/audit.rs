@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use chalk_core::wire::AuditEntry;
 use chalk_store::failpoint::{Step, around};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 /// File that is written to.
@@ -30,6 +32,8 @@ const FILES: u64 = 8;
 const PROBE: Duration = Duration::from_secs(1);
 /// Most entries that share a sync.
 const BATCH: usize = 1024;
+/// Bytes of the disk that are taken beforehand after a fault, before changes are let again.
+const ROOM: u64 = 64 << 10;
 
 /// Why an entry is not kept, or the log not read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -299,11 +303,27 @@ impl Writer {
     fn ready(&mut self) -> io::Result<()> {
         if self.file.is_none() {
             self.reopen()?;
+            if let Err(error) = self.reserve() {
+                self.file = None;
+                return Err(error);
+            }
         }
         if self.bytes >= self.limit {
             self.rotate()?;
         }
         Ok(())
+    }
+
+    /// Takes room on the disk for the next entries: that the file can be opened says nothing of that.
+    fn reserve(&self) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, self.bytes, ROOM) {
+            // Not every file system can.
+            Err(Errno::OPNOTSUPP) => Ok(()),
+            taken => Ok(taken?),
+        }
     }
 
     fn write<'a>(&mut self, entries: impl Iterator<Item = &'a AuditEntry>) -> io::Result<()> {
