@@ -1,23 +1,41 @@
 #!/bin/sh
-# Past one machine: build, store in a registry with TLS and a login, skip, warm a containerd, and run the
-# image there without a pull.
+# Past one machine: the quick start with the engines of others. The BuildKit of dockerd builds, a
+# docker-registry with TLS and a login stores, a second build is skipped, a node warms the image into a
+# containerd, and `ctr -n k8s.io run` runs it there without a pull.
 #
-# Everything but chalk is Debian's: docker-registry (own authority, htpasswd), containerd with runc, and
-# with ENGINE=buildkit the BuildKit of dockerd. Run it as root (see the README) from anywhere. All of it
-# lies in a temporary directory and ends with the script. CHALK names the program; without it, the
-# checkout's own is built. Where python:3.12-slim-bookworm cannot be pulled, a stand-in is made and
-# imported (`cargo xtask base`).
+# Run it as root (see the README) on Debian or Ubuntu, from anywhere; what it lacks it installs by apt. All
+# that it starts is its own, lies in a temporary directory (below SCRATCH, if that is set) and ends with
+# the script.
 #
-# Packages: docker-registry containerd runc openssl curl, and docker.io for ENGINE=buildkit.
+#   CHALK=PROGRAM       use this `chalk`; without it, the checkout's own is built
+#   PROFILE=dev         build that for debugging, which is faster
+#   ENGINE=embedded     let the service build by itself, without dockerd
+#   CHALK_TEST_BASE=DIR OCI layout that stands in for python:3.12-slim-bookworm where that cannot be
+#                       pulled; without it, one is made (`cargo xtask base`)
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 checkout=$(cd "$here/../.." && pwd)
-ENGINE=${ENGINE:-embedded}
+ENGINE=${ENGINE:-buildkit}
 SNAPSHOTTER=${SNAPSHOTTER:-overlayfs}
+# Program and the package that has it; dockerd comes last.
+missing=
+for pair in docker-registry:docker-registry containerd:containerd ctr:containerd runc:runc openssl:openssl \
+    curl:curl python3:python3 dockerd:docker.io docker:docker.io; do
+    program=${pair%%:*}
+    case $ENGINE:$program in embedded:docker | embedded:dockerd) continue ;; esac
+    command -v "$program" >/dev/null || missing="$missing ${pair##*:}"
+done
+if [ -n "$missing" ]; then
+    apt-get update --quiet
+    # What a package starts by itself is left alone. shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends $missing
+fi
 if [ -z "${CHALK:-}" ]; then
-    (cd "$checkout" && cargo build --quiet --release)
-    CHALK=${CARGO_TARGET_DIR:-$checkout/target}/release/chalk
+    profile=${PROFILE:-release}
+    (cd "$checkout" && cargo build --quiet --package chalk --profile "$profile")
+    [ "$profile" != dev ] || profile=debug
+    CHALK=${CARGO_TARGET_DIR:-$checkout/target}/$profile/chalk
 fi
 # Sockets have short paths; data lie where SCRATCH says, since /tmp may be in memory.
 run=$(mktemp -d)
@@ -103,21 +121,30 @@ start registry docker-registry serve "$work/registry.yml"
 registry_pid=${pids%% *}
 until_so "the registry answers" curl --silent --noproxy '*' --cacert "$work/tls/ca.crt" \
     "https://$registry/v2/"
+# The service takes the password from a file, and nodes a login as `docker login` leaves it.
 mkdir "$work/docker"
-printf '{"auths":{"%s":{"auth":"%s"}}}\n' "$registry" \
-    "$(printf 'builder:%s' "$password" | base64 -w0)" >"$work/docker/config.json"
-chmod 0600 "$work/docker/config.json"
+(
+    umask 077
+    printf '%s\n' "$password" >"$work/password"
+    printf '{"auths":{"%s":{"auth":"%s"}}}\n' "$registry" \
+        "$(printf 'builder:%s' "$password" | base64 -w0)" >"$work/docker/config.json"
+)
 
 say "A service that stores there"
 export CHALK_STATE_DIR="$work/state"
-export CHALK_REGISTRY_URL="$registry" CHALK_REGISTRY_PREFIX=team
-export CHALK_REGISTRY_CA_BUNDLE="$work/tls/ca.crt" CHALK_REGISTRY_CREDENTIALS="$work/docker/config.json"
-export CHALK_PREWARM_IMAGES=""
+export CHALK_REGISTRY_URL="https://$registry" CHALK_REGISTRY_PREFIX=team
+export CHALK_REGISTRY_USERNAME=builder CHALK_REGISTRY_PASSWORD_FILE="$work/password"
+export CHALK_REGISTRY_CA_BUNDLE="$work/tls/ca.crt" CHALK_PREWARM_IMAGES=""
 if [ "$ENGINE" = buildkit ]; then
-    start dockerd dockerd --iptables=false --bridge=none --data-root "$work/dockerd" \
-        --exec-root "$run/docker" --host "unix://$run/docker.sock" --pidfile "$run/docker.pid"
+    # It pushes to the registry, and so must trust the authority, too.
+    cat /etc/ssl/certs/ca-certificates.crt "$work/tls/ca.crt" >"$work/tls/all.crt"
+    SSL_CERT_FILE="$work/tls/all.crt" start dockerd dockerd --iptables=false --bridge=none \
+        --data-root "$work/dockerd" --exec-root "$run/docker" --host "unix://$run/docker.sock" \
+        --pidfile "$run/docker.pid"
     until_so "dockerd answers" env DOCKER_HOST="unix://$run/docker.sock" docker version
-    export CHALK_BUILD_ENGINE=buildkit CHALK_BUILDKIT_ADDRESSES="unix://$run/docker.sock"
+    # Without a bridge, steps have the network of the host.
+    export CHALK_BUILD_ENGINE=buildkit CHALK_BUILD_BUILDKIT_NETWORK=host
+    export CHALK_BUILD_BUILDKIT_ADDRESSES="docker://$run/docker.sock"
 fi
 cp -R "$checkout/examples/quickstart" "$work/project"
 FILE=$work/project/image.toml
@@ -125,7 +152,7 @@ start service "$CHALK" serve --listen 127.0.0.1:0
 until_so "the service runs" test -s "$work/state/service.json"
 if ! "$CHALK" compute image lock "$FILE" 2>"$work/lock.log"; then
     say "The base cannot be pulled here: a stand-in is imported"
-    base=$(cd "$checkout" && cargo xtask base)
+    base=${CHALK_TEST_BASE:-$(cd "$checkout" && cargo xtask base)}
     chalk compute image import "$base" --as python:3.12-slim-bookworm
 fi
 

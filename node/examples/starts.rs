@@ -91,6 +91,8 @@ mod linux {
                     repository: "image".into(),
                     name: "image".into(),
                     node_login: false,
+                    broker: false,
+                    api: None,
                     peers: Vec::new(),
                     traceparent: None,
                 };

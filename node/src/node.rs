@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chalk_store::layout_version::{self, LayoutVersionError};
 use chalk_store::temporary;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -17,6 +18,8 @@ use crate::agent::{
 };
 use crate::settings::{NodeSettings, Runtime};
 
+/// Version of the layout of a node's directory that this program writes. There was no other yet.
+const VERSION: u32 = 1;
 /// How long a start waits for a node that is just stopping.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How long reports of sandboxes that ended with the node may take to be sent.
@@ -31,6 +34,9 @@ pub enum NodeError {
         .0.display()
     )]
     Locked(PathBuf),
+    /// A newer program wrote the directory, or it does not say which did.
+    #[error(transparent)]
+    Version(#[from] LayoutVersionError),
     /// The directory cannot be used.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -331,7 +337,13 @@ fn open(dir: &Path) -> Result<(PathBuf, File), NodeError> {
             Err(TryLockError::Error(error)) => return Err(fault("lock", &path)(error)),
         }
     }
+    // Before anything is changed: what a newer program wrote is left as it is.
+    let version = layout_version::read(&dir, VERSION)?;
     temporary::sweep(&dir).map_err(fault("tidy", &dir))?;
+    // Nodes did not mark their directories at first.
+    if version.is_none() {
+        layout_version::write(&dir, VERSION)?;
+    }
     Ok((dir, lock))
 }
 
@@ -352,6 +364,26 @@ mod tests {
         let (_, half) = half.keep().unwrap();
         open(&path).unwrap();
         assert!(!half.exists());
+    }
+
+    #[test]
+    fn what_a_newer_chalk_wrote_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        // As nodes were before they marked it.
+        std::fs::write(dir.path().join("credentials.json"), "{}").unwrap();
+        drop(open(dir.path()).unwrap());
+        let version = dir.path().join("version");
+        assert_eq!(std::fs::read_to_string(&version).unwrap(), "1\n");
+        drop(open(dir.path()).unwrap());
+
+        std::fs::write(&version, "2\n").unwrap();
+        let half = tempfile::NamedTempFile::new_in(dir.path()).unwrap();
+        let (_, half) = half.keep().unwrap();
+        assert!(matches!(
+            open(dir.path()),
+            Err(NodeError::Version(LayoutVersionError::Newer { .. }))
+        ));
+        assert!(half.exists());
     }
 
     #[test]

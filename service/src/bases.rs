@@ -24,7 +24,7 @@ use image::{Entry, INDEX_TYPES, Index, layer_count_fits};
 
 use crate::engine::oci::{self, ImageFile};
 use crate::places::{IMAGES, import, inside};
-use crate::registry::Regional;
+use crate::registry::{Regional, RegionalError};
 use crate::resolve::PinBases;
 
 /// For how long a tag is taken to mean what it meant.
@@ -380,7 +380,14 @@ impl Bases {
     }
 }
 
-fn storage(reference: &Reference, error: &dyn std::error::Error) -> BaseError {
+fn storage(reference: &Reference, error: &(dyn std::error::Error + 'static)) -> BaseError {
+    let regional = error.downcast_ref::<RegionalError>();
+    if regional.is_some_and(RegionalError::is_unreachable) {
+        return BaseError::Unreachable {
+            reference: reference.clone(),
+            detail: error.to_string(),
+        };
+    }
     BaseError::Storage {
         reference: reference.clone(),
         detail: error.to_string(),

@@ -19,6 +19,7 @@ pub mod index;
 mod ledger;
 mod metrics;
 mod nodes;
+mod noted;
 pub mod places;
 mod prewarm;
 mod projects;

@@ -4,16 +4,19 @@
 //! |---|---|---|
 //! | [`IMAGES`] | hex of the image hash | a built image; its spec is a referrer of type [`SPEC_TYPE`] |
 //! | [`STEPS`] | hex of the step key | layers up to and including a step |
-//! | [`BUILDS`] | random | what a builder of BuildKit made, until it is published |
+//! | [`BUILDS`] | [`passing_tag`] | what a builder of BuildKit made, until it is published |
 //! | [`BUILD_CACHE`] | hex of what builds are placed by | the cache that builders share |
 //! | [`NAMES`] | hex of the SHA-256 of a name | that the name was given ([`crate::catalog`]) |
 //! | `imports/<registry>/<repository>` | tag | a base that was imported under that reference |
 //! | any other | any | a built image by the name that somebody gave it |
 
+use std::time::{Duration, SystemTime};
+
 use chalk_core::reference::{is_repository, is_tag};
 use chalk_core::{Digest, Reference};
-use chalk_store::registry::{CredentialSource, Options};
+use chalk_store::registry::{ClientCertificate, CredentialSource, Options, RegistryError};
 
+use crate::registry::registry_host;
 use crate::settings;
 
 /// Repository of built images.
@@ -34,6 +37,19 @@ pub const RESERVED: [&str; 2] = ["chalk", "imports"];
 pub const SPEC_TYPE: &str = "application/vnd.chalk.spec.v1+json";
 /// Annotation of that referrer: when the image was built, RFC 3339.
 pub const CREATED_NOTE: &str = "org.opencontainers.image.created";
+
+/// A tag of [`BUILDS`] that was made at that time: seconds in hexadecimal digits, and chance.
+pub(crate) fn passing_tag(now: SystemTime, chance: u64) -> String {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH);
+    format!("{:010x}-{chance:016x}", since.unwrap_or_default().as_secs())
+}
+
+/// When a [`passing_tag`] was made.
+pub(crate) fn passing_since(tag: &str) -> Option<SystemTime> {
+    let (seconds, _) = tag.split_once('-')?;
+    let seconds = u64::from_str_radix(seconds, 16).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
 
 /// The name of an image: `repository[:tag]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,13 +141,63 @@ pub fn upstream_options(settings: &settings::Registry) -> Options {
             Some(file) => CredentialSource::DockerConfig(file.clone()),
             None => CredentialSource::Docker,
         },
+        sources: own_login(settings).into_iter().collect(),
         ..Options::default()
     }
+}
+
+/// The login of the regional registry that is in the settings, by its `host[:port]`.
+fn own_login(settings: &settings::Registry) -> Option<(String, CredentialSource)> {
+    let login = CredentialSource::PasswordFile {
+        user: settings.username.clone()?,
+        file: settings.password_file.clone()?,
+    };
+    Some((registry_host(settings.url.as_deref()?).to_owned(), login))
+}
+
+/// How the settings say that the regional registry itself is spoken to.
+///
+/// # Errors
+/// When settings that belong together are not all there.
+pub fn regional_options(settings: &settings::Registry) -> Result<Options, RegistryError> {
+    let mut options = upstream_options(settings);
+    // What we published must be seen as it is, not as a mirror remembers it.
+    options.mirrors.clear();
+    let both = |one: &str, other: &str| RegistryError::Setting {
+        setting: format!("`registry.{one}`"),
+        detail: format!("`registry.{other}` must be set with it"),
+    };
+    match (&settings.username, &settings.password_file) {
+        (Some(_), Some(_)) | (None, None) => {}
+        (Some(_), None) => return Err(both("username", "password_file")),
+        (None, Some(_)) => return Err(both("password_file", "username")),
+    }
+    options.identity = match (&settings.client_cert, &settings.client_key) {
+        (Some(certificate), Some(key)) => Some(ClientCertificate {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        }),
+        (Some(_), None) => return Err(both("client_cert", "client_key")),
+        (None, Some(_)) => return Err(both("client_key", "client_cert")),
+        (None, None) => None,
+    };
+    Ok(options)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn passing_tags_say_when_they_were_made() {
+        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let tag = passing_tag(made, 7);
+        assert!(chalk_core::reference::is_tag(&tag), "{tag}");
+        assert_eq!(passing_since(&tag), Some(made));
+        for other in ["", "7", "x-1", "latest"] {
+            assert_eq!(passing_since(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn names() {

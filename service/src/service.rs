@@ -27,11 +27,13 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
 use crate::nodes::keys::Keys;
-use crate::places::upstream_options;
+use crate::places::{regional_options, upstream_options};
 use crate::prewarm::Fetch;
 use crate::projects::Projects;
 use crate::regions::Regions;
-use crate::registry::{self, External, Regional, RegionalError, Registry, RegistryLimits};
+use crate::registry::{
+    self, Bucket, BucketAccess, External, Regional, RegionalError, Registry, RegistryLimits,
+};
 use crate::resolve::PinBases;
 use crate::server;
 use crate::settings::Settings;
@@ -585,7 +587,18 @@ fn regional(
     advertised: &str,
 ) -> Result<Chosen, RegionalError> {
     let Some(url) = &settings.registry.url else {
-        let registry = Registry::open(state.path("registry"), blobs.clone())?;
+        let access = BucketAccess::new(&settings.registry)?;
+        if let Some(access) = access.clone() {
+            // As with an external registry, one that is down keeps no service from starting.
+            tokio::spawn(async move {
+                if let Err(error) = access.check().await {
+                    tracing::error!(%error, "the bucket of the registry cannot be used");
+                }
+            });
+        }
+        let bucket = access.map(|access| Bucket::new(access, state));
+        let bucket = bucket.transpose()?;
+        let registry = Registry::open_on(bucket, state.path("registry"), blobs.clone())?;
         let limits = RegistryLimits {
             blob_bytes: settings.limits.blob.as_u64(),
             ..RegistryLimits::default()
@@ -598,17 +611,13 @@ fn regional(
         });
     };
     let prefix = settings.registry.prefix.as_deref().unwrap_or_default();
-    // What we published must be seen as it is, not as a mirror remembers it.
-    let mut options = upstream_options(&settings.registry);
-    options.mirrors.clear();
+    let options = regional_options(&settings.registry)?;
     let external = External::new(url, prefix, options)?;
-    let host = url.split("://").last().unwrap_or_default();
-    let public = format!("{}/{}", host.trim_matches('/'), prefix.trim_matches('/'));
     Ok(Chosen {
+        public: external.public(),
         regional: Arc::new(external),
         embedded: None,
         router: None,
-        public: public.trim_end_matches('/').to_owned(),
     })
 }
 
@@ -619,12 +628,18 @@ fn login_of_builders(
     registry: &crate::settings::Registry,
     token: &str,
 ) -> crate::engine::buildkit::LoginSource {
+    use chalk_store::registry::CredentialSource;
+
     use crate::engine::Secret;
     use crate::engine::buildkit::LoginSource;
 
-    match registry.url {
-        Some(_) => LoginSource::Own(upstream_options(registry).credentials),
-        None => LoginSource::Fixed {
+    match (&registry.url, &registry.username, &registry.password_file) {
+        (Some(_), Some(user), Some(file)) => LoginSource::Own(CredentialSource::PasswordFile {
+            user: user.clone(),
+            file: file.clone(),
+        }),
+        (Some(_), ..) => LoginSource::Own(upstream_options(registry).credentials),
+        (None, ..) => LoginSource::Fixed {
             user: "chalk".to_owned(),
             secret: Secret::new(token),
         },
@@ -665,7 +680,13 @@ fn embedded(around: Surroundings<'_>) -> Result<Parts, StartError> {
         BuildEngine::Embedded => Arc::new(engine),
         BuildEngine::BuildKit => {
             let settings = &settings.build.buildkit;
-            let engine = BuildKitEngine::new(settings, engine, &public, login)?;
+            let engine = BuildKitEngine::new(
+                settings,
+                engine,
+                &public,
+                login,
+                state_dir.join("build-cache"),
+            )?;
             Arc::new(engine)
         }
     };

@@ -19,21 +19,24 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use chalk_store::failpoint::{Step, around};
+use chalk_store::layout_version::{self, LayoutVersionError};
 use chalk_store::temporary;
 use serde::{Deserialize, Serialize};
 
 use crate::signing::{KEY_BYTES, SigningKey};
 
-/// Version of the layout that this program writes.
+/// Version of the layout that this program writes. There was no other yet, so nothing is brought forward.
 const VERSION: u32 = 1;
 /// How long a start waits for a service that is just stopping.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+/// Who owns the files of root in a directory of a file server that trusts no root.
+const NOBODY: u32 = 65534;
 /// Random bytes of a token.
 const TOKEN_BYTES: usize = 32;
 
@@ -48,16 +51,20 @@ pub enum StateError {
         /// Who has it: address and process when known.
         holder: String,
     },
-    /// A newer program wrote it.
+    /// A newer program wrote it, or it does not say which did.
+    #[error(transparent)]
+    Version(#[from] LayoutVersionError),
+    /// It is that of another user's service, and we are root: what we wrote there would be closed to that
+    /// service.
     #[error(
-        "{} was written by a newer chalk (layout {found}, this one knows {VERSION}): upgrade, or choose another state directory",
+        "{} belongs to the service of the user with id {owner}: start that service (`systemctl start chalk-service`, where it is the one of the Debian package), or choose another state directory",
         dir.display()
     )]
-    Newer {
+    Foreign {
         /// The directory.
         dir: PathBuf,
-        /// The version found.
-        found: String,
+        /// Owner of what is in it.
+        owner: u32,
     },
     /// The token file holds no token.
     #[error("{} holds no token of at least 32 characters: remove it and a new one is made", .0.display())]
@@ -156,11 +163,16 @@ impl StateDir {
                 .map_err(|e| fault("make", dir, e))?;
         }
         let root = dir.canonicalize().map_err(|e| fault("resolve", dir, e))?;
+        refuse_foreign(&root)?;
         let lock = lock(&root)?;
+        // Before anything is changed: what a newer program wrote is left as it is.
+        let version = layout_version::read(&root, VERSION)?;
         let state = Self { root, _lock: lock };
         let sweep = |dir: &Path| temporary::sweep(dir).map_err(|e| fault("tidy", dir, e));
         sweep(state.root())?;
-        state.check_version()?;
+        if version.is_none() {
+            layout_version::write(state.root(), VERSION)?;
+        }
         for sub in ["builds", "imports"] {
             state.make_dir(sub)?;
         }
@@ -191,19 +203,6 @@ impl StateDir {
             .create(&path)
             .map_err(|e| fault("make", &path, e))?;
         Ok(path)
-    }
-
-    fn check_version(&self) -> Result<(), StateError> {
-        let path = self.path("version");
-        match fs::read_to_string(&path) {
-            Ok(text) if text.trim().parse::<u32>().is_ok_and(|v| v <= VERSION) => Ok(()),
-            Ok(text) => Err(StateError::Newer {
-                dir: self.root.clone(),
-                found: text.trim().chars().take(20).collect(),
-            }),
-            Err(e) if is_absent(&e) => write_atomic(&path, format!("{VERSION}\n").as_bytes()),
-            Err(e) => Err(fault("read", path, e)),
-        }
     }
 
     /// The bearer token; made of 256 random bits when there is none.
@@ -280,6 +279,26 @@ impl StateDir {
             Err(e) if !is_absent(&e) => Err(fault("remove", path, e)),
             _ => Ok(()),
         }
+    }
+}
+
+/// Lets root keep off the directory of an ordinary user's service, which is told by what its first start
+/// writes.
+fn refuse_foreign(root: &Path) -> Result<(), StateError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let path = root.join("version");
+    match fs::metadata(&path) {
+        Ok(found) => match found.uid() {
+            0 | NOBODY => Ok(()),
+            owner => Err(StateError::Foreign {
+                dir: root.to_owned(),
+                owner,
+            }),
+        },
+        Err(e) if is_absent(&e) => Ok(()),
+        Err(e) => Err(fault("read", path, e)),
     }
 }
 
@@ -417,17 +436,45 @@ mod tests {
     }
 
     #[test]
-    fn newer_layout_is_refused() {
-        let check = |version: &str, sound: bool| {
-            let dir = tempfile::tempdir().unwrap();
-            fs::write(dir.path().join("version"), version).unwrap();
-            let opened = StateDir::open(dir.path());
-            assert_eq!(opened.is_ok(), sound, "{version:?}");
-            assert!(sound || matches!(opened, Err(StateError::Newer { .. })));
+    fn what_a_newer_chalk_wrote_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("version"), "2\n").unwrap();
+        let half = tempfile::NamedTempFile::new_in(dir.path()).unwrap();
+        let (_, half) = half.keep().unwrap();
+        let error = StateDir::open(dir.path()).unwrap_err();
+        assert!(matches!(
+            error,
+            StateError::Version(LayoutVersionError::Newer { found: 2, .. })
+        ));
+        assert!(half.exists());
+        assert!(!dir.path().join("builds").exists());
+    }
+
+    #[test]
+    fn a_directory_that_says_nothing_is_marked() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(StateDir::open(dir.path()).unwrap());
+        let marked = || fs::read_to_string(dir.path().join("version"));
+        assert_eq!(marked().unwrap(), "1\n");
+        fs::remove_file(dir.path().join("version")).unwrap();
+        drop(StateDir::open(dir.path()).unwrap());
+        assert_eq!(marked().unwrap(), "1\n");
+    }
+
+    #[test]
+    fn root_keeps_off_the_directory_of_another_users_service() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        drop(StateDir::open(dir.path()).unwrap());
+        let give = |uid: u32| {
+            std::os::unix::fs::chown(dir.path().join("version"), Some(uid), None).unwrap();
         };
-        check("1\n", true);
-        check("2\n", false);
-        check("", false);
-        check("one", false);
+        give(1000);
+        let error = StateDir::open(dir.path()).unwrap_err();
+        assert!(matches!(error, StateError::Foreign { owner: 1000, .. }));
+        give(NOBODY);
+        StateDir::open(dir.path()).unwrap();
     }
 }

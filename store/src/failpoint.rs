@@ -41,6 +41,8 @@ macro_rules! steps {
 }
 
 steps! {
+    BucketPut "bucket.put" "An object appears in the bucket of the registry.",
+    BucketRemove "bucket.remove" "An object goes from the bucket of the registry.",
     BlobCreate "blob.create" "A temporary file for a blob is made.",
     BlobSync "blob.sync" "The bytes of a blob are synced.",
     BlobRename "blob.rename" "A blob gets its name.",

@@ -17,6 +17,7 @@ pub mod failpoint;
 mod follow;
 #[cfg(unix)]
 pub mod layer;
+pub mod layout_version;
 mod names;
 #[cfg(feature = "images")]
 pub mod registry;

@@ -6,14 +6,16 @@
 //! it: [`BlobStore::open_verified`] holds what it reads against both digests.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 
 use chalk_core::any_digest::Algorithm;
 use chalk_core::{AnyDigest, Digest};
+use sha2::{Digest as _, Sha512};
 
 use crate::blobs::{Blob, BlobError, BlobStore, Result, TempName, create_locked, sync_dir};
 use crate::failpoint::{Step, around};
+use crate::verify::mismatch_or;
 
 /// A record is one digest; whatever is longer is none.
 const RECORD_LIMIT: usize = 128;
@@ -72,6 +74,30 @@ impl BlobStore {
             .map_err(|e| BlobError::io("publish", &target, e))?;
         temp.0 = None;
         around(Step::BlobSyncDir, || sync_dir(&dir))
+    }
+
+    /// Lets `digest` name a blob of the store, if it is a digest of its bytes.
+    pub fn name_as(&self, digest: &AnyDigest, blob: &Digest) -> Result<()> {
+        let mut bytes = self.open_verified(*blob)?;
+        let mut hasher = Sha512::new();
+        let mut buffer = vec![0; 128 * 1024];
+        loop {
+            match bytes.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => hasher.update(&buffer[..count]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(mismatch_or(e, "read", &self.path(blob))),
+            }
+        }
+        let actual = AnyDigest::Sha512(Box::new(hasher.finalize().into()));
+        if actual == *digest {
+            return self.name(digest, blob);
+        }
+        Err(BlobError::Mismatch {
+            expected: digest.clone(),
+            actual,
+            size: bytes.size(),
+        })
     }
 
     /// Removes records of blobs that are gone, and says how many.

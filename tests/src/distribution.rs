@@ -6,15 +6,33 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::command::tool;
+use crate::authority::{Authority, Certificate};
+use crate::command::{run, tool};
 use crate::network::Host;
 use crate::patience::wait_until;
+use crate::token_service::TokenService;
 use crate::world::{forget, is_interrupted, spawn};
 
-/// A running `docker-registry` without logins. Dropping it kills it.
+/// What a `docker-registry` asks of its clients, and where it is. The default is nothing, at `/v2/`.
+#[derive(Debug, Default)]
+pub struct Terms<'a> {
+    /// User name and password.
+    pub login: Option<(&'a str, &'a str)>,
+    /// Tokens of this service.
+    pub tokens: Option<&'a TokenService>,
+    /// TLS, by a certificate of this authority.
+    pub tls: Option<&'a Authority>,
+    /// With TLS: a certificate of the same authority from the client, too.
+    pub client_certificate: bool,
+    /// Path in front of `/v2/`, with slashes at both ends.
+    pub path: Option<&'a str>,
+}
+
+/// A running `docker-registry`. Dropping it kills it.
 #[derive(Debug)]
 pub struct Distribution {
     address: String,
+    tls: bool,
     config: PathBuf,
     log: PathBuf,
     host: Option<Host>,
@@ -51,19 +69,64 @@ impl Distribution {
         Self::start_at(None, folder, &proxy)
     }
 
+    /// Starts one with terms, which lets manifests be deleted.
+    #[track_caller]
+    pub fn start_with(folder: &Path, terms: &Terms<'_>) -> Self {
+        let address = own_loopback();
+        let mut http = String::new();
+        if let Some(authority) = terms.tls {
+            let Certificate { certificate, key } = authority.sign("registry", address.into());
+            let (certificate, key) = (certificate.display(), key.display());
+            http += &format!("  tls:\n    certificate: {certificate}\n    key: {key}\n");
+            if terms.client_certificate {
+                http += &format!("    clientcas: [{}]\n", authority.file().display());
+            }
+        }
+        if let Some(path) = terms.path {
+            http += &format!("  prefix: {path}\n");
+        }
+        let mut more = String::new();
+        if let Some((user, password)) = terms.login {
+            // What `htpasswd -B` writes, which Debian has in a package of its own.
+            let program = "print crypt($ARGV[0], q($2b$05$abcdefghijklmnopqrstuu))";
+            let hash = run(&mut tool("perl", ["-e", program, password]))
+                .ok()
+                .stdout;
+            let file = folder.join("htpasswd");
+            fs::write(&file, format!("{user}:{hash}\n")).expect("write the password file");
+            let file = file.display();
+            more += &format!("auth:\n  htpasswd:\n    realm: test\n    path: {file}\n");
+        }
+        more += &terms.tokens.map(TokenService::section).unwrap_or_default();
+        let tls = terms.tls.is_some();
+        Self::launch_at(None, address, folder, (&http, &more), tls)
+    }
+
     #[track_caller]
     fn start_at(host: Option<&Host>, folder: &Path, more: &str) -> Self {
         let address = host.map_or_else(own_loopback, Host::address);
+        Self::launch_at(host, address, folder, ("", more), false)
+    }
+
+    #[track_caller]
+    fn launch_at(
+        host: Option<&Host>,
+        address: Ipv4Addr,
+        folder: &Path,
+        (http, more): (&str, &str),
+        tls: bool,
+    ) -> Self {
         let address = format!("{}:5000", IpAddr::V4(address));
         let config = folder.join("config.yml");
         let data = folder.join("data").display().to_string();
         let text = format!(
-            "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {data}\n\
-             http:\n  addr: {address}\n{more}"
+            "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {data}\n  delete:\n    enabled: true\n\
+             http:\n  addr: {address}\n{http}{more}"
         );
         fs::write(&config, text).expect("write the configuration");
         let mut registry = Self {
             address,
+            tls,
             config,
             log: folder.join("registry.log"),
             host: host.cloned(),
@@ -83,13 +146,14 @@ impl Distribution {
         command.stdout(log.try_clone().expect("a second handle"));
         command.stderr(log);
         self.child = Some(spawn(&mut command).expect("start docker-registry"));
-        let url = format!("http://{}/v2/", self.address);
+        let scheme = if self.tls { "https" } else { "http" };
+        let url = format!("{scheme}://{}/", self.address);
         wait_until(&format!("an answer of {url}\n{}", self.log()), || {
-            let words = ["--silent", "--noproxy", "*", "--output", "/dev/null", &url];
+            // Whatever it answers; to a client without a certificate it does not (35, 55, 56).
+            let words = ["--silent", "--insecure", "--noproxy", "*", "--output"];
             let mut curl = self.command("curl");
-            curl.args(words)
-                .status()
-                .is_ok_and(|status| status.success())
+            let ended = curl.args(words).args(["/dev/null", &url]).status();
+            ended.is_ok_and(|ended| matches!(ended.code(), Some(0 | 35 | 55 | 56)))
         });
     }
 

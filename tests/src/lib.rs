@@ -8,6 +8,8 @@
 // Everything here serves assertions, so panicking is how it reports.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod authority;
+mod bucket;
 mod collector;
 mod command;
 mod containerd;
@@ -28,12 +30,15 @@ mod screen;
 mod service;
 mod simulator;
 mod talk;
+mod token_service;
 mod world;
 
+pub use authority::{Authority, Certificate};
+pub use bucket::S3;
 pub use collector::{Collector, TracedSpan};
 pub use command::{Chalk, Ran, Running, output, run, tool};
 pub use containerd::Containerd;
-pub use distribution::Distribution;
+pub use distribution::{Distribution, Terms};
 pub use docker::Docker;
 pub use exposition::{Exposition, Family, Sample};
 pub use fleet::{Fleet, QUICK, STEADY, targets};
@@ -50,4 +55,5 @@ pub use screen::Screen;
 pub use service::Service;
 pub use simulator::Simulator;
 pub use talk::Talk;
+pub use token_service::{Asked, TokenService};
 pub use world::{World, interrupt, is_interrupted, unique};

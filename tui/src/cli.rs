@@ -141,6 +141,12 @@ pub(crate) enum Command {
         /// Shell to complete for
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages of all commands into a folder, for packages
+    #[command(hide = true)]
+    ManPages {
+        /// Folder that is there
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

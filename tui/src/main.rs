@@ -14,6 +14,7 @@ mod output;
 mod own_node;
 mod progress;
 mod quantity;
+mod service_manager;
 mod settings;
 mod sse;
 mod warm_state;
@@ -72,6 +73,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         clap_complete::generate(shell, &mut Cli::command(), "chalk", &mut std::io::stdout());
         return Ok(());
     }
+    if let Some(Command::ManPages { folder }) = &cli.command {
+        return commands::man_pages::write(folder);
+    }
     let flags = match &cli.command {
         Some(Command::Node(node)) => node.agent.settings(),
         _ => Vec::new(),
@@ -105,7 +109,7 @@ fn may_build_here(cli: &Cli, loaded: &Loaded) -> bool {
         Some(
             Command::Doctor | Command::Serve(_) | Command::Node(NodeCommand { verb: None, .. }),
         ) => true,
-        Some(Command::Web | Command::Config(_) | Command::Completions { .. }) => false,
+        Some(Command::Web | Command::Config(_)) => false,
         _ => loaded.server.is_none(),
     }
 }
@@ -144,7 +148,8 @@ async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
         Command::Token(verb) => commands::tokens::tokens(verb, loaded, json).await,
         Command::Project(verb) => commands::projects::projects(verb, loaded, json).await,
         Command::Audit(audit) => commands::audit::audit(&audit, loaded, json).await,
-        Command::Completions { .. } => Ok(()),
+        // They need no settings and were done before these were read.
+        Command::Completions { .. } | Command::ManPages { .. } => Ok(()),
     }
 }
 

@@ -153,11 +153,17 @@ fn apt(arguments: &[&str]) -> Result<()> {
 
 /// Path of cargo-deny in the pinned version.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    cargo_tool("cargo-deny", "cargo-deny", CARGO_DENY)
+    cargo_tool("cargo-deny", "cargo-deny", CARGO_DENY, &[])
 }
 
-/// Path of a program of a crate, at a version; built into `target/tools` once.
-pub(crate) fn cargo_tool(name: &str, program: &str, version: &str) -> Result<PathBuf> {
+/// Path of a program of a crate, at a version; built into `target/tools` once, with further words for
+/// `cargo install`.
+pub(crate) fn cargo_tool(
+    name: &str,
+    program: &str,
+    version: &str,
+    words: &[&str],
+) -> Result<PathBuf> {
     let root = target().join("tools");
     let path = root.join("bin").join(program);
     let text = path.display().to_string();
@@ -173,6 +179,7 @@ pub(crate) fn cargo_tool(name: &str, program: &str, version: &str) -> Result<Pat
             install.arg("--locked");
         }
         install
+            .args(words)
             .args(["--version", version, name, "--root"])
             .arg(&root)
             .arg("--target-dir")

@@ -13,6 +13,7 @@ mod demo;
 mod fuzz;
 mod host;
 mod npm;
+mod package;
 mod record;
 mod run;
 mod simulate;
@@ -49,6 +50,8 @@ enum Task {
     Web,
     /// Checks the Helm chart of `deploy/`, or makes the plain manifests anew.
     Chart(chart::Options),
+    /// Makes the Debian package; prints its path.
+    Package(package::Options),
     /// Makes the base image that stands in for python:3.12-slim-bookworm; prints its path.
     Base,
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Task::Record => record::run(),
         Task::Web => web::run(),
         Task::Chart(options) => chart::run(&options),
+        Task::Package(options) => package::run(&options),
         Task::Base => base::stand_in().map(|layout| println!("{}", layout.display())),
     };
     match outcome {

@@ -6,7 +6,9 @@ use crate::host::{self, Package, cargo, package};
 use crate::run::{self, Failure, Result, command};
 use crate::{base, chart, compile, fuzz, wasm, web};
 
+mod installed;
 mod javascript;
+mod python;
 mod sdk;
 
 /// What the suites use besides Rust: the peers that they compare with, and plain tools.
@@ -52,7 +54,7 @@ struct Step {
     run: fn(&Options) -> Result<String>,
 }
 
-const STEPS: [Step; 19] = [
+const STEPS: [Step; 20] = [
     Step {
         name: "packages",
         about: "Debian packages that the suites use, and the base image",
@@ -116,8 +118,13 @@ const STEPS: [Step; 19] = [
     },
     Step {
         name: "system",
-        about: "whole-system tests: real base image, pip, apt, docker, skopeo",
+        about: "whole-system tests: real base image, pip, apt, docker, skopeo, registries, S3",
         run: system,
+    },
+    Step {
+        name: "installed",
+        about: "the Debian package in a bare Debian: the quick start, upgrade, removal",
+        run: installed::check,
     },
     Step {
         name: "sdk",
@@ -308,7 +315,8 @@ fn system(options: &Options) -> Result<String> {
     tests
         .current_dir(host::workspace())
         .env("CHALK_TEST_BASE", base::stand_in()?)
-        .env("CHALK_TEST_BIN", chalk);
+        .env("CHALK_TEST_BIN", chalk)
+        .env("CHALK_TEST_MOTO", python::moto_server()?);
     run::run(&mut tests).map(|()| String::new())
 }
 

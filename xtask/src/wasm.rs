@@ -213,7 +213,7 @@ fn wasm_bindgen() -> Result<PathBuf> {
         .find(|entry| entry.contains("\nname = \"wasm-bindgen\"\n"))
         .and_then(|entry| entry.split("version = \"").nth(1)?.split('"').next())
         .ok_or_else(|| Failure::Other("Cargo.lock has no wasm-bindgen".to_owned()))?;
-    host::cargo_tool("wasm-bindgen-cli", "wasm-bindgen", version)
+    host::cargo_tool("wasm-bindgen-cli", "wasm-bindgen", version, &[])
 }
 
 fn optimise(generated: &Path) -> Result<PathBuf> {

@@ -68,6 +68,13 @@ pub struct ImageRef {
     /// own, or needs none.
     #[serde(default)]
     pub node_login: bool,
+    /// Whether the service gets the node tokens for reading the repository, at
+    /// `GET /v1/agent/registry-token`, where the registry takes tokens.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub broker: bool,
+    /// URL of the registry's API, where that is not at `/v2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<String>,
     /// Base URLs of nodes that serve its blobs, best first; asked before the registry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,

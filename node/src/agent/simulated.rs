@@ -68,6 +68,8 @@ pub(super) fn image(contents: &[u8]) -> ImageRef {
         repository: "app".into(),
         name: "app:latest".into(),
         node_login: false,
+        broker: false,
+        api: None,
         peers: Vec::new(),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use chalk_core::Reference;
 use chalk_core::wire::agent::ImageRef;
-use chalk_store::registry::{Client, Credential, Options};
+use chalk_store::registry::{Client, Credential, Options, TokenBroker};
 use tokio::sync::watch;
 
 use crate::agent::AccessWatch;
@@ -23,9 +23,20 @@ pub(crate) struct Sources {
     clients: Mutex<BTreeMap<String, Known>>,
 }
 
+/// How a registry is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Way {
+    /// The node's token, where the registry takes it as a password.
+    password: Option<String>,
+    /// The service's URL and the node's token, where the service gets tokens for the registry.
+    broker: Option<(String, String)>,
+    /// URL of the API, where that is not the usual one.
+    api: Option<String>,
+}
+
 /// A client, and what it was made with: its connections and logins live as long as that is the same.
 struct Known {
-    token: Option<String>,
+    way: Way,
     upstream: Upstream,
     client: Client,
 }
@@ -57,45 +68,63 @@ impl Sources {
             image: image.digest,
             detail: format!("`{text}` is no repository: {e}"),
         })?;
-        let access = self.access.borrow();
-        let token = access.as_ref().map(|access| access.token.clone());
-        drop(access);
+        let access = self.access.borrow().clone();
+        let access = access.as_ref();
+        let way = Way {
+            password: access
+                .filter(|_| image.node_login)
+                .map(|access| access.token.clone()),
+            broker: access
+                .filter(|_| image.broker)
+                .map(|access| (access.url.clone(), access.token.clone())),
+            api: image.api.clone(),
+        };
         Ok(ImageSource {
             digest: image.digest,
             image_hash: image.image_hash,
             name: image.name.clone(),
-            client: self.client(repository.registry(), token.filter(|_| image.node_login))?,
+            client: self.client(repository.registry(), way)?,
             repository,
             peers,
             access: self.access.clone(),
         })
     }
 
-    fn client(&self, registry: &str, token: Option<String>) -> Result<Client> {
+    fn client(&self, registry: &str, way: Way) -> Result<Client> {
         // Read anew each time, as containerd does: it may have changed.
         let upstream = self.hosts.as_ref().map(|hosts| hosts.upstream(registry));
         let upstream = upstream.transpose()?.unwrap_or_default();
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = clients.get(registry)
-            && known.token == token
+            && known.way == way
             && known.upstream == upstream
         {
             return Ok(known.client.clone());
         }
         let mut options = self.options.clone();
-        if let Some(token) = &token {
+        if let Some(token) = &way.password {
             let credential = Credential::Password {
                 user: NODE_USER.to_owned(),
                 password: token.clone(),
             };
             options.explicit.insert(registry.to_owned(), credential);
         }
+        if let Some((service, token)) = &way.broker {
+            let broker = TokenBroker {
+                url: format!("{service}/v1/agent/registry-token?registry={registry}"),
+                credential: Credential::Bearer(token.clone()),
+            };
+            options.brokers.insert(registry.to_owned(), broker);
+        }
+        if let Some(api) = &way.api {
+            options.roots.insert(registry.to_owned(), api.clone());
+        }
         if let Some(hosts) = &self.hosts {
             hosts.add(registry, &upstream, &mut options)?;
         }
         let client = Client::new(options)?;
         let known = Known {
-            token,
+            way,
             upstream,
             client: client.clone(),
         };

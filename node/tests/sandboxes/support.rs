@@ -147,6 +147,8 @@ impl Node {
             repository: "image".into(),
             name: "image".into(),
             node_login: false,
+            broker: false,
+            api: None,
             peers: Vec::new(),
         };
         self.sandboxes.start(id.to_owned(), image, request);

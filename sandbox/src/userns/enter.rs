@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 use rustix::process::{Pid, WaitOptions};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags};
 
 use super::ids::{self, Kind};
 use super::{Barrier, Mapped};
@@ -30,16 +30,16 @@ pub(super) fn enter() -> Result<Mapped, Barrier> {
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
     let user = ids::login(uid);
-    let uid_program = program(Kind::Users)?;
-    let gid_program = program(Kind::Groups)?;
+    let uid_mapper = Mapper::find(Kind::Users)?;
+    let gid_mapper = Mapper::find(Kind::Groups)?;
     let uids = ids::demand(Kind::Users, &user, uid)?;
     let gids = ids::demand(Kind::Groups, &user, uid)?;
 
     let mut pioneer = Pioneer::start().map_err(refused(MAKE))?;
     pioneer.answer(MAKE)?;
     let pid = pioneer.pid;
-    run(Kind::Users, &uid_program, pid, &uids.map(uid))?;
-    run(Kind::Groups, &gid_program, pid, &gids.map(gid))?;
+    uid_mapper.map(pid, &uids.map(uid))?;
+    gid_mapper.map(pid, &gids.map(gid))?;
     pioneer.answer(MOUNT)?;
     let namespace = pioneer.namespace().map_err(refused(JOIN))?;
     let user_namespace = Some(LinkNameSpaceType::User);
@@ -150,7 +150,59 @@ pub fn program(kind: Kind) -> Result<PathBuf, Barrier> {
         .ok_or(Barrier::NoProgram { program: name })
 }
 
-/// Maps ids of the child's namespace.
+/// Gives up what a service manager gave for mapping ids, when there is nothing to map.
+pub(super) fn drop_capabilities() {
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    // Nobody is refused to have less; and the ambient ones go with those that are permitted.
+    let _ = rustix::thread::set_capabilities(None, none);
+}
+
+/// Who writes the map of a child's namespace.
+enum Mapper {
+    /// This process: it has the capability, by `AmbientCapabilities=` of its unit.
+    Own(Kind),
+    /// The set-user-id program.
+    Program(Kind, PathBuf),
+}
+
+impl Mapper {
+    fn find(kind: Kind) -> Result<Self, Barrier> {
+        let needed = match kind {
+            Kind::Users => CapabilitySet::SETUID,
+            Kind::Groups => CapabilitySet::SETGID,
+        };
+        let sets = rustix::thread::capabilities(None);
+        match sets.is_ok_and(|sets| sets.effective.contains(needed)) {
+            true => Ok(Self::Own(kind)),
+            false => Ok(Self::Program(kind, program(kind)?)),
+        }
+    }
+
+    /// Maps the ids of the child; `map` is as [`ids::Ids::map`] gives it.
+    fn map(&self, pid: Pid, map: &[String]) -> Result<(), Barrier> {
+        match self {
+            Self::Own(kind) => write(*kind, pid, map),
+            Self::Program(kind, program) => run(*kind, program, pid, map),
+        }
+    }
+}
+
+fn write(kind: Kind, pid: Pid, map: &[String]) -> Result<(), Barrier> {
+    let (file, what) = match kind {
+        Kind::Users => ("uid_map", "to map user ids"),
+        Kind::Groups => ("gid_map", "to map group ids"),
+    };
+    let lines: Vec<String> = map.chunks(3).map(|line| line.join(" ")).collect();
+    // The kernel takes a map in one write.
+    let path = format!("/proc/{}/{file}", pid.as_raw_pid());
+    std::fs::write(path, lines.join("\n")).map_err(refused(what))
+}
+
+/// Has a program map the ids of the child.
 fn run(kind: Kind, program: &PathBuf, pid: Pid, map: &[String]) -> Result<(), Barrier> {
     let failed = |said: String| Barrier::Map {
         program: kind.program(),

@@ -3,7 +3,8 @@
 //! In it, the ids of an image are the user itself (as 0) and those that `/etc/subuid` and
 //! `/etc/subgid` give it, and the process may mount overlays, change owners and make namespaces.
 //! The set-user-id programs `newuidmap` and `newgidmap` (package `uidmap`) write the map, since the
-//! kernel lets an ordinary user map nothing but its own id.
+//! kernel lets an ordinary user map nothing but its own id; a process that a service manager started
+//! with the capabilities to set ids writes it itself, and has them no more once it is in.
 //!
 //! The process itself goes in ([`enter`]), and none is added: signals, exit codes and the end of
 //! everything with it are what they are for root. Namespaces that were tried and do not do leave no
@@ -63,7 +64,10 @@ pub fn enter() -> &'static Standing {
                 let _ = crate::prepare();
                 Standing::Namespace(mapped)
             }
-            Err(barrier) => Standing::Ordinary(barrier),
+            Err(barrier) => {
+                enter::drop_capabilities();
+                Standing::Ordinary(barrier)
+            }
         }
     })
 }

@@ -140,6 +140,7 @@ const RULES: &[Rule] = {
         needs("GET", "/v1/audit", Admin, Nothing),
         needs("POST", "/v1/agent/register", Admin, Nothing).tells("node.join"),
         needs("POST", "/v1/agent/session", Admin, Nothing),
+        needs("GET", "/v1/agent/registry-token", Admin, Nothing),
         needs("POST", "/v1/agent/streams/*", Admin, Nothing),
         needs("POST", "/v1/agent/files/*", Admin, Nothing),
         needs("GET", "/v1/agent/files/*", Admin, Nothing),

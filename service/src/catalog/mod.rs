@@ -6,7 +6,6 @@
 mod manifest;
 mod names;
 mod reindex;
-mod uses;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -21,10 +20,10 @@ use chalk_store::uses::Horizon;
 use chalk_store::{Blob, BlobError, BlobStore};
 
 use crate::index::{Index, IndexError, Known};
-use crate::places::{CREATED_NOTE, IMAGES, Name, SPEC_TYPE, STEPS, pullable};
+use crate::noted::Noted;
+use crate::places::{CREATED_NOTE, IMAGES, Name, SPEC_TYPE, pullable};
 use crate::projects::{Projects, Scope};
 use crate::registry::{Regional, RegionalError};
-use uses::Noted;
 
 pub(crate) use names::NOTE as NAME_NOTE;
 pub use reindex::Reindexed;
@@ -89,6 +88,9 @@ pub struct Catalog {
     blobs: BlobStore,
     /// Uses of images, where the registry does not note them.
     noted: Option<Noted>,
+    /// Whoever finds an image holds this until its use is noted, and whoever removes one that nobody
+    /// used holds it alone: so none goes that somebody was just told of.
+    turns: tokio::sync::RwLock<()>,
 }
 
 impl Catalog {
@@ -106,6 +108,7 @@ impl Catalog {
             index,
             blobs,
             noted: None,
+            turns: tokio::sync::RwLock::default(),
         }
     }
 
@@ -139,7 +142,7 @@ impl Catalog {
     /// When the registry or the index fails.
     pub(crate) async fn find(&self, hash: &Digest) -> Result<Option<Known>> {
         let _turn = match &self.noted {
-            Some(noted) => Some(noted.turns.read().await),
+            Some(_) => Some(self.turns.read().await),
             None => None,
         };
         let Some(head) = self.regional.head_manifest(IMAGES, &hash.hex()).await? else {
@@ -351,7 +354,7 @@ impl Catalog {
         });
         // Its name goes first: what is found under a hash is whole, wherever this is broken off.
         if head.is_some() {
-            self.remove_tag(IMAGES, &tag).await?;
+            self.regional.delete(IMAGES, &tag).await?;
         }
         if let (Some(head), false) = (&head, shared) {
             for referrer in self.regional.referrers(IMAGES, &head.digest, None).await? {
@@ -360,13 +363,6 @@ impl Catalog {
             }
             let name = head.digest.to_string();
             self.regional.delete(IMAGES, &name).await?;
-            // Where registries without the referrers API keep the list of them (OCI distribution
-            // specification, "Referrers Tag Schema").
-            let listed = name.replace(':', "-");
-            let list = self.regional.head_manifest(IMAGES, &listed).await?;
-            if list.is_some() {
-                self.remove_tag(IMAGES, &listed).await?;
-            }
         }
         let hash = *hash;
         self.indexed(move |index| index.remove_image(&hash)).await
@@ -401,7 +397,7 @@ impl Catalog {
         let Some(noted) = &self.noted else {
             return Ok(false);
         };
-        let _alone = noted.turns.write().await;
+        let _alone = self.turns.write().await;
         let head = self.regional.head_manifest(IMAGES, &hash.hex()).await?;
         let same = head.is_some_and(|head| head.digest == *digest);
         if !same || noted.is_used(digest, horizon) {
@@ -426,7 +422,7 @@ impl Catalog {
         let Some(noted) = &self.noted else {
             return Ok(false);
         };
-        let _alone = noted.turns.write().await;
+        let _alone = self.turns.write().await;
         let head = self.regional.head_manifest(&name.repository, &name.tag);
         let same = head.await?.is_some_and(|head| head.digest == *digest);
         if !same || noted.is_used(digest, horizon) {
@@ -436,14 +432,21 @@ impl Catalog {
         Ok(true)
     }
 
-    /// Removes a cached step, and its manifest if that has no other tag.
+    /// Removes a tag of a repository of the service's own, and its manifest if that is named.
     ///
     /// # Errors
     /// When the registry fails.
-    pub(crate) async fn drop_step(&self, tag: &str, manifest: Option<&Digest>) -> Result<()> {
-        self.remove_tag(STEPS, tag).await?;
+    pub(crate) async fn drop_own(
+        &self,
+        repository: &str,
+        tag: &str,
+        manifest: Option<&Digest>,
+    ) -> Result<()> {
+        self.regional.delete(repository, tag).await?;
         if let Some(digest) = manifest {
-            self.regional.delete(STEPS, &digest.to_string()).await?;
+            self.regional
+                .delete(repository, &digest.to_string())
+                .await?;
         }
         Ok(())
     }

@@ -8,18 +8,15 @@
 use bytes::Bytes;
 use chalk_core::Digest;
 use chalk_store::Blob;
-use chalk_store::registry::{Progress, RegistryError};
+use chalk_store::registry::Progress;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 
 use super::{Catalog, CatalogError, Result, manifest};
 use crate::places::{IMAGES, NAMES, Name};
-use crate::registry::RegionalError;
 
 /// Artifact type of an entry.
 const ENTRY_TYPE: &str = "application/vnd.chalk.name.v1+json";
-/// Artifact type of what a tag points to in the moment before it is removed.
-const REMOVED_TYPE: &str = "application/vnd.chalk.removed.v1+json";
 /// Annotation of an entry that holds the name.
 pub(crate) const NOTE: &str = "chalk.name";
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -31,7 +28,7 @@ impl Catalog {
     /// ours.
     pub(crate) async fn by_name(&self, name: &Name) -> Result<Option<Digest>> {
         let _turn = match &self.noted {
-            Some(noted) => Some(noted.turns.read().await),
+            Some(_) => Some(self.turns.read().await),
             None => None,
         };
         let text = name.to_string();
@@ -113,27 +110,10 @@ impl Catalog {
     /// # Errors
     /// When the registry or the index fails.
     pub(crate) async fn remove_name(&self, name: &Name) -> Result<()> {
-        self.remove_tag(&name.repository, &name.tag).await?;
-        self.remove_tag(NAMES, &entry_tag(name)).await?;
+        self.regional.delete(&name.repository, &name.tag).await?;
+        self.regional.delete(NAMES, &entry_tag(name)).await?;
         let text = name.to_string();
         self.indexed(move |index| index.put_name(&text, None)).await
-    }
-
-    /// Removes a tag and nothing else.
-    pub(super) async fn remove_tag(&self, repository: &str, tag: &str) -> Result<()> {
-        match self.regional.delete(repository, tag).await {
-            Ok(_) => Ok(()),
-            // Older registries delete by digest alone, which takes every tag of it along. So the
-            // tag is first moved to a manifest that no other tag has.
-            Err(RegionalError::External(RegistryError::Protocol { .. })) => {
-                let unique = format!("removed {:032x}", rand::random::<u128>());
-                let digest = self.put_note(repository, tag, REMOVED_TYPE, &unique);
-                let digest = digest.await?.to_string();
-                self.regional.delete(repository, &digest).await?;
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Makes a blob of the images' repository known to another.

@@ -52,6 +52,14 @@ pub enum EngineError {
         /// What went wrong.
         cause: String,
     },
+    /// The regional registry cannot be reached or lets nobody in.
+    #[error("cannot {doing}: {cause}")]
+    Registry {
+        /// What was tried, in words: `publish the image`.
+        doing: String,
+        /// What went wrong.
+        cause: String,
+    },
     /// This host cannot run the build.
     #[error("{0}")]
     Host(String),
@@ -93,6 +101,12 @@ impl EngineError {
                 500,
                 "the registry or the store failed",
                 "see the service's log",
+            ),
+            Self::Registry { .. } => (
+                problem::REGISTRY_UNREACHABLE,
+                502,
+                "the regional registry cannot be reached",
+                "the image was not published; steps that were pushed are found again. Check the service's settings `registry.*`, and build again",
             ),
             Self::Host(_) => (problem::INTERNAL, 500, "this host cannot run the build", ""),
         };

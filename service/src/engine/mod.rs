@@ -143,6 +143,8 @@ pub enum CacheKind {
     Mount,
     /// What is known of a cached step, named by its key.
     Step,
+    /// The note of a cache that builders share in the registry, named by its tag.
+    Shared,
 }
 
 /// Carries builds out.

@@ -8,12 +8,12 @@ use chalk_core::tree::Tree;
 use chalk_core::{AnyDigest, Digest, Spec};
 use chalk_store::registry::MANIFEST_LIMIT;
 use chalk_store::uses::Horizon;
-use chalk_store::{BlobStore, Unused};
+use chalk_store::{Blob, BlobStore, Unused};
 
 use super::Result;
 use super::plan::{self, Doomed, InUse, Input, Plan, Stored, TagToGo};
 use crate::registry::Registry;
-use crate::registry::collect::{Parts, Read, Survey};
+use crate::registry::collect::{Held, Parts, Read, Survey};
 use crate::resolve;
 use crate::settings;
 
@@ -34,11 +34,20 @@ pub(super) fn look(
         None => Survey::default(),
     };
     let mut stored = HashMap::new();
-    for found in blobs.list()? {
-        let (blob, used) = found?;
-        let size = blob.size;
-        stored.insert(blob.digest, Stored { size, used });
+    match registry {
+        Some(registry) => {
+            let held = registry.held()?.into_iter();
+            stored
+                .extend(held.map(|(digest, Held { size, used })| (digest, Stored { size, used })));
+        }
+        None => {
+            for found in blobs.list()? {
+                let (Blob { digest, size }, used) = found?;
+                stored.insert(digest, Stored { size, used });
+            }
+        }
     }
+    let in_bucket = registry.is_some_and(|registry| registry.bucket().is_some());
     let plan = plan::plan(&Input {
         survey: &survey,
         blobs: &stored,
@@ -46,10 +55,22 @@ pub(super) fn look(
         policy,
         horizon: horizon.wall,
         now: SystemTime::now(),
-        resolve: &|digest| blobs.resolve(digest).ok().flatten(),
-        files: &|parts| files(blobs, parts),
+        resolve: &|digest| resolve(registry, blobs, digest),
+        files: &|parts| match in_bucket {
+            // They are in the store here, and stay for the grace only.
+            true => Vec::new(),
+            false => files(blobs, parts),
+        },
     });
     Ok((plan, survey))
+}
+
+/// The blob that a digest names.
+fn resolve(registry: Option<&Registry>, blobs: &BlobStore, digest: &AnyDigest) -> Option<Digest> {
+    match registry {
+        Some(registry) => registry.resolve(digest).ok().flatten(),
+        None => blobs.resolve(digest).ok().flatten(),
+    }
 }
 
 /// Files of the spec that is the one layer of a manifest; as far as it can be read.
@@ -134,7 +155,7 @@ pub(super) fn sweep(
     let mut needed = sweep.needed;
     if let Some(registry) = registry {
         let survey = registry.survey(read)?;
-        let resolve = |digest: &AnyDigest| blobs.resolve(digest).ok().flatten();
+        let resolve = |digest: &AnyDigest| resolve(Some(registry), blobs, digest);
         let remaining = plan::remaining(&survey, &resolve);
         for (repository, links) in sweep.links {
             let named = remaining.named.get(&repository);
@@ -150,12 +171,20 @@ pub(super) fn sweep(
     }
     let mut freed = Vec::new();
     for (digest, item) in sweep.blobs {
-        if !needed.contains(&digest)
-            && let Unused::Removed(size) = blobs.remove_unused(&digest, horizon)?
-        {
+        if needed.contains(&digest) {
+            continue;
+        }
+        let removed = match registry {
+            Some(registry) => registry.discard(&digest, horizon)?,
+            None => blobs.remove_unused(&digest, horizon)?,
+        };
+        if let Unused::Removed(size) = removed {
             freed.push((item, size));
         }
     }
-    blobs.remove_dead_names()?;
+    match registry {
+        Some(registry) => registry.drop_dead_names(horizon)?,
+        None => drop(blobs.remove_dead_names()?),
+    }
     Ok(freed)
 }

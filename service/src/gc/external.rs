@@ -17,7 +17,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::plan::{Doomed, InUse, Stored, TagToGo};
 use super::{CollectError, Result};
 use crate::catalog::{Catalog, CatalogError, NAME_NOTE};
-use crate::places::{IMAGES, NAMES, Name, STEPS};
+use crate::places::{BUILD_CACHE, BUILDS, IMAGES, NAMES, Name, STEPS, passing_since};
 use crate::registry::collect::{Holding, Listed, Parts, Read, Survey, Tagged};
 
 /// Questions that are put to the registry at once.
@@ -34,8 +34,10 @@ pub(super) async fn survey(
 ) -> Result<(Survey, HashMap<Digest, Stored>)> {
     let mut survey = Survey::default();
     let known = catalog.known_manifests();
-    for repository in [IMAGES, STEPS, NAMES] {
-        let tags = catalog.regional().tags(repository).await.map_err(failed)?;
+    for repository in [IMAGES, STEPS, NAMES, BUILDS, BUILD_CACHE] {
+        let mut tags = catalog.regional().tags(repository).await.map_err(failed)?;
+        // Lists of what is attached to an image go with that.
+        tags.retain(|tag| !tag.starts_with("sha256-"));
         let holding = holding(catalog, repository, tags, read).await?;
         survey.repositories.insert(repository.to_owned(), holding);
     }
@@ -60,8 +62,10 @@ pub(super) async fn survey(
             let noted = format!("sha256:{tag}").parse::<Digest>();
             let mine = noted.is_ok_and(|key| in_use.steps.contains_key(&key));
             // Of others nobody here knows whether they are used.
-            if name == STEPS && !mine {
-                to.set = now;
+            match name.as_str() {
+                STEPS | BUILD_CACHE if !mine => to.set = now,
+                BUILDS => to.set = passing_since(tag).unwrap_or(now),
+                _ => {}
             }
         }
         for listed in holding.manifests.values_mut() {
@@ -69,7 +73,7 @@ pub(super) async fn survey(
             let used = digest.and_then(|digest| catalog.last_use(&digest));
             let made = digest.and_then(|digest| known.get(&digest).copied());
             listed.used = used.max(made).unwrap_or(match name.as_str() {
-                STEPS | NAMES => SystemTime::UNIX_EPOCH,
+                STEPS | NAMES | BUILDS | BUILD_CACHE => SystemTime::UNIX_EPOCH,
                 _ => now,
             });
             let mut note = |digest: Digest, size| {
@@ -178,8 +182,17 @@ pub(super) async fn drop_tags(
     manifests: &BTreeMap<String, Doomed>,
     horizon: &Horizon,
 ) -> Result<Vec<bool>> {
-    let steps = manifests.get(STEPS).map(|doomed| doomed.order.as_slice());
-    let mut steps: BTreeSet<&AnyDigest> = steps.unwrap_or_default().iter().collect();
+    // Manifests go with the first of their tags.
+    let mut own: BTreeSet<(&str, &AnyDigest)> = BTreeSet::new();
+    for repository in [STEPS, BUILDS, BUILD_CACHE] {
+        let doomed = manifests.get(repository).map(|doomed| doomed.order.iter());
+        own.extend(
+            doomed
+                .into_iter()
+                .flatten()
+                .map(|digest| (repository, digest)),
+        );
+    }
     let mut gone = Vec::with_capacity(tags.len());
     for tag in tags {
         let AnyDigest::Sha256(digest) = &tag.digest else {
@@ -193,9 +206,9 @@ pub(super) async fn drop_tags(
             },
             // With the name that it files.
             NAMES => false,
-            STEPS => {
-                let manifest = steps.remove(&tag.digest).then_some(digest);
-                catalog.drop_step(&tag.tag, manifest).await?;
+            repository @ (STEPS | BUILDS | BUILD_CACHE) => {
+                let manifest = own.remove(&(repository, &tag.digest)).then_some(digest);
+                catalog.drop_own(repository, &tag.tag, manifest).await?;
                 true
             }
             repository => match format!("{repository}:{}", tag.tag).parse() {

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use chalk_core::Digest;
 use chalk_core::wire::CollectArea;
 use chalk_store::failpoint::{Step, around};
 use chalk_store::uploads::{Arriving, UploadId};
@@ -12,7 +13,7 @@ use super::plan::{Item, Plan};
 use super::words::{bytes, length};
 use super::{Collector, Result, age, blocking};
 use crate::engine::{CacheEntry, CacheKind};
-use crate::places::STEPS;
+use crate::places::{BUILD_CACHE, STEPS};
 use crate::registry::collect::Survey;
 use crate::registry::{EmbeddedError, RegistryLimits};
 
@@ -28,6 +29,8 @@ pub(super) enum What {
     Objects,
     Cache(CacheKind, String),
     Build(String),
+    /// Copies of blobs that lie in a bucket, but these, and what lies beside them.
+    Copies(HashSet<Digest>),
     /// Nothing: it is only told of.
     Told,
 }
@@ -90,6 +93,56 @@ impl Collector {
         Ok(extras)
     }
 
+    /// Copies of what lies in a bucket, and files that builds were given, as two sums.
+    pub(super) async fn copies(
+        &self,
+        needed: &HashSet<Digest>,
+        horizon: &Horizon,
+    ) -> Result<Vec<Extra>> {
+        let (blobs, wall) = (self.parts.blobs.clone(), horizon.wall);
+        let kept = needed.clone();
+        let sums = blocking(move || {
+            let mut sums = [(0_u64, 0_u64); 2];
+            for found in blobs.list()? {
+                let (blob, used) = found?;
+                if !kept.contains(&blob.digest) {
+                    let (count, size) = &mut sums[usize::from(used < wall)];
+                    (*count, *size) = (*count + 1, *size + blob.size);
+                }
+            }
+            Ok(sums)
+        })
+        .await?;
+        let mut extras = Vec::new();
+        for (free, (count, bytes)) in [false, true].into_iter().zip(sums) {
+            if count == 0 {
+                continue;
+            }
+            let why = match free {
+                true => {
+                    "they are in the bucket, or were given to a build, and nobody used them for long"
+                }
+                false => "they were used lately",
+            };
+            extras.push(Extra {
+                item: Item {
+                    area: CollectArea::Caches,
+                    name: format!("{count} copies of blobs and files of builds"),
+                    digest: None,
+                    free,
+                    why: why.to_owned(),
+                    bytes,
+                    frees: if free { bytes } else { 0 },
+                },
+                what: match free {
+                    true => What::Copies(needed.clone()),
+                    false => What::Told,
+                },
+            });
+        }
+        Ok(extras)
+    }
+
     pub(super) fn caches(
         &self,
         mut caches: Vec<CacheEntry>,
@@ -98,13 +151,16 @@ impl Collector {
         plan: &Plan,
     ) -> Vec<Extra> {
         let settings = &self.parts.settings;
-        let steps = survey.repositories.get(STEPS);
-        let going: HashSet<&str> = plan
+        let going: HashSet<(&str, &str)> = plan
             .tags
             .iter()
-            .filter(|tag| tag.repository == STEPS)
-            .map(|tag| tag.tag.as_str())
+            .map(|tag| (tag.repository.as_str(), tag.tag.as_str()))
             .collect();
+        let is_there = |repository: &str, tag: &String| {
+            let holding = survey.repositories.get(repository);
+            let there = holding.is_some_and(|holding| holding.tags.contains_key(tag));
+            there && !going.contains(&(repository, tag.as_str()))
+        };
         caches.sort_by_key(|cache| cache.used);
         let mut left: u64 = caches.iter().map(|cache| cache.bytes).sum();
         let limit = settings.caches_size.map(|size| size.as_u64());
@@ -112,14 +168,16 @@ impl Collector {
         for cache in caches {
             let (age, recent) = (age(cache.used), cache.used >= horizon.wall);
             let ago = length(age);
-            // Notes of steps come and go with the steps that the registry has.
-            let orphan = cache.kind == CacheKind::Step
-                && (going.contains(cache.name.as_str())
-                    || steps.is_none_or(|steps| !steps.tags.contains_key(&cache.name)));
+            // Notes come and go with what the registry has.
+            let orphan = match cache.kind {
+                CacheKind::Step => !is_there(STEPS, &cache.name),
+                CacheKind::Shared => !is_there(BUILD_CACHE, &cache.name),
+                _ => false,
+            };
             let old = settings.caches_age.filter(|limit| age >= *limit);
             let (free, why) = match (recent, orphan, old, limit) {
                 (true, ..) => (false, format!("a build used it {ago} ago")),
-                (_, true, ..) => (true, "its step is not cached any more".to_owned()),
+                (_, true, ..) => (true, "what it notes is not cached any more".to_owned()),
                 (_, _, Some(limit), _) => {
                     let limit = length(limit);
                     (
@@ -143,9 +201,10 @@ impl Collector {
                 CacheKind::Tool => "tool",
                 CacheKind::Mount => "mount",
                 CacheKind::Step => "step",
+                CacheKind::Shared => "shared cache",
             };
             // There are as many notes as steps, and they are small.
-            if cache.kind == CacheKind::Step && !free {
+            if matches!(cache.kind, CacheKind::Step | CacheKind::Shared) && !free {
                 continue;
             }
             extras.push(Extra {
@@ -210,6 +269,22 @@ impl Collector {
                 let volumes = parts.volumes.clone();
                 blocking(move || {
                     around(Step::GcUpload, || volumes.sweep_objects())?;
+                    Ok(true)
+                })
+                .await
+            }
+            What::Copies(needed) => {
+                let (blobs, horizon) = (parts.blobs.clone(), *horizon);
+                let (volumes, mut needed) = (parts.volumes.clone(), needed.clone());
+                blocking(move || {
+                    // Versions may have come that name what older ones named.
+                    needed.extend(volumes.reachable()?);
+                    for found in blobs.list()? {
+                        let (blob, used) = found?;
+                        if used < horizon.wall && !needed.contains(&blob.digest) {
+                            blobs.remove_unused(&blob.digest, &horizon)?;
+                        }
+                    }
                     Ok(true)
                 })
                 .await

@@ -7,7 +7,7 @@ use chalk_core::{AnyDigest, Digest};
 use super::judge::{Judged, Verdict};
 use super::plan::{Doomed, Input};
 use super::words::length;
-use crate::places::{IMAGES, NAMES, STEPS};
+use crate::places::{BUILD_CACHE, BUILDS, IMAGES, NAMES, STEPS};
 use crate::registry::collect::Holding;
 
 /// What a manifest brings along within its repository.
@@ -110,7 +110,8 @@ impl<'a> Graph<'a> {
             .map(|tag| tag.digest)
             .collect();
         let untagged: HashSet<&AnyDigest> = tags.iter().map(|tag| tag.digest).collect();
-        let own = matches!(name, IMAGES | STEPS | NAMES) || name.starts_with("imports/");
+        let own = matches!(name, IMAGES | STEPS | NAMES | BUILDS | BUILD_CACHE)
+            || name.starts_with("imports/");
         let mut fates: BTreeMap<AnyDigest, Fate> = BTreeMap::new();
         let mut open = Vec::new();
         for (digest, listed) in &self.holding.manifests {

@@ -10,7 +10,7 @@ use super::graph::Graph;
 use super::plan::Input;
 use super::words::{bytes, length};
 use crate::catalog::NAME_NOTE;
-use crate::places::{IMAGES, NAMES, STEPS};
+use crate::places::{BUILD_CACHE, BUILDS, IMAGES, NAMES, STEPS};
 use crate::registry::collect::Holding;
 
 /// First word of the tags of images that are kept ready.
@@ -43,7 +43,7 @@ pub(super) struct Judged<'a> {
 fn area(repository: &str) -> Option<CollectArea> {
     match repository {
         IMAGES => Some(CollectArea::Images),
-        STEPS => Some(CollectArea::Steps),
+        STEPS | BUILDS | BUILD_CACHE => Some(CollectArea::Steps),
         // Entries of the directory of names are nothing of their own.
         NAMES => None,
         other if other.starts_with("imports/") => Some(CollectArea::Imports),
@@ -51,9 +51,9 @@ fn area(repository: &str) -> Option<CollectArea> {
     }
 }
 
-pub(super) fn shown(area: CollectArea, repository: &str, tag: &str) -> String {
-    match area {
-        CollectArea::Images | CollectArea::Steps => tag.to_owned(),
+pub(super) fn shown(repository: &str, tag: &str) -> String {
+    match repository {
+        IMAGES | STEPS => tag.to_owned(),
         _ => format!("{repository}:{tag}"),
     }
 }
@@ -168,6 +168,11 @@ fn hard(
     if used >= input.horizon {
         let ago = input.ago(used);
         return Some(Verdict::Stays(format!("it was used {ago} ago")));
+    }
+    if repository == BUILDS {
+        return Some(Verdict::Goes(
+            "the build that it was for has ended".to_owned(),
+        ));
     }
     let prewarm = repository.starts_with("imports/") && tag.starts_with(PREWARM);
     prewarm.then(|| Verdict::Goes("it is not kept ready any more".to_owned()))

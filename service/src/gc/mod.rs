@@ -35,7 +35,7 @@ use tokio::sync::Mutex;
 
 use crate::builds::{Builds, BuildsError};
 use crate::catalog::{Catalog, CatalogError, NAME_NOTE};
-use crate::engine::{CacheKind, Engine, EngineError};
+use crate::engine::{CacheEntry, CacheKind, Engine, EngineError};
 use crate::fleet::Fleet;
 use crate::places::{IMAGES, NAMES, Name, STEPS};
 use crate::projects::Projects;
@@ -166,13 +166,31 @@ impl Collector {
     /// Collects, or says what would go; after a run that is under way.
     ///
     /// # Errors
-    /// When something cannot be read or removed. What went by then is gone.
+    /// [`EmbeddedError::BucketShared`]; when something cannot be read or removed. What went by then is
+    /// gone.
     pub(crate) async fn collect(&self, dry_run: bool) -> Result<Collected> {
         let mut read = self.running.lock().await;
+        let bucket = self.parts.registry.as_ref().and_then(Registry::bucket);
+        let Some(bucket) = bucket.cloned() else {
+            return self.collect_alone(dry_run, &mut read).await;
+        };
+        let grace = self.parts.settings.grace;
+        let begin = bucket.clone();
+        blocking(move || Ok(begin.begin_collection(grace)?)).await?;
+        let collected = self.collect_alone(dry_run, &mut read).await;
+        blocking(move || {
+            bucket.end_collection();
+            Ok(())
+        })
+        .await?;
+        collected
+    }
+
+    async fn collect_alone(&self, dry_run: bool, read: &mut Read) -> Result<Collected> {
         let (started, clock) = (jiff::Timestamp::now(), Instant::now());
-        let mut decided = self.decide(&mut read).await?;
+        let mut decided = self.decide(read).await?;
         if !dry_run {
-            self.carry_out(&mut decided, &mut read).await?;
+            self.carry_out(&mut decided, read).await?;
         }
         let extras = decided.extras.into_iter().map(|extra| extra.item);
         let extras = decided.external.items.into_iter().chain(extras);
@@ -221,7 +239,8 @@ impl Collector {
         let horizon = parts.blobs.horizon(settings.grace, self.oldest()?);
         let mut in_use = roots::in_use(&parts.fleet, &parts.builds);
         let caches = parts.engine.caches().await?;
-        for cache in caches.iter().filter(|cache| cache.kind == CacheKind::Step) {
+        let noted = |cache: &&CacheEntry| matches!(cache.kind, CacheKind::Step | CacheKind::Shared);
+        for cache in caches.iter().filter(noted) {
             if let Ok(key) = format!("sha256:{}", cache.name).parse() {
                 in_use.steps.insert(key, cache.used);
             }
@@ -279,6 +298,9 @@ impl Collector {
         };
         extras.extend(self.caches(caches, &horizon, steps, going));
         extras.extend(self.builds().await?);
+        if self.in_bucket() {
+            extras.extend(self.copies(&needed, &horizon).await?);
+        }
         Ok(Decided {
             horizon,
             plan,
@@ -287,6 +309,12 @@ impl Collector {
             filed,
             needed,
         })
+    }
+
+    /// Whether the registry lies in a bucket, and blobs here are copies.
+    fn in_bucket(&self) -> bool {
+        let registry = self.parts.registry.as_ref();
+        registry.is_some_and(|registry| registry.bucket().is_some())
     }
 
     async fn carry_out(&self, decided: &mut Decided, read: &mut Read) -> Result<()> {
@@ -311,7 +339,10 @@ impl Collector {
                 extra.item.stays();
             }
         }
-        self.parts.blobs.forget_uses(&decided.horizon);
+        match &self.parts.registry {
+            Some(registry) => registry.forget_uses(&decided.horizon),
+            None => self.parts.blobs.forget_uses(&decided.horizon),
+        }
         let projects = self.parts.projects.clone();
         blocking(move || Ok(projects.forget_gone()?)).await
     }

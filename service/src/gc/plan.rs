@@ -151,7 +151,7 @@ pub(super) fn plan(input: &Input<'_>) -> Plan {
             let (Verdict::Stays(why) | Verdict::May(why) | Verdict::Goes(why)) = &tag.verdict;
             plan.items.push(Item {
                 area,
-                name: shown(area, tag.repository, tag.tag),
+                name: shown(tag.repository, tag.tag),
                 digest: Some(tag.digest.clone()),
                 free: goes,
                 why: why.clone(),

@@ -19,7 +19,7 @@ use super::external;
 use super::plan::{self, InUse, Input, Plan};
 use crate::catalog::Catalog;
 use crate::index::{Index, Known};
-use crate::places::{IMAGES, STEPS};
+use crate::places::{BUILD_CACHE, BUILDS, IMAGES, STEPS, passing_tag};
 use crate::registry::collect::Read;
 use crate::registry::{Regional, Registry};
 use crate::settings;
@@ -686,6 +686,30 @@ fn what_was_used_within_the_grace_stays_and_is_said() {
 }
 
 #[test]
+fn what_builders_left_goes() {
+    let mut place = Place::new();
+    let cache = Digest::of(b"place").hex();
+    place.image(BUILDS, "passing", &["one"]);
+    place.image(BUILD_CACHE, &cache, &["two"]);
+    let stays = |plan: &Plan| {
+        ["passing", &cache].map(|tag| !plan.tags.iter().any(|going| going.tag == tag))
+    };
+    let policy = settings::Gc {
+        steps_age: Some(3 * HOUR),
+        ..Place::policy()
+    };
+    let (plan, _) = place.collect(&policy, &InUse::default());
+    assert_eq!(stays(&plan), [true, true], "{:#?}", plan.items);
+    place.age();
+    let (plan, _) = place.collect(&policy, &InUse::default());
+    assert_eq!(stays(&plan), [false, true], "{:#?}", plan.items);
+    place.age();
+    let (plan, _) = place.collect(&policy, &InUse::default());
+    assert!(!stays(&plan)[1], "{:#?}", plan.items);
+    assert_eq!(place.blobs.list().unwrap().count(), 0);
+}
+
+#[test]
 fn a_damaged_manifest_keeps_what_it_may_name() {
     let mut place = Place::new();
     let digest = place.image("team/app", "v1", &["one"]);
@@ -751,6 +775,15 @@ fn an_external_registry_loses_what_the_service_did_not_use() {
     let mut in_use = InUse::default();
     let long_ago = SystemTime::now() - 1000 * HOUR;
     in_use.steps.insert(hash("mine"), long_ago);
+    // What builders made on the way, and what they cache for each other.
+    let passing = [long_ago, SystemTime::now()].map(|made| passing_tag(made, 1));
+    for tag in &passing {
+        place.image(BUILDS, tag, &[tag]);
+    }
+    for name in ["shared", "shared by others"] {
+        place.image(BUILD_CACHE, &hash(name).hex(), &[name]);
+    }
+    in_use.steps.insert(hash("shared"), long_ago);
     let find = |name: &str| place.wait(catalog.find(&hash(name))).unwrap();
     assert!(find("used").is_some());
 
@@ -784,12 +817,20 @@ fn an_external_registry_loses_what_the_service_did_not_use() {
         "{:#?}",
         plan.items
     );
+    let goes = |repository: &str, tag: &str| fate(&plan, &format!("{repository}:{tag}")).0;
+    assert!(goes(BUILDS, &passing[0]) && !goes(BUILDS, &passing[1]));
+    assert!(goes(BUILD_CACHE, &hash("shared").hex()));
+    assert!(!goes(BUILD_CACHE, &hash("shared by others").hex()));
     // Asked for after it was judged.
     assert!(find("late").is_some());
     let (tags, manifests) = (&plan.tags, &plan.manifests);
     let gone = place.wait(external::drop_tags(&catalog, tags, manifests, &horizon));
     let gone = gone.unwrap().into_iter().filter(|gone| *gone).count();
-    assert_eq!(gone, 2);
+    assert_eq!(gone, 4);
+    for repository in [BUILDS, BUILD_CACHE] {
+        assert_eq!(place.registry.manifests(repository).unwrap().len(), 1);
+        assert_eq!(place.registry.tags(repository).unwrap().len(), 1);
+    }
     assert!(find("used").is_some() && find("late").is_some());
     assert!(find("unused").is_none() && index.image(&hash("unused")).is_none());
     for (name, stays) in [("mine", false), ("of another builder", true)] {

@@ -1,10 +1,12 @@
 //! What nodes call: registration, sessions, and the blobs of mounted files.
 
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Extension, Query, Request, State};
 use axum::http::{Version, header};
 use axum::response::{IntoResponse, Response};
 use chalk_core::Digest;
+use chalk_core::reference::is_repository;
 use chalk_core::wire::agent::{Register, Registered};
+use chalk_store::registry::PullToken;
 use chalk_store::{BlobError, BlobStore};
 
 use super::Api;
@@ -57,6 +59,67 @@ pub(super) async fn session(
     let host = host_of(&request);
     let body = request.into_body();
     Ok(session::open(service.fleet(), name, token, host, body))
+}
+
+/// What a token service answers (token specification of the distribution project).
+#[derive(serde::Serialize)]
+struct TokenAnswer {
+    token: String,
+    expires_in: u64,
+}
+
+/// Gets a node what it needs to read a repository of its region's registry that it was told to have
+/// an image of, and nothing of our own login there.
+pub(super) async fn registry_token(
+    State(service): Api,
+    Extension(who): Extension<Principal>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> ApiResult<impl IntoResponse> {
+    let (name, _) = node(who)?;
+    let all = |key: &str| {
+        let found = query.iter().filter(|(name, _)| name == key);
+        found.map(|(_, value)| value.clone()).collect::<Vec<_>>()
+    };
+    let (registries, scopes) = (all("registry"), all("scope"));
+    let wrong = || {
+        ApiError::bad_request(
+            "the query is wrong",
+            "expected one `registry` and one `scope` such as `repository:chalk/images:pull`",
+            "nodes may read one repository at a time, and change none",
+        )
+    };
+    let ([registry], [scope]) = (&registries[..], &scopes[..]) else {
+        return Err(wrong());
+    };
+    let repository = scope
+        .strip_prefix("repository:")
+        .and_then(|rest| rest.strip_suffix(":pull"))
+        .filter(|repository| is_repository(repository))
+        .ok_or_else(wrong)?;
+    let none = || {
+        let detail = format!("nobody here gets tokens for {repository} of {registry}");
+        ApiError::not_found("no such token", detail)
+    };
+    let nodes = service.fleet().nodes();
+    let region = nodes.get(&name)?.region;
+    let regions = service.fleet().regions();
+    let (regional, inside) = regions
+        .external(&region, registry, repository)
+        .ok_or_else(none)?;
+    if !nodes.grants().repository(&name, repository) {
+        return Err(super::allows::forbidden(
+            format!("the node was not told to have an image of {repository}"),
+            "nodes read what a warm or a sandbox brings them",
+        ));
+    }
+    let token = regional.pull_token(&inside).await?;
+    let PullToken { token, lifetime } = token.ok_or_else(none)?;
+    tracing::debug!(node = &*name, registry, repository, "token for a registry");
+    let answer = TokenAnswer {
+        token,
+        expires_in: lifetime.as_secs(),
+    };
+    Ok(([(header::CACHE_CONTROL, "no-store")], axum::Json(answer)))
 }
 
 /// A blob of the store, whole and checked while it is sent: rot breaks the answer off.

@@ -4,7 +4,6 @@ use chalk_core::wire::blob_batch::InvalidBatch;
 use chalk_core::wire::problem;
 use chalk_store::BlobError;
 use chalk_store::archive::ArchiveError;
-use chalk_store::registry::RegistryError;
 
 use super::problem::ApiError;
 use crate::bases::BaseError;
@@ -13,7 +12,7 @@ use crate::catalog::CatalogError;
 use crate::engine::EngineError;
 use crate::gc::CollectError;
 use crate::index::IndexError;
-use crate::registry::RegionalError;
+use crate::registry::{EmbeddedError, RegionalError};
 use crate::resolve::ResolveError;
 use crate::secrets::SecretError;
 use crate::volumes::VolumeError;
@@ -102,24 +101,18 @@ impl From<IndexError> for ApiError {
 
 impl From<RegionalError> for ApiError {
     fn from(error: RegionalError) -> Self {
-        let external = match &error {
-            RegionalError::External(external) => external,
+        match &error {
             RegionalError::Name { .. } => {
-                return Self::bad_request("the name is wrong", error.to_string(), "");
+                Self::bad_request("the name is wrong", error.to_string(), "")
             }
-            _ => return Self::internal("the regional registry failed", &error),
-        };
-        match external {
-            RegistryError::Unreachable { .. }
-            | RegistryError::Unavailable { .. }
-            | RegistryError::Denied { .. } => Self::new(
+            error if error.is_unreachable() => Self::new(
                 problem::REGISTRY_UNREACHABLE,
                 502,
                 "the regional registry cannot be reached",
-                external.to_string(),
+                error.to_string(),
                 "check the service's settings `registry.*`",
             ),
-            _ => Self::internal("the regional registry failed", external),
+            _ => Self::internal("the regional registry failed", &error),
         }
     }
 }
@@ -179,6 +172,13 @@ impl From<ResolveError> for ApiError {
 impl From<CollectError> for ApiError {
     fn from(error: CollectError) -> Self {
         match error {
+            CollectError::Registry(EmbeddedError::BucketShared { .. }) => Self::new(
+                problem::CONFLICT,
+                409,
+                "garbage is not collected",
+                error.to_string(),
+                "a bucket is collected by its only service: stop the others for `gc.grace` and an hour; see docs/gc.md, \"Limits\"",
+            ),
             CollectError::Stopping => Self::unavailable("the service stops", ""),
             other => Self::internal("garbage collection broke off", &other),
         }

@@ -30,6 +30,18 @@ pub(super) fn agent_routes() -> Vec<Route> {
                 .gives_other(LINES),
         ),
         Route::new(
+            Method::GET,
+            "/v1/agent/registry-token",
+            get(agent::registry_token),
+            Call::new("Get a node a token for reading a repository of its region's registry, as a token service does (404: it takes none)")
+                .query(&[
+                    ("registry", Text, "`host[:port]` of the registry"),
+                    ("scope", Text, "`repository:NAME:pull`"),
+                    ("service", Text, "not looked at"),
+                ])
+                .gives_other("application/json"),
+        ),
+        Route::new(
             Method::POST,
             "/v1/agent/streams/{ticket}",
             post(sandboxes::pass_on),

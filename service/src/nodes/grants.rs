@@ -147,6 +147,14 @@ impl Grants {
         granted.is_some_and(|grant| matches!(&grant.kind, Kind::Image(of) if of == repository))
     }
 
+    /// Whether a node was told to have an image of that repository.
+    pub(crate) fn repository(&self, node: &str, repository: &str) -> bool {
+        let is_in = |grant: &Grant| matches!(&grant.kind, Kind::Image(of) if of == repository);
+        let state = self.state();
+        let granted = state.nodes.get(node);
+        granted.is_some_and(|granted| granted.values().any(is_in))
+    }
+
     /// Whether a node may read that blob of a repository: an image that it was told to have names
     /// it. `read` gives what a manifest names. Blocks.
     pub(crate) fn blob(
@@ -233,6 +241,8 @@ mod tests {
 
     fn image(digest: Digest) -> ImageRef {
         ImageRef {
+            api: None,
+            broker: false,
             digest,
             image_hash: None,
             registry: "r".into(),
@@ -280,6 +290,8 @@ mod tests {
             assert!(!grants.manifest("o", "a", &digest(name)));
         }
         assert!(!grants.manifest("n", "a", &tree));
+        assert!(grants.repository("n", "a"));
+        assert!(!grants.repository("n", "b") && !grants.repository("o", "a"));
         let names = |of: &Digest| (*of == digest("m")).then(|| [digest("layer")].into());
         assert!(grants.blob("n", "a", &digest("layer"), names));
         assert!(!grants.blob("n", "b", &digest("layer"), names));
@@ -289,6 +301,7 @@ mod tests {
         assert!(!grants.file("n", &digest("m"), &blobs));
         grants.removed("n");
         assert!(!grants.manifest("n", "a", &digest("m")));
+        assert!(!grants.repository("n", "a"));
         drop(grants);
         let grants = Grants::load(open()).unwrap();
         assert!(!grants.file("n", &tree, &blobs));

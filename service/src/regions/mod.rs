@@ -116,7 +116,8 @@ impl Regions {
         image: &ImageAt,
         peers: Vec<String>,
     ) -> ImageRef {
-        let (registry, prefix, node_login) = match self.own.get(region) {
+        let own = self.own.get(region);
+        let (registry, prefix, node_login) = match own {
             Some(own) => (own.at.host(), own.at.prefix(), false),
             None if self.by_session => (host, "", true),
             None => {
@@ -124,6 +125,7 @@ impl Regions {
                 (host, prefix, self.embedded)
             }
         };
+        let regional = own.map_or(&self.home_registry, |own| &own.regional);
         let repository = match prefix {
             "" => image.repository.clone(),
             prefix => format!("{prefix}/{}", image.repository),
@@ -135,9 +137,28 @@ impl Regions {
             repository,
             name: self.name_at(&image.name, registry, prefix),
             node_login,
+            broker: !node_login,
+            api: regional.api().map(str::to_owned),
             peers,
             traceparent: None,
         }
+    }
+
+    /// The external registry that nodes of `region` pull from, if it is at `host`, and a repository
+    /// of it without its prefix; `None` when that is not theirs, or the embedded one.
+    pub(crate) fn external(
+        &self,
+        region: &str,
+        host: &str,
+        repository: &str,
+    ) -> Option<(Arc<dyn Regional>, String)> {
+        let (public, regional) = match self.own.get(region) {
+            Some(own) => (own.at.to_string(), &own.regional),
+            None if self.embedded => return None,
+            None => (self.public.clone(), &self.home_registry),
+        };
+        let reference = Reference::new(host, repository, None, None).ok()?;
+        Some((regional.clone(), inside(&public, &reference)?))
     }
 
     /// A name in terms of the registry at `host` and `prefix`, where it is one of the home registry:
@@ -181,6 +202,7 @@ impl Regions {
 fn registry_problem(title: &str, error: &RegionalError) -> Problem {
     let (kind, status) = match error {
         RegionalError::External(_) => (problem::REGISTRY_UNREACHABLE, 502),
+        error if error.is_unreachable() => (problem::REGISTRY_UNREACHABLE, 502),
         _ => (problem::INTERNAL, 500),
     };
     Problem {

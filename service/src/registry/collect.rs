@@ -8,20 +8,17 @@
 //! [`BlobStore::hold`]: chalk_store::BlobStore::hold
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use chalk_core::{AnyDigest, Digest};
-use chalk_store::BlobError;
 use chalk_store::failpoint::{Step, around};
 use chalk_store::registry::MANIFEST_LIMIT;
 use chalk_store::uses::Horizon;
+use chalk_store::{BlobError, Unused};
 
 use super::content::{self, Content};
 use super::error::EmbeddedError;
-use super::layout;
 use super::store::Registry;
 
 type Result<T> = std::result::Result<T, EmbeddedError>;
@@ -42,6 +39,15 @@ pub(crate) struct Holding {
     pub(crate) manifests: BTreeMap<AnyDigest, Listed>,
     /// Blobs that are part of it.
     pub(crate) links: Vec<AnyDigest>,
+}
+
+/// A blob.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    /// How many bytes it has.
+    pub(crate) size: u64,
+    /// When it was last used, as far as is known.
+    pub(crate) used: SystemTime,
 }
 
 /// Where a tag points.
@@ -109,32 +115,70 @@ impl Registry {
     pub(crate) fn survey(&self, read: &mut Read) -> Result<Survey> {
         let mut survey = Survey::default();
         let mut seen = Read::new();
+        let held = self.held()?;
         for repository in self.repositories()? {
-            let holding = self.holding(&repository, read, &mut seen)?;
+            let holding = self.holding(&repository, &held, read, &mut seen)?;
             survey.repositories.insert(repository, holding);
         }
         *read = seen;
         Ok(survey)
     }
 
-    fn holding(&self, repository: &str, read: &Read, seen: &mut Read) -> Result<Holding> {
+    /// All blobs, of whichever repository, which uses none.
+    ///
+    /// # Errors
+    /// `Blob`, `Bucket`.
+    pub(crate) fn held(&self) -> Result<HashMap<Digest, Held>> {
+        if let Some(bucket) = self.bucket() {
+            return bucket.blobs();
+        }
+        let mut all = HashMap::new();
+        for found in self.blobs().list()? {
+            let (blob, used) = found?;
+            let size = blob.size;
+            all.insert(blob.digest, Held { size, used });
+        }
+        Ok(all)
+    }
+
+    fn held_now(&self, blob: &Digest) -> Result<Option<Held>> {
+        if let Some(bucket) = self.bucket() {
+            return bucket.held(blob);
+        }
+        let path = self.blobs().path(blob);
+        let meta = match std::fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(EmbeddedError::io("inspect", path)(e)),
+        };
+        let used = meta
+            .modified()
+            .map_err(EmbeddedError::io("inspect", path))?;
+        let size = meta.len();
+        Ok(Some(Held { size, used }))
+    }
+
+    fn holding(
+        &self,
+        repository: &str,
+        held: &HashMap<Digest, Held>,
+        read: &Read,
+        seen: &mut Read,
+    ) -> Result<Holding> {
         let layout = self.layout();
         let mut holding = Holding::default();
         // Tags first: what one points to was there before it.
-        for tag in layout::names(&layout.tags(repository)?)? {
-            let path = layout.tag(repository, &tag)?;
+        for (tag, set) in layout.dated(&layout.tags(repository)?)? {
             if let Some(digest) = self.tagged(repository, &tag)? {
-                let set = fs::metadata(&path).and_then(|meta| meta.modified());
-                let set = set.unwrap_or_else(|_| SystemTime::now());
                 holding.tags.insert(tag, Tagged { digest, set });
             }
         }
         for digest in self.manifests(repository)? {
-            let link = layout::read(&layout.manifest(repository, &digest)?)?;
+            let link = layout.read(&layout.manifest(repository, &digest)?)?;
             let Some(media_type) = link.and_then(|bytes| String::from_utf8(bytes).ok()) else {
                 continue;
             };
-            let listed = self.listed(&digest, &media_type, read, seen)?;
+            let listed = self.listed(&digest, &media_type, held, read, seen)?;
             holding.manifests.insert(digest, listed);
         }
         holding.links = self.linked(repository)?;
@@ -145,48 +189,58 @@ impl Registry {
         &self,
         digest: &AnyDigest,
         media_type: &str,
+        held: &HashMap<Digest, Held>,
         read: &Read,
         seen: &mut Read,
     ) -> Result<Listed> {
-        let blobs = self.blobs();
         let lost = Listed {
             blob: None,
             size: 0,
             used: SystemTime::UNIX_EPOCH,
             parts: None,
         };
-        let Some(blob) = blobs.resolve(digest)? else {
+        let Some(blob) = self.resolve(digest)? else {
             return Ok(lost);
         };
-        let meta = match fs::symlink_metadata(blobs.path(&blob)) {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(lost),
-            Err(e) => return Err(EmbeddedError::io("inspect", blobs.path(&blob))(e)),
+        let found = match held.get(&blob) {
+            Some(found) => Some(*found),
+            // It may have come since.
+            None => self.held_now(&blob)?,
         };
-        let used = meta.modified();
-        let used = used.map_err(EmbeddedError::io("inspect", blobs.path(&blob)))?;
+        let Some(Held { size, used }) = found else {
+            return Ok(lost);
+        };
         let known = seen.get(digest).or_else(|| read.get(digest)).cloned();
         let parts = match known {
             Some((_, parts)) => Some(parts),
-            None => match blobs.inspect(&blob, MANIFEST_LIMIT) {
-                Ok(bytes) => Parts::read(media_type, &bytes).map(Arc::new),
-                Err(
-                    BlobError::NotFound(_)
-                    | BlobError::Mismatch { .. }
-                    | BlobError::TooLarge { .. },
-                ) => None,
-                Err(error) => return Err(error.into()),
-            },
+            None => {
+                let bytes = self.inspect(&blob)?;
+                bytes.and_then(|bytes| Parts::read(media_type, &bytes).map(Arc::new))
+            }
         };
         if let Some(parts) = &parts {
-            seen.insert(digest.clone(), (meta.len(), parts.clone()));
+            seen.insert(digest.clone(), (size, parts.clone()));
         }
         Ok(Listed {
             blob: Some(blob),
-            size: meta.len(),
+            size,
             used,
             parts,
         })
+    }
+
+    /// The bytes of a document, which uses it not; `None` when they are lost or damaged.
+    fn inspect(&self, blob: &Digest) -> Result<Option<Vec<u8>>> {
+        if let Some(bucket) = self.bucket() {
+            return bucket.inspect(blob, self.blobs());
+        }
+        match self.blobs().inspect(blob, MANIFEST_LIMIT) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(
+                BlobError::NotFound(_) | BlobError::Mismatch { .. } | BlobError::TooLarge { .. },
+            ) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Removes a tag if it still points to `digest`, and that manifest was not used after the
@@ -207,7 +261,7 @@ impl Registry {
             return Ok(false);
         }
         self.unless_used(digest, horizon, || {
-            around(Step::GcTag, || layout::remove(&path))?;
+            around(Step::GcTag, || self.layout().remove(&path))?;
             self.heads().forget(repository, [tag]);
             Ok(())
         })
@@ -231,12 +285,12 @@ impl Registry {
         let mut removed = Vec::new();
         let _turn = self.change();
         let mut tagged = HashSet::new();
-        for tag in layout::names(&layout.tags(repository)?)? {
+        for tag in layout.names(&layout.tags(repository)?)? {
             tagged.extend(self.tagged(repository, &tag)?);
         }
         for digest in digests {
             let there = |other: &AnyDigest| -> Result<bool> {
-                Ok(layout.manifest(repository, other)?.exists())
+                layout.has(&layout.manifest(repository, other)?)
             };
             let mut needed = tagged.contains(digest);
             for other in needed_by.get(digest).into_iter().flatten() {
@@ -250,7 +304,7 @@ impl Registry {
             }
             let link = layout.manifest(repository, digest)?;
             let gone = self.unless_used(digest, horizon, || {
-                around(Step::GcManifest, || layout::remove(&link))?;
+                around(Step::GcManifest, || layout.remove(&link))?;
                 self.heads()
                     .forget(repository, [digest.to_string().as_str()]);
                 Ok(())
@@ -282,10 +336,41 @@ impl Registry {
             let link = self.layout().layer(repository, digest)?;
             // Nothing comes of a link that a crash brings back: its blob is there, or not.
             gone += usize::from(self.unless_used(digest, horizon, || {
-                around(Step::GcLink, || remove_file(&link))
+                around(Step::GcLink, || self.layout().drop(&link))
             })?);
         }
         Ok(gone)
+    }
+
+    /// Removes a blob that was not used after the horizon from where blobs lie.
+    ///
+    /// # Errors
+    /// `Blob`, `Bucket`, `BucketShared`.
+    pub(crate) fn discard(&self, digest: &Digest, horizon: &Horizon) -> Result<Unused> {
+        match self.bucket() {
+            Some(bucket) => bucket.discard(digest, horizon),
+            None => Ok(self.blobs().remove_unused(digest, horizon)?),
+        }
+    }
+
+    /// Removes names by other algorithms of blobs that are gone.
+    ///
+    /// # Errors
+    /// As [`discard`](Self::discard).
+    pub(crate) fn drop_dead_names(&self, horizon: &Horizon) -> Result<()> {
+        if let Some(bucket) = self.bucket() {
+            bucket.remove_dead_names(horizon)?;
+        }
+        self.blobs().remove_dead_names()?;
+        Ok(())
+    }
+
+    /// Forgets uses that are noted on the disk and before the horizon.
+    pub(crate) fn forget_uses(&self, horizon: &Horizon) {
+        if let Some(bucket) = self.bucket() {
+            bucket.forget_uses(horizon);
+        }
+        self.blobs().forget_uses(horizon);
     }
 
     /// Removes something of a blob or manifest that was not used after the horizon, while nobody can
@@ -297,10 +382,13 @@ impl Registry {
         remove: impl FnOnce() -> Result<()>,
     ) -> Result<bool> {
         let blobs = self.blobs();
-        let Some(blob) = blobs.resolve(digest)? else {
+        let Some(blob) = self.resolve(digest)? else {
             remove()?;
             return Ok(true);
         };
+        if let Some(bucket) = self.bucket() {
+            return bucket.unless_used(&blob, horizon, remove);
+        }
         let held = blobs.hold(&blob);
         if blobs.is_used(&held, &blob, horizon)? {
             return Ok(false);
@@ -308,14 +396,5 @@ impl Registry {
         remove()?;
         drop(held);
         Ok(true)
-    }
-}
-
-fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(EmbeddedError::io("remove", path)(e))
-        }
-        _ => Ok(()),
     }
 }

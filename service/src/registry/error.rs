@@ -98,6 +98,31 @@ pub enum EmbeddedError {
     /// The blob store failed.
     #[error(transparent)]
     Blob(BlobError),
+    /// The bucket of the setting `registry.s3` cannot be used as it is set.
+    #[error("the bucket cannot be used: {0}; see the settings `registry.s3.*`")]
+    BucketSettings(String),
+    /// The bucket failed, after all retries.
+    #[error(
+        "failed to {action} `{key}` in {place}: {detail}; nothing of it counts as done: see that the store can be reached and lets the service in (settings `registry.s3.*`), and try again"
+    )]
+    Bucket {
+        /// What was tried.
+        action: &'static str,
+        /// Key below the prefix.
+        key: String,
+        /// Bucket, prefix and end-point.
+        place: String,
+        /// What the store or the way to it said.
+        detail: String,
+    },
+    /// Garbage of a bucket is not collected while others use it.
+    #[error("garbage of {place} is not collected: {detail}")]
+    BucketShared {
+        /// Bucket, prefix and end-point.
+        place: String,
+        /// Who uses it.
+        detail: String,
+    },
     /// The file system failed.
     #[error("failed to {action} {}: {source}", path.display())]
     Io {

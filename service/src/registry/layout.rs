@@ -8,12 +8,16 @@
 //! tmp/                                                             files on their way
 //! ```
 //!
-//! A manifest or blob is known by the digest that it was pushed under. //! No part of a repository's name starts with `_`, so repositories nest without clashes. The bytes
+//! A manifest or blob is known by the digest that it was pushed under. No part of a repository's name starts with `_`, so repositories nest without clashes. The bytes
 //! themselves are in the blob store.
+//!
+//! With a [`Bucket`], the files are its objects, and the directory holds none: paths below the root
+//! are their keys. Others may then change them, too.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use chalk_core::AnyDigest;
 use chalk_core::any_digest::Algorithm;
@@ -21,6 +25,7 @@ use chalk_core::reference::{is_repository, is_tag};
 
 use chalk_store::failpoint::{Step, around};
 
+use super::bucket::{Bucket, Version};
 use super::error::EmbeddedError;
 
 type Result<T> = std::result::Result<T, EmbeddedError>;
@@ -32,10 +37,20 @@ const FILE_LIMIT: u64 = 4 << 20;
 #[derive(Debug)]
 pub(super) struct Layout {
     root: PathBuf,
+    bucket: Option<Bucket>,
+}
+
+/// What a file was when it was looked at, to change it only if it is still that.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// Nobody else changes it.
+    Own,
+    /// An object, or none.
+    Object(Version),
 }
 
 impl Layout {
-    pub(super) fn open(root: &Path) -> Result<Self> {
+    pub(super) fn open(root: &Path, bucket: Option<Bucket>) -> Result<Self> {
         for sub in ["repositories", "tmp"] {
             let dir = root.join(sub);
             fs::create_dir_all(&dir).map_err(EmbeddedError::io("create", &dir))?;
@@ -50,7 +65,19 @@ impl Layout {
         sync_dir(root)?;
         Ok(Self {
             root: root.to_owned(),
+            bucket,
         })
+    }
+
+    /// The bucket that holds the files, if one does.
+    pub(super) fn bucket(&self) -> Option<&Bucket> {
+        self.bucket.as_ref()
+    }
+
+    /// The key of a file in the bucket.
+    fn key<'a>(&self, path: &'a Path) -> std::borrow::Cow<'a, str> {
+        let inside = path.strip_prefix(&self.root).unwrap_or(path);
+        inside.to_string_lossy()
     }
 
     /// Directory of a repository whose name was checked just here: nothing else makes paths.
@@ -94,7 +121,7 @@ impl Layout {
         let dir = self.repository(repository)?.join(kind);
         let mut all = Vec::new();
         for algorithm in Algorithm::ALL {
-            let names = names(&dir.join(algorithm.name()))?;
+            let names = self.names(&dir.join(algorithm.name()))?;
             let digests = names.iter().filter_map(|hex| AnyDigest::from_hex(hex));
             all.extend(digests.filter(|digest| digest.algorithm() == algorithm));
         }
@@ -115,11 +142,47 @@ impl Layout {
     /// Whether a repository was ever written to.
     pub(super) fn exists(&self, repository: &str) -> Result<bool> {
         let dir = self.repository(repository)?;
+        if self.bucket.is_some() {
+            let mut names = self.names(&dir)?.into_iter();
+            return Ok(names.any(|name| name == "_manifests" || name == "_layers"));
+        }
         Ok(dir.join("_manifests").is_dir() || dir.join("_layers").is_dir())
+    }
+
+    /// Whether there is such a file.
+    pub(super) fn has(&self, path: &Path) -> Result<bool> {
+        match &self.bucket {
+            Some(bucket) => Ok(bucket.size(&self.key(path))?.is_some()),
+            None => Ok(path.exists()),
+        }
+    }
+
+    /// What a file is now.
+    pub(super) fn seen(&self, path: &Path) -> Result<Seen> {
+        match &self.bucket {
+            Some(bucket) => Ok(Seen::Object(bucket.version(&self.key(path))?)),
+            None => Ok(Seen::Own),
+        }
+    }
+
+    /// Puts a whole file in its place if that is as it was seen.
+    ///
+    /// # Errors
+    /// `ConditionFailed` when it is not.
+    pub(super) fn replace(&self, path: &Path, bytes: &[u8], seen: Seen) -> Result<()> {
+        match (&self.bucket, seen) {
+            (Some(bucket), Seen::Object(version)) => {
+                bucket.replace(&self.key(path), bytes, version)
+            }
+            _ => self.write(path, bytes),
+        }
     }
 
     /// Puts a whole file in its place, durably: written aside, synced, renamed, directory synced.
     pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        if let Some(bucket) = &self.bucket {
+            return bucket.write(&self.key(path), bytes);
+        }
         self.make_parent(path)?;
         let mut file = tempfile::NamedTempFile::new_in(self.root.join("tmp"))
             .map_err(EmbeddedError::io("create a file for", path))?;
@@ -133,8 +196,11 @@ impl Layout {
 
     /// Puts an empty file in its place, durably; nothing when it is there.
     pub(super) fn touch(&self, path: &Path) -> Result<()> {
-        if path.exists() {
+        if self.has(path)? {
             return Ok(());
+        }
+        if let Some(bucket) = &self.bucket {
+            return bucket.write(&self.key(path), b"");
         }
         self.make_parent(path)?;
         around(Step::LinkTouch, || File::create(path))
@@ -164,7 +230,7 @@ impl Layout {
         let mut found = Vec::new();
         let mut open = vec![String::new()];
         while let Some(name) = open.pop() {
-            for entry in names(&root.join(&name))? {
+            for entry in self.names(&root.join(&name))? {
                 if entry == "_manifests" || entry == "_layers" {
                     found.push(name.clone());
                 } else if !entry.starts_with('_') {
@@ -182,10 +248,66 @@ impl Layout {
         found.dedup();
         Ok(found)
     }
+
+    /// Contents of a small file; `None` when it is not there.
+    pub(super) fn read(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        match &self.bucket {
+            Some(bucket) => bucket.read(&self.key(path)),
+            None => read(path),
+        }
+    }
+
+    /// Removes a file, durably; `false` when it was not there.
+    pub(super) fn remove(&self, path: &Path) -> Result<bool> {
+        match &self.bucket {
+            Some(bucket) => bucket.remove(&self.key(path)),
+            None => remove(path),
+        }
+    }
+
+    /// Removes a file if it is there; a crash of the machine may bring it back.
+    pub(super) fn drop(&self, path: &Path) -> Result<()> {
+        if let Some(bucket) = &self.bucket {
+            return bucket.remove(&self.key(path)).map(drop);
+        }
+        match fs::remove_file(path) {
+            Err(e) if !is_absent(&e) => Err(EmbeddedError::io("remove", path)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Names in a directory, sorted; none when it is not there.
+    pub(super) fn names(&self, dir: &Path) -> Result<Vec<String>> {
+        match &self.bucket {
+            Some(bucket) => bucket.names(&self.key(dir)),
+            None => names(dir),
+        }
+    }
+
+    /// Names of files in a directory, sorted, each with the time when it was written; none when it is
+    /// not there.
+    pub(super) fn dated(&self, dir: &Path) -> Result<Vec<(String, SystemTime)>> {
+        let mut dated = match &self.bucket {
+            Some(bucket) => bucket.list(&self.key(dir))?,
+            None => {
+                let names = names(dir)?.into_iter();
+                names
+                    .map(|name| (name.clone(), written(&dir.join(name))))
+                    .collect()
+            }
+        };
+        dated.sort();
+        Ok(dated)
+    }
 }
 
-/// Contents of a small file; `None` when it is not there.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+/// When a file was written; now, when that is not known.
+fn written(path: &Path) -> SystemTime {
+    let modified = fs::metadata(path).and_then(|meta| meta.modified());
+    modified.unwrap_or_else(|_| SystemTime::now())
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if is_absent(&e) => return Ok(None),
@@ -197,8 +319,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Removes a file, durably; `false` when it was not there.
-pub(super) fn remove(path: &Path) -> Result<bool> {
+fn remove(path: &Path) -> Result<bool> {
     match around(Step::LinkRemove, || fs::remove_file(path)) {
         Ok(()) => {
             sync_parent(path)?;
@@ -209,8 +330,7 @@ pub(super) fn remove(path: &Path) -> Result<bool> {
     }
 }
 
-/// Names in a directory, sorted; none when it is not there.
-pub(super) fn names(dir: &Path) -> Result<Vec<String>> {
+fn names(dir: &Path) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if is_absent(&e) => return Ok(Vec::new()),

@@ -6,21 +6,26 @@
 //! what the builder sees: the embedded registry by direct calls, or an [`External`] one by the
 //! client.
 
+mod bucket;
 pub(crate) mod collect;
 mod condition;
 mod content;
 mod error;
+mod external;
 mod heads;
 mod http;
 mod layout;
+mod push;
 mod referrers;
 mod regional;
 mod store;
 mod view;
 
+pub use bucket::{Bucket, BucketAccess};
 pub use error::EmbeddedError;
+pub use external::{External, registry_host};
 pub use http::{CALLS, RegistryLimits, router};
 pub(crate) use http::{Range, Target, decode, stream_blob, target};
-pub use regional::{External, Regional, RegionalError};
+pub use regional::{Regional, RegionalError};
 pub use store::Registry;
 pub(crate) use view::{Part, View, Viewed};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content::Content;
 use super::error::EmbeddedError;
-use super::layout::{self, Layout};
+use super::layout::Layout;
 
 type Result<T> = std::result::Result<T, EmbeddedError>;
 
@@ -81,7 +81,7 @@ pub(super) fn remove(
     subject: &AnyDigest,
 ) -> Result<()> {
     let dir = layout.referrers(repository, subject)?;
-    layout::remove(&dir.join(digest.hex())).map(|_| ())
+    layout.remove(&dir.join(digest.hex())).map(|_| ())
 }
 
 /// The wanted referrers of `subject`, sorted by the hex digits of their digest, and whether there
@@ -94,7 +94,7 @@ pub(super) fn list(
 ) -> Result<(Vec<Descriptor>, bool)> {
     let dir = layout.referrers(repository, subject)?;
     let after = wanted.after.map(AnyDigest::hex).unwrap_or_default();
-    let names = layout::names(&dir)?;
+    let names = layout.names(&dir)?;
     let behind = &names[names.partition_point(|name| *name <= after)..];
     let (mut found, mut bytes) = (Vec::new(), 0);
     for name in behind {
@@ -102,10 +102,10 @@ pub(super) fn list(
             continue;
         };
         // Written before the manifest, it may be there without it after a crash.
-        if !layout.manifest(repository, &digest)?.exists() {
+        if !layout.has(&layout.manifest(repository, &digest)?)? {
             continue;
         }
-        let Some(text) = layout::read(&dir.join(name))? else {
+        let Some(text) = layout.read(&dir.join(name))? else {
             continue;
         };
         let Ok(descriptor) = serde_json::from_slice::<Descriptor>(&text) else {
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn pages_are_bounded_by_count_and_bytes() {
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::open(dir.path()).unwrap();
+        let layout = Layout::open(dir.path(), None).unwrap();
         let subject = AnyDigest::of(Algorithm::Sha512, b"subject");
         let mut digests = Vec::new();
         for number in 0..6_u8 {

@@ -4,17 +4,17 @@ use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chalk_core::reference::is_repository;
-use chalk_core::{AnyDigest, Digest, Reference};
+use chalk_core::{AnyDigest, Digest};
 use chalk_store::registry::{
-    Client, Manifest, ManifestHead, Options, Progress, Published, Pushed, Referrer, RegistryError,
+    Manifest, ManifestHead, Progress, Published, PullToken, Pushed, Referrer, RegistryError,
 };
 use chalk_store::{Blob, BlobError, BlobStore};
 
 use super::condition::Condition;
 use super::error::EmbeddedError;
+use super::push::Push;
 use super::referrers::{Descriptor, Wanted};
-use super::store::{Push, Registry};
+use super::store::Registry;
 
 /// Failure of the regional registry.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,23 @@ pub enum RegionalError {
 impl From<BlobError> for RegionalError {
     fn from(error: BlobError) -> Self {
         Self::Embedded(error.into())
+    }
+}
+
+impl RegionalError {
+    /// Whether it may pass by itself, or once somebody has seen to the registry or to what lies behind
+    /// it.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Embedded(error) => matches!(error, EmbeddedError::Bucket { .. }),
+            Self::External(error) => matches!(
+                error,
+                RegistryError::Unreachable { .. }
+                    | RegistryError::Unavailable { .. }
+                    | RegistryError::Denied { .. }
+            ),
+            Self::Name { .. } => false,
+        }
     }
 }
 
@@ -106,6 +123,17 @@ pub trait Regional: Send + Sync + fmt::Debug {
 
     /// Removes a tag, or a manifest by digest; `false` when there was none.
     async fn delete(&self, repository: &str, name: &str) -> Result<bool>;
+
+    /// A token by which others can read the repository and do nothing else; `None` where the registry
+    /// does not work so.
+    async fn pull_token(&self, _repository: &str) -> Result<Option<PullToken>> {
+        Ok(None)
+    }
+
+    /// URL of the API, where that is not at `/v2` of the host that references name.
+    fn api(&self) -> Option<&str> {
+        None
+    }
 }
 
 #[async_trait]
@@ -126,7 +154,7 @@ impl Regional for Registry {
                 return Ok(None);
             };
             // Under a tag there may be one that was pushed by another algorithm.
-            let Some(digest) = registry.blobs().resolve(&found.digest)? else {
+            let Some(digest) = registry.resolve(&found.digest)? else {
                 return Ok(None);
             };
             Ok(Some(ManifestHead {
@@ -211,6 +239,7 @@ impl Regional for Registry {
             if registry.blob(&repository, blob.digest)?.is_none() {
                 return Err(EmbeddedError::BlobUnknown(blob.digest.into()));
             }
+            registry.bring(&blob.digest.into())?;
             copy(registry.blobs(), &store, &blob)?;
             Ok(())
         })
@@ -325,158 +354,4 @@ fn copy(from: &BlobStore, to: &BlobStore, blob: &Blob) -> Result<bool, EmbeddedE
     }
     to.put_reader(from.open_verified(blob.digest)?, Some(blob.digest))?;
     Ok(true)
-}
-
-/// A registry elsewhere that takes the embedded one's place.
-#[derive(Debug, Clone)]
-pub struct External {
-    client: Client,
-    registry: String,
-    prefix: String,
-}
-
-impl External {
-    /// Uses the registry at `url` (`registry.example:5000`, or with a scheme) with `prefix` before
-    /// every repository (`team/chalk`, may be empty). `http://` allows plain HTTP.
-    ///
-    /// # Errors
-    /// [`RegionalError::Name`] for a bad address or prefix, and what [`Client::new`] gives.
-    pub fn new(url: &str, prefix: &str, mut options: Options) -> Result<Self> {
-        let bad = |detail: &str| RegionalError::Name {
-            text: url.to_owned(),
-            detail: detail.to_owned(),
-        };
-        let (plain, rest) = match url.split_once("://") {
-            Some(("http", rest)) => (true, rest),
-            Some(("https", rest)) => (false, rest),
-            Some(_) => return Err(bad("expected `host[:port]`, or http or https before it")),
-            None => (false, url),
-        };
-        let registry = rest.trim_end_matches('/');
-        if registry.contains(['/', '@', '?', '#']) {
-            return Err(bad(
-                "expected `host[:port]`; the path belongs into the prefix",
-            ));
-        }
-        let prefix = prefix.trim_matches('/');
-        if !prefix.is_empty() && !is_repository(prefix) {
-            return Err(RegionalError::Name {
-                text: prefix.to_owned(),
-                detail: "the prefix is no repository path".to_owned(),
-            });
-        }
-        if plain {
-            options.insecure.insert(registry.to_owned());
-        }
-        let external = Self {
-            client: Client::new(options)?,
-            registry: registry.to_owned(),
-            prefix: prefix.to_owned(),
-        };
-        // Says now what every later call would say.
-        external.reference("chalk", None)?;
-        Ok(external)
-    }
-
-    /// The pullable reference of a manifest.
-    ///
-    /// # Errors
-    /// [`RegionalError::Name`].
-    pub fn reference(&self, repository: &str, name: Option<&str>) -> Result<Reference> {
-        let path = match self.prefix.as_str() {
-            "" => repository.to_owned(),
-            prefix => format!("{prefix}/{repository}"),
-        };
-        let refuse = |detail: String| RegionalError::Name {
-            text: format!("{}/{path}", self.registry),
-            detail,
-        };
-        let digest = match name.filter(|name| name.contains(':')) {
-            Some(text) => Some(text.parse::<Digest>().map_err(|e| refuse(e.to_string()))?),
-            None => None,
-        };
-        let tag = name.filter(|_| digest.is_none());
-        let reference = Reference::new(&self.registry, &path, tag, digest);
-        reference.map_err(|e| refuse(e.to_string()))
-    }
-}
-
-#[async_trait]
-impl Regional for External {
-    async fn head_manifest(&self, repository: &str, name: &str) -> Result<Option<ManifestHead>> {
-        let at = self.reference(repository, Some(name))?;
-        Ok(self.client.head_manifest(&at).await?)
-    }
-
-    async fn manifest(&self, repository: &str, name: &str) -> Result<Option<Manifest>> {
-        let at = self.reference(repository, Some(name))?;
-        Ok(self.client.manifest(&at).await?)
-    }
-
-    async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool> {
-        let at = self.reference(repository, None)?;
-        Ok(self.client.has_blob(&at, digest).await?)
-    }
-
-    async fn mount_blob(&self, repository: &str, digest: &Digest, from: &str) -> Result<bool> {
-        let at = self.reference(repository, None)?;
-        let from = self.reference(from, None)?;
-        Ok(self.client.mount(&at, digest, from.repository()).await?)
-    }
-
-    async fn push_blob(
-        &self,
-        repository: &str,
-        blob: &Blob,
-        store: &BlobStore,
-        progress: &Progress,
-    ) -> Result<Pushed> {
-        let at = self.reference(repository, None)?;
-        Ok(self
-            .client
-            .push_blob(&at, blob, store, None, progress)
-            .await?)
-    }
-
-    async fn pull_blob(
-        &self,
-        repository: &str,
-        blob: &Blob,
-        store: &BlobStore,
-        progress: &Progress,
-    ) -> Result<()> {
-        let at = self.reference(repository, None)?;
-        Ok(self.client.pull_blob(&at, blob, store, progress).await?)
-    }
-
-    async fn put_manifest(
-        &self,
-        repository: &str,
-        name: &str,
-        media_type: &str,
-        bytes: Bytes,
-    ) -> Result<Published> {
-        let at = self.reference(repository, Some(name))?;
-        Ok(self.client.put_manifest(&at, media_type, bytes).await?)
-    }
-
-    async fn tags(&self, repository: &str) -> Result<Vec<String>> {
-        let at = self.reference(repository, None)?;
-        Ok(self.client.tags(&at).await?)
-    }
-
-    async fn referrers(
-        &self,
-        repository: &str,
-        subject: &Digest,
-        artifact_type: Option<&str>,
-    ) -> Result<Vec<Referrer>> {
-        let at = self.reference(repository, None)?;
-        Ok(self.client.referrers(&at, subject, artifact_type).await?)
-    }
-
-    async fn delete(&self, repository: &str, name: &str) -> Result<bool> {
-        let at = self.reference(repository, Some(name))?;
-        Ok(self.client.delete_manifest(&at).await?)
-    }
 }

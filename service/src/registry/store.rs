@@ -4,19 +4,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use chalk_core::any_digest::Algorithm;
 use chalk_core::reference::is_tag;
 use chalk_core::{AnyDigest, Digest};
-use chalk_store::failpoint::{Step, around};
 use chalk_store::registry::MANIFEST_LIMIT;
 use chalk_store::uploads::Uploads;
-use chalk_store::{BlobError, BlobStore};
+use chalk_store::{BlobError, BlobStore, Follower};
 
+use super::bucket::Bucket;
 use super::condition::Condition;
-use super::content::{self, Content};
+use super::content;
 use super::error::EmbeddedError;
 use super::heads::Heads;
-use super::layout::{self, Layout};
+use super::layout::Layout;
 use super::referrers::{self, Descriptor, Wanted};
 
 type Result<T> = std::result::Result<T, EmbeddedError>;
@@ -26,7 +25,8 @@ type Result<T> = std::result::Result<T, EmbeddedError>;
 /// [`Regional`](super::Regional) interface.
 ///
 /// Blobs lie in the shared [`BlobStore`]; a repository only links to them. One process at a time
-/// may have a registry directory open.
+/// may have a registry directory open. With a [`Bucket`] all of the registry lies there, where several
+/// processes may use it; the store then only holds copies of blobs, and brings those that it lacks.
 #[derive(Debug, Clone)]
 pub struct Registry {
     inner: Arc<Inner>,
@@ -45,7 +45,7 @@ struct Inner {
 }
 
 /// A tag or a digest.
-enum Name {
+pub(super) enum Name {
     Tag(String),
     Digest(AnyDigest),
 }
@@ -66,30 +66,8 @@ pub(super) struct FoundHead {
     pub(super) size: u64,
 }
 
-/// A manifest that is to be kept.
-#[derive(Debug)]
-pub(super) struct Push<'a> {
-    /// Tag or digest.
-    pub(super) name: &'a str,
-    /// May be empty when the document names it.
-    pub(super) media_type: &'a str,
-    pub(super) bytes: &'a [u8],
-    /// Further tags for it.
-    pub(super) tags: &'a [String],
-    /// What must be true of what `name` names now.
-    pub(super) condition: Condition,
-}
-
-/// A manifest that was kept.
-#[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) digest: AnyDigest,
-    /// What it is filed under as a referrer.
-    pub(super) subject: Option<AnyDigest>,
-}
-
 impl Name {
-    fn parse(text: &str) -> Result<Self> {
+    pub(super) fn parse(text: &str) -> Result<Self> {
         if text.contains(':') {
             return Ok(Self::Digest(text.parse()?));
         }
@@ -106,9 +84,21 @@ impl Registry {
     /// # Errors
     /// When the directory cannot be created, read or synced.
     pub fn open(dir: impl AsRef<Path>, blobs: BlobStore) -> Result<Self> {
+        Self::open_on(None, dir, blobs)
+    }
+
+    /// Opens the registry in a bucket, if there is one; `dir` is then for what is on its way.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on(
+        bucket: Option<Bucket>,
+        dir: impl AsRef<Path>,
+        blobs: BlobStore,
+    ) -> Result<Self> {
         Ok(Self {
             inner: Arc::new(Inner {
-                layout: Layout::open(dir.as_ref())?,
+                layout: Layout::open(dir.as_ref(), bucket)?,
                 uploads: Uploads::new(blobs.clone()),
                 blobs,
                 changes: Mutex::new(()),
@@ -120,6 +110,63 @@ impl Registry {
     /// The store that the blobs are in.
     pub fn blobs(&self) -> &BlobStore {
         &self.inner.blobs
+    }
+
+    /// The bucket that the registry lies in, if it lies in one.
+    pub(crate) fn bucket(&self) -> Option<&Bucket> {
+        self.inner.layout.bucket()
+    }
+
+    /// Size of a blob of the store or the bucket, where that is the place of blobs.
+    pub(super) fn size(&self, digest: &AnyDigest) -> Result<Option<u64>> {
+        match self.bucket() {
+            Some(bucket) => bucket.blob(digest),
+            None => Ok(self.inner.blobs.size(digest.clone())?),
+        }
+    }
+
+    /// Makes a blob of the store durable where blobs lie; `false` when it is nowhere.
+    pub(super) fn keep(&self, digest: &AnyDigest) -> Result<bool> {
+        match self.bucket() {
+            Some(bucket) => bucket.keep(digest, &self.inner.blobs),
+            None => Ok(self.inner.blobs.contains(digest.clone())?),
+        }
+    }
+
+    /// Brings a blob into the store, if it lies elsewhere and is there.
+    ///
+    /// # Errors
+    /// `Bucket`, `Blob`, `Io`.
+    pub(super) fn bring(&self, digest: &AnyDigest) -> Result<()> {
+        match self.bucket() {
+            Some(bucket) => bucket.bring(digest, &self.inner.blobs).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// A blob that the store lacks, as it comes, and its size; `None` when the store has it, when it is
+    /// nowhere, and when it cannot be checked on the way.
+    ///
+    /// # Errors
+    /// `Bucket`, `Blob`, `Io`.
+    pub(super) fn follow(&self, digest: &AnyDigest) -> Result<Option<(Follower, u64)>> {
+        match (self.bucket(), digest) {
+            (Some(bucket), AnyDigest::Sha256(digest)) if !self.inner.blobs.contains(*digest)? => {
+                bucket.follow(digest, &self.inner.blobs)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The SHA-256 digest of what goes by `digest`.
+    ///
+    /// # Errors
+    /// `Bucket`, `Blob`.
+    pub(crate) fn resolve(&self, digest: &AnyDigest) -> Result<Option<Digest>> {
+        match self.bucket() {
+            Some(bucket) => bucket.resolve(digest),
+            None => Ok(self.inner.blobs.resolve(digest)?),
+        }
     }
 
     /// Blobs that arrive in pieces.
@@ -143,113 +190,6 @@ impl Registry {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a manifest or index. All that it names must be in the repository.
-    ///
-    /// # Errors
-    /// `NameInvalid`, `TagInvalid`, `DigestInvalid`, `DigestMismatch`, `TooLarge`,
-    /// `ManifestInvalid`, `ManifestBlobUnknown`, `ConditionFailed`, `Blob`, `Io`.
-    pub(super) fn push(&self, repository: &str, push: &Push<'_>) -> Result<Kept> {
-        let kept = self.write(repository, push);
-        let heads = &self.inner.heads;
-        match &kept {
-            Ok(Kept { digest, .. }) => {
-                let digest = digest.to_string();
-                let tags = push.tags.iter().map(String::as_str);
-                heads.forget(repository, tags.chain([push.name, &digest]));
-            }
-            // Some of its names may be there.
-            Err(_) => heads.forget_all(repository),
-        }
-        kept
-    }
-
-    fn write(&self, repository: &str, push: &Push<'_>) -> Result<Kept> {
-        let layout = &self.inner.layout;
-        let name = Name::parse(push.name)?;
-        layout.repository(repository)?;
-        if push.bytes.len() as u64 > MANIFEST_LIMIT {
-            return Err(EmbeddedError::TooLarge {
-                what: "the manifest",
-                limit: MANIFEST_LIMIT,
-            });
-        }
-        let (digest, tag) = match name {
-            Name::Tag(tag) => (AnyDigest::of(Algorithm::Sha256, push.bytes), Some(tag)),
-            Name::Digest(expected) => {
-                let actual = AnyDigest::of(expected.algorithm(), push.bytes);
-                if expected != actual {
-                    return Err(EmbeddedError::DigestMismatch { expected, actual });
-                }
-                (actual, None)
-            }
-        };
-        let mut tags = Vec::new();
-        for tag in tag.iter().chain(push.tags) {
-            tags.push(layout.tag(repository, tag)?);
-        }
-        let content =
-            content::read(push.media_type, push.bytes).map_err(EmbeddedError::ManifestInvalid)?;
-        let _turn = self.change();
-        self.check_condition(repository, push.name, &push.condition)?;
-        self.check_parts(repository, &content)?;
-        around(Step::ManifestBlob, || match digest.algorithm() {
-            Algorithm::Sha256 => self.inner.blobs.put(push.bytes),
-            Algorithm::Sha512 => self.inner.blobs.put_as(push.bytes, &digest),
-        })?;
-        // What makes the manifest visible comes after all that must be there with it.
-        let size = push.bytes.len() as u64;
-        around(Step::ManifestReferrer, || {
-            referrers::add(layout, repository, &digest, size, &content)
-        })?;
-        let link = layout.manifest(repository, &digest)?;
-        around(Step::ManifestLink, || {
-            write_if_other(layout, &link, content.media_type.as_bytes())
-        })?;
-        for tag in tags {
-            around(Step::ManifestTag, || {
-                write_if_other(layout, &tag, digest.to_string().as_bytes())
-            })?;
-        }
-        Ok(Kept {
-            digest,
-            subject: content.subject,
-        })
-    }
-
-    fn check_condition(&self, repository: &str, name: &str, condition: &Condition) -> Result<()> {
-        if *condition == Condition::default() {
-            return Ok(());
-        }
-        let current = self.find(repository, name)?;
-        let current = current.map(|(digest, _)| digest.to_string());
-        match condition.holds(current.as_deref()) {
-            true => Ok(()),
-            false => Err(EmbeddedError::ConditionFailed),
-        }
-    }
-
-    /// Every part must be linked in the repository and have its bytes.
-    fn check_parts(&self, repository: &str, content: &Content) -> Result<()> {
-        let Inner { layout, blobs, .. } = &*self.inner;
-        let mut missing = Vec::new();
-        for digest in &content.blobs {
-            if !layout.layer(repository, digest)?.exists() || !blobs.contains(digest)? {
-                missing.push(digest.clone());
-            }
-        }
-        for digest in &content.manifests {
-            if !layout.manifest(repository, digest)?.exists() || !blobs.contains(digest)? {
-                missing.push(digest.clone());
-            }
-        }
-        missing.dedup();
-        if missing.is_empty() {
-            Ok(())
-        } else {
-            Err(EmbeddedError::ManifestBlobUnknown(missing))
-        }
-    }
-
     /// The manifest under a tag or digest, its bytes checked against its digest; `None` when
     /// there is none, and also when its bytes have rotted: then it has to be pushed anew.
     ///
@@ -259,6 +199,7 @@ impl Registry {
         let Some((digest, media_type)) = self.find(repository, name)? else {
             return Ok(None);
         };
+        self.bring(&digest)?;
         match self.inner.blobs.read_small(&digest, MANIFEST_LIMIT) {
             // A collector may have removed it before it was used just now.
             Ok(_) if self.find(repository, name)?.is_none() => Ok(None),
@@ -284,7 +225,7 @@ impl Registry {
         let Some((digest, media_type)) = self.find(repository, name)? else {
             return Ok(None);
         };
-        let Some(size) = self.inner.blobs.size(&digest)? else {
+        let Some(size) = self.size(&digest)? else {
             return Ok(None);
         };
         // A collector may have removed it before it was used just now.
@@ -296,8 +237,11 @@ impl Registry {
             media_type,
             size,
         };
-        let heads = &self.inner.heads;
-        heads.remember(moment, repository, name, head.clone());
+        // Others may change what is in a bucket.
+        if self.bucket().is_none() {
+            let heads = &self.inner.heads;
+            heads.remember(moment, repository, name, head.clone());
+        }
         Ok(Some(head))
     }
 
@@ -311,7 +255,11 @@ impl Registry {
         (same && size == Some(head.size)).then_some(head)
     }
 
-    fn find(&self, repository: &str, name: &str) -> Result<Option<(AnyDigest, Arc<str>)>> {
+    pub(super) fn find(
+        &self,
+        repository: &str,
+        name: &str,
+    ) -> Result<Option<(AnyDigest, Arc<str>)>> {
         let layout = &self.inner.layout;
         let digest = match Name::parse(name)? {
             Name::Digest(digest) => digest,
@@ -320,13 +268,14 @@ impl Registry {
                 None => return Ok(None),
             },
         };
-        let link = layout::read(&layout.manifest(repository, &digest)?)?;
+        let link = layout.read(&layout.manifest(repository, &digest)?)?;
         let media_type = link.and_then(|bytes| String::from_utf8(bytes).ok());
         Ok(media_type.map(|media_type| (digest, media_type.into())))
     }
 
     pub(super) fn tagged(&self, repository: &str, tag: &str) -> Result<Option<AnyDigest>> {
-        let text = layout::read(&self.inner.layout.tag(repository, tag)?)?;
+        let layout = &self.inner.layout;
+        let text = layout.read(&layout.tag(repository, tag)?)?;
         Ok(text.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse().ok()))
     }
 
@@ -352,10 +301,11 @@ impl Registry {
     /// `NameInvalid`, `Blob`, `Io`.
     pub fn blob(&self, repository: &str, digest: impl Into<AnyDigest>) -> Result<Option<u64>> {
         let digest = digest.into();
-        let link = self.inner.layout.layer(repository, &digest)?;
+        let layout = &self.inner.layout;
+        let link = layout.layer(repository, &digest)?;
         // In this order: a blob that is used is not taken out of a repository by a collector.
-        let size = self.inner.blobs.size(&digest)?;
-        Ok(size.filter(|_| link.exists()))
+        let size = self.size(&digest)?;
+        Ok(if layout.has(&link)? { size } else { None })
     }
 
     /// Makes a blob of the store part of a repository.
@@ -365,8 +315,12 @@ impl Registry {
     pub fn link_blob(&self, repository: &str, digest: impl Into<AnyDigest>) -> Result<()> {
         let digest = digest.into();
         let path = self.inner.layout.layer(repository, &digest)?;
+        if self.bucket().is_some() {
+            // Takes its time, in which others may change something.
+            self.keep(&digest)?;
+        }
         let _turn = self.change();
-        if !self.inner.blobs.contains(&digest)? {
+        if self.size(&digest)?.is_none() {
             return Err(EmbeddedError::BlobUnknown(digest));
         }
         self.inner.layout.touch(&path)
@@ -380,7 +334,8 @@ impl Registry {
         if !self.inner.layout.exists(repository)? {
             return Err(EmbeddedError::NameUnknown(repository.to_owned()));
         }
-        layout::names(&self.inner.layout.tags(repository)?)
+        let layout = &self.inner.layout;
+        layout.names(&layout.tags(repository)?)
     }
 
     /// All repositories, sorted.
@@ -446,18 +401,19 @@ impl Registry {
         let _turn = self.change();
         self.check_condition(repository, name, condition)?;
         let digest = match parsed {
-            Name::Tag(tag) => return layout::remove(&layout.tag(repository, &tag)?),
+            Name::Tag(tag) => return layout.remove(&layout.tag(repository, &tag)?),
             Name::Digest(digest) => digest,
         };
         let Some((_, media_type)) = self.find(repository, name)? else {
             return Ok(false);
         };
-        for tag in layout::names(&layout.tags(repository)?)? {
+        for tag in layout.names(&layout.tags(repository)?)? {
             if self.tagged(repository, &tag)?.as_ref() == Some(&digest) {
-                layout::remove(&layout.tag(repository, &tag)?)?;
+                layout.remove(&layout.tag(repository, &tag)?)?;
             }
         }
-        layout::remove(&layout.manifest(repository, &digest)?)?;
+        layout.remove(&layout.manifest(repository, &digest)?)?;
+        self.bring(&digest)?;
         let bytes = self.inner.blobs.read_small(&digest, MANIFEST_LIMIT).ok();
         let content = bytes.and_then(|bytes| content::read(&media_type, &bytes).ok());
         if let Some(subject) = content.and_then(|content| content.subject) {
@@ -472,16 +428,9 @@ impl Registry {
     /// # Errors
     /// `NameInvalid`, `Io`.
     pub fn delete_blob(&self, repository: &str, digest: impl Into<AnyDigest>) -> Result<bool> {
-        let path = self.inner.layout.layer(repository, &digest.into())?;
+        let layout = &self.inner.layout;
+        let path = layout.layer(repository, &digest.into())?;
         let _turn = self.change();
-        layout::remove(&path)
+        layout.remove(&path)
     }
-}
-
-/// Spares the disk a write when the file is as it should be: a republished image costs nothing.
-fn write_if_other(layout: &Layout, path: &Path, bytes: &[u8]) -> Result<()> {
-    if layout::read(path)?.as_deref() == Some(bytes) {
-        return Ok(());
-    }
-    layout.write(path, bytes)
 }

@@ -115,10 +115,11 @@ impl Default for Sandboxes {
 }
 
 /// Where the registry of a region is: `[http://]host[:port][/prefix]`. Plain HTTP is spoken where
-/// it is said so, on loopback, and where the setting `registry.insecure` allows it.
+/// it is said so, on loopback, and where the setting `registry.insecure` allows it. With a scheme, a
+/// path up to `/v2` is that of the registry's API: `https://host/registry/v2/prefix`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryAt {
-    /// `[http://]host[:port]`.
+    /// `[http://]host[:port]`, with the path of the API where that was given.
     url: String,
     prefix: String,
 }
@@ -129,14 +130,15 @@ pub struct RegistryAt {
 pub struct InvalidRegistry(pub String);
 
 impl RegistryAt {
-    /// `[http://]host[:port]`.
+    /// `[http://]host[:port]`, with the path of the API where that was given.
     pub fn url(&self) -> &str {
         &self.url
     }
 
     /// `host[:port]`.
     pub fn host(&self) -> &str {
-        self.url.split("://").last().unwrap_or_default()
+        let rest = self.url.split("://").last().unwrap_or_default();
+        rest.split('/').next().unwrap_or_default()
     }
 
     /// Path in front of every repository; may be empty.
@@ -155,12 +157,22 @@ impl std::str::FromStr for RegistryAt {
             Some(_) => return Err(invalid()),
             None => (String::new(), text),
         };
-        let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let prefix = prefix.trim_end_matches('/');
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let path = path.trim_end_matches('/');
+        let parts: Vec<&str> = path.split('/').collect();
+        let v2 = parts.iter().position(|part| *part == "v2");
+        let (api, prefix) = match v2.filter(|_| !scheme.is_empty()) {
+            Some(at) => (
+                format!("/{}", parts[..=at].join("/")),
+                parts[at + 1..].join("/"),
+            ),
+            None => (String::new(), path.to_owned()),
+        };
+        let prefix = prefix.as_str();
         let path = if prefix.is_empty() { "x" } else { prefix };
         Reference::new(host, path, None, None).map_err(|_| invalid())?;
         Ok(Self {
-            url: format!("{scheme}{host}"),
+            url: format!("{scheme}{host}{api}"),
             prefix: prefix.to_owned(),
         })
     }
@@ -211,6 +223,12 @@ mod tests {
             "https://h.example/a",
             Some(("https://h.example", "h.example", "a")),
         );
+        check(
+            "http://h:1/r/v2/a/b",
+            Some(("http://h:1/r/v2", "h:1", "a/b")),
+        );
+        check("https://h/v2", Some(("https://h/v2", "h", "")));
+        check("h/v2/a", Some(("h", "h", "v2/a")));
         for bad in ["", "ftp://h", "h:1/A", "h:x", "h:1//a"] {
             check(bad, None);
         }

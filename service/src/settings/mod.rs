@@ -178,10 +178,19 @@ pub struct Proxies {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Registry {
-    /// `host[:port]` of an external registry for built images; unset, the embedded one.
+    /// `host[:port]` of an external registry for built images, or the URL of its API, which ends with
+    /// `/v2`; unset, the embedded one.
     pub url: Option<String>,
     /// Path in front of every repository in the external registry.
     pub prefix: Option<String>,
+    /// User name at the external registry; unset, the login of the credentials file.
+    pub username: Option<String>,
+    /// File with that user's password.
+    pub password_file: Option<PathBuf>,
+    /// PEM file of the certificate that the service proves itself by to the external registry.
+    pub client_cert: Option<PathBuf>,
+    /// PEM file of its private key.
+    pub client_key: Option<PathBuf>,
     /// Registry to the mirrors that are asked before it, in order.
     pub mirrors: BTreeMap<String, Vec<String>>,
     /// Registries that may be spoken to over plain HTTP or with a certificate that nobody vouches
@@ -191,6 +200,25 @@ pub struct Registry {
     pub ca_bundle: Option<PathBuf>,
     /// Docker's credentials file; unset, `$DOCKER_CONFIG/config.json` or
     /// `~/.docker/config.json`.
+    pub credentials: Option<PathBuf>,
+    /// Where the embedded registry lies, if not in the state directory.
+    pub s3: S3,
+}
+
+/// `registry.s3.*`: where the embedded registry lies, if not in the state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct S3 {
+    /// Bucket; unset, the registry lies in the state directory.
+    pub bucket: Option<String>,
+    /// What all keys begin with.
+    pub prefix: Option<String>,
+    /// URL of an S3-compatible store; unset, that of Amazon S3.
+    pub endpoint: Option<String>,
+    /// Region of the bucket; unset, `AWS_REGION` or `us-east-1`.
+    pub region: Option<String>,
+    /// AWS credentials file with the keys; unset, `AWS_ACCESS_KEY_ID` and
+    /// `AWS_SECRET_ACCESS_KEY`, else what the cloud gives the machine or the pod.
     pub credentials: Option<PathBuf>,
 }
 

@@ -285,12 +285,32 @@ pub const TABLE: &[Setting] = &[
     setting(
         "registry.url",
         Kind::Text,
-        "host[:port] of an external registry for built images; unset, the embedded one.",
+        "host[:port] of an external registry for built images, or the URL of its API, ending with /v2; unset, the embedded one.",
     ),
     setting(
         "registry.prefix",
         Kind::Text,
         "Path in front of every repository in the external registry.",
+    ),
+    setting(
+        "registry.username",
+        Kind::Text,
+        "User name at the external registry; unset, the login of the credentials file.",
+    ),
+    setting(
+        "registry.password_file",
+        Kind::Path,
+        "File with that user's password.",
+    ),
+    setting(
+        "registry.client_cert",
+        Kind::Path,
+        "PEM file of the certificate that the service proves itself by to the external registry.",
+    ),
+    setting(
+        "registry.client_key",
+        Kind::Path,
+        "PEM file of its private key.",
     ),
     setting(
         "registry.mirrors",
@@ -311,6 +331,31 @@ pub const TABLE: &[Setting] = &[
         "registry.credentials",
         Kind::Path,
         "Docker's credentials file; unset, ~/.docker/config.json.",
+    ),
+    setting(
+        "registry.s3.bucket",
+        Kind::Text,
+        "Bucket that the embedded registry lies in; unset, it lies in the state directory.",
+    ),
+    setting(
+        "registry.s3.prefix",
+        Kind::Text,
+        "What all keys in the bucket begin with.",
+    ),
+    setting(
+        "registry.s3.endpoint",
+        Kind::Text,
+        "URL of an S3-compatible store; unset, that of Amazon S3.",
+    ),
+    setting(
+        "registry.s3.region",
+        Kind::Text,
+        "Region of the bucket; unset, AWS_REGION or us-east-1.",
+    ),
+    setting(
+        "registry.s3.credentials",
+        Kind::Path,
+        "AWS credentials file; unset, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, else what the cloud gives.",
     ),
     setting(
         "regions.home",

@@ -590,6 +590,8 @@ fn eu_ref(image: &crate::service::Image) -> chalk_core::wire::agent::ImageRef {
         repository: String::new(),
         name: String::new(),
         node_login: false,
+        broker: false,
+        api: None,
         peers: Vec::new(),
     }
 }

@@ -377,6 +377,125 @@ async fn referrers_tag_stands_in_for_the_api() {
     assert_eq!(one[0].digest, digest(note("a/two").as_bytes()));
 }
 
+/// Another writer who read the index before us writes it after us: ours is added again. One who is
+/// faster makes a registry that heeds conditions refuse ours: it is added to his.
+#[tokio::test]
+async fn referrers_tag_survives_other_writers() {
+    let kept: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
+    let state = Arc::clone(&kept);
+    let subject = digest(b"subject");
+    let tag = format!("/v2/app/manifests/sha256-{}", subject.hex());
+    let others = serde_json::json!({
+        "schemaVersion": 2,
+        "manifests": [{"mediaType": "a/b", "digest": digest(b"other"), "size": 5}],
+    })
+    .to_string();
+    let theirs = others.clone();
+    let fake = Fake::start(move |parts, body, before| {
+        let path = parts.uri.path();
+        let mut kept = state.lock().unwrap();
+        match (parts.method.as_str(), path == tag) {
+            ("PUT", true) if before == 0 => {
+                assert_eq!(parts.headers["if-none-match"], "*");
+                *kept = Some(theirs.clone().into());
+                answer(412, &[], "")
+            }
+            ("PUT", true) if before == 1 => {
+                let read = format!("\"{}\"", digest(theirs.as_bytes()));
+                assert_eq!(parts.headers["if-match"], read.as_str());
+                // Ours is gone before anybody has seen it.
+                answer(201, &[], "")
+            }
+            ("PUT", true) => {
+                *kept = Some(body.to_vec());
+                answer(201, &[], "")
+            }
+            ("PUT", false) => answer(201, &[], ""),
+            ("GET", true) => match &*kept {
+                Some(index) => answer(200, &[], index.clone()),
+                None => answer(404, &[], ""),
+            },
+            _ => answer(404, &[], ""),
+        }
+    })
+    .await;
+    let note = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": "a/one",
+        "subject": {"mediaType": "a/b", "digest": subject, "size": 7},
+    })
+    .to_string();
+    let ours = digest(note.as_bytes());
+    let target = at(&fake).with_digest(ours);
+    let put = client()
+        .put_manifest(&target, OCI_MANIFEST, note.into())
+        .await;
+    put.unwrap();
+    let all = client().referrers(&at(&fake), &subject, None).await;
+    let all: Vec<_> = all.unwrap().into_iter().map(|one| one.digest).collect();
+    assert_eq!(all, [digest(b"other"), ours]);
+    assert!(!others.contains(&ours.to_string()));
+}
+
+/// A registry that takes no index which lists what is gone: what others deleted leaves the index with
+/// the next change, and what is there stays.
+#[tokio::test]
+async fn referrers_tag_loses_what_others_deleted() {
+    let subject = digest(b"subject");
+    let (gone, there) = (digest(b"gone"), digest(b"there"));
+    let tag = format!("/v2/app/manifests/sha256-{}", subject.hex());
+    let entry = |of| serde_json::json!({"mediaType": "a/b", "digest": of, "size": 5});
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry(gone), entry(there)]});
+    let kept = Arc::new(Mutex::new(index.to_string()));
+    let state = Arc::clone(&kept);
+    let fake = Fake::start(move |parts, body, _| {
+        let path = parts.uri.path();
+        let mut kept = state.lock().unwrap();
+        match (parts.method.as_str(), path == tag) {
+            ("PUT", true) => {
+                let text = String::from_utf8(body.to_vec()).unwrap();
+                if text.contains(&gone.to_string()) {
+                    let why = r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}"#;
+                    return answer(400, &[], why);
+                }
+                *kept = text;
+                answer(201, &[], "")
+            }
+            ("PUT", false) => answer(201, &[], ""),
+            ("GET", true) => answer(200, &[], kept.clone()),
+            ("HEAD", false) if !path.ends_with(&gone.to_string()) => {
+                let found = path.rsplit('/').next().unwrap().to_owned();
+                let headers = [
+                    ("docker-content-digest", found),
+                    ("content-type", OCI_MANIFEST.to_owned()),
+                ];
+                let headers = headers
+                    .each_ref()
+                    .map(|(name, value)| (*name, value.as_str()));
+                answer(200, &headers, "")
+            }
+            _ => answer(404, &[], ""),
+        }
+    })
+    .await;
+    let note = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": "a/one",
+        "subject": {"mediaType": "a/b", "digest": subject, "size": 7},
+    })
+    .to_string();
+    let ours = digest(note.as_bytes());
+    let target = at(&fake).with_digest(ours);
+    let client = client();
+    let put = client.put_manifest(&target, OCI_MANIFEST, note.into());
+    put.await.unwrap();
+    let all = client.referrers(&at(&fake), &subject, None).await;
+    let all: Vec<_> = all.unwrap().into_iter().map(|one| one.digest).collect();
+    assert_eq!(all, [there, ours]);
+}
+
 #[test]
 fn bad_settings_are_refused() {
     let check = |change: &dyn Fn(&mut chalk_store::registry::Options), expect: &str| {

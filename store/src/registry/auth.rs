@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use chalk_core::Reference;
 use reqwest::header::HeaderValue;
 use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
@@ -69,6 +70,23 @@ pub(super) struct Logins {
     /// By API root. Each has its own lock, which is held while a token is fetched, so that
     /// parallel blobs ask for one token together.
     servers: std::sync::Mutex<BTreeMap<String, Arc<Mutex<Login>>>>,
+}
+
+/// A token for reading one repository.
+#[derive(Clone)]
+pub struct PullToken {
+    /// To be sent as `Authorization: Bearer`.
+    pub token: String,
+    /// How long it can be used.
+    pub lifetime: Duration,
+}
+
+impl std::fmt::Debug for PullToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PullToken")
+            .field("lifetime", &self.lifetime)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -139,6 +157,10 @@ impl Client {
             Challenge::Basic => scopes.clone(),
         };
         login.challenge = Some(challenge.clone());
+        if used.is_some() {
+            // It may have been changed, or the helper gives one for some hours only.
+            login.found = None;
+        }
         // Under both names: the request's own scopes, and those the registry asked for.
         login.tokens.retain(|key, token| {
             !((key == scopes || *key == needed) && Some(&token.header) == used)
@@ -171,7 +193,11 @@ impl Client {
                 credential: Some(credential.clone()),
                 told: "by the credentials of the configuration".to_owned(),
             },
-            None => options.credentials.look_up(&endpoint.login).await,
+            None => {
+                let source = options.sources.get(&endpoint.login);
+                let source = source.unwrap_or(&options.credentials);
+                source.look_up(&endpoint.login).await
+            }
         };
         login.found.insert(found).clone()
     }
@@ -188,6 +214,7 @@ impl Client {
         {
             return Ok(Some(token.header.clone()));
         }
+        let looked_up = login.found.is_none();
         let credential = self.found(endpoint, login).await.credential;
         match (challenge, credential) {
             (_, Some(Credential::Bearer(token))) => Ok(Some(secret(endpoint, "Bearer", &token)?)),
@@ -203,7 +230,19 @@ impl Client {
                     credential: credential.as_ref(),
                 };
                 let asked = Instant::now();
-                let answer = self.fetch_token(endpoint, &ask).await?;
+                let answer = match self.ask_for_token(endpoint, &ask).await {
+                    Err(RegistryError::Denied { .. }) if !looked_up => {
+                        // As above: the credential may be an old one.
+                        login.found = None;
+                        let credential = self.found(endpoint, login).await.credential;
+                        let ask = Ask {
+                            credential: credential.as_ref(),
+                            ..ask
+                        };
+                        self.ask_for_token(endpoint, &ask).await?
+                    }
+                    answer => answer?,
+                };
                 let token = answer.token.or(answer.access_token).unwrap_or_default();
                 let header = secret(endpoint, "Bearer", &token)?;
                 let lifetime = answer
@@ -217,6 +256,73 @@ impl Client {
                 Ok(Some(header))
             }
         }
+    }
+
+    /// A token for reading a repository and nothing else, which shows nothing of our login; `None`
+    /// when the registry takes no tokens of a token service.
+    ///
+    /// # Errors
+    /// All of [`RegistryError`] but `NotFound` and `NoSuchPlatform`.
+    pub async fn pull_token(
+        &self,
+        repository: &Reference,
+    ) -> Result<Option<PullToken>, RegistryError> {
+        let endpoint = self.origin(repository.registry()).await?;
+        let scopes = Scopes::pull(repository.repository());
+        let what = format!("token for {}", repository.repository());
+        if self.authorization(&endpoint, &scopes).await?.is_none() {
+            // How the registry wants it is not known yet.
+            let attempt = Attempt::get(endpoint.base.clone());
+            self.fetch(&endpoint, &scopes, attempt, TOKEN_ANSWER_LIMIT, &what)
+                .await?;
+        }
+        let login = self.inner.logins.of(&endpoint);
+        let mut login = login.lock().await;
+        let Some(challenge @ Challenge::Bearer { .. }) = login.challenge.clone() else {
+            return Ok(None);
+        };
+        if let Some(Credential::Bearer(_)) = self.found(&endpoint, &mut login).await.credential {
+            return Ok(None);
+        }
+        self.answer(&endpoint, &mut login, &challenge, &scopes)
+            .await?;
+        let token = login.tokens.get(&scopes).and_then(|token| {
+            let text = token.header.to_str().ok()?.strip_prefix("Bearer ")?;
+            Some(PullToken {
+                token: text.to_owned(),
+                lifetime: token.until.saturating_duration_since(Instant::now()),
+            })
+        });
+        Ok(token)
+    }
+
+    /// Asks the broker of a registry, if it has one, else the token service.
+    async fn ask_for_token(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask<'_>,
+    ) -> Result<TokenAnswer, RegistryError> {
+        let Some(broker) = self.inner.options.brokers.get(&endpoint.login) else {
+            return self.fetch_token(endpoint, ask).await;
+        };
+        let url = Url::parse(&broker.url).map_err(|e| RegistryError::Setting {
+            setting: format!("token broker of {}", endpoint.login),
+            detail: e.to_string(),
+        })?;
+        let mut attempt = Attempt::get(url);
+        attempt.url.query_pairs_mut().extend_pairs(ask.query());
+        attempt.authorization = Some(match &broker.credential {
+            Credential::Password { user, password } => basic(endpoint, user, password)?,
+            Credential::Bearer(token) | Credential::IdentityToken(token) => {
+                secret(endpoint, "Bearer", token)?
+            }
+        });
+        let what = format!("token from {}", host_of(&attempt.url));
+        let response = self.send_plain(&attempt, &what).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return self.fetch_token(endpoint, ask).await;
+        }
+        self.token_answer(endpoint, ask, response, &what).await
     }
 
     async fn fetch_token(

@@ -42,10 +42,20 @@ pub enum CredentialSource {
     Docker,
     /// This `config.json`, and the helpers it names.
     DockerConfig(PathBuf),
+    /// A user whose password is all of a small file but the line break at its end, for any registry.
+    PasswordFile {
+        /// User name.
+        user: String,
+        /// File with the password.
+        file: PathBuf,
+    },
 }
 
 /// A helper may ask its user for a passphrase, but not for ever.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Registries give tokens of some kilobytes for passwords, too.
+const PASSWORD_LIMIT: usize = 64 << 10;
 
 /// Outcome of a look-up.
 #[derive(Debug, Clone)]
@@ -72,6 +82,7 @@ impl CredentialSource {
                 .or_else(|| std::env::home_dir().map(|home| home.join(".docker")))
                 .map(|dir| dir.join("config.json")),
             Self::DockerConfig(path) => Some(path.clone()),
+            Self::PasswordFile { user, file } => return of_file(user, file).await,
         };
         let Some(path) = path else {
             return Found::nothing("no credentials are configured".to_owned());
@@ -109,6 +120,26 @@ impl Found {
             credential: None,
             told,
         }
+    }
+}
+
+async fn of_file(user: &str, file: &Path) -> Found {
+    let place = file.display().to_string();
+    match tokio::fs::read(file).await {
+        Ok(bytes) if bytes.len() > PASSWORD_LIMIT => {
+            Found::nothing(format!("{place}: is too large for a password"))
+        }
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => Found {
+                credential: Some(Credential::Password {
+                    user: user.to_owned(),
+                    password: text.trim_end_matches(['\r', '\n']).to_owned(),
+                }),
+                told: format!("logged in as {user} by {place}"),
+            },
+            Err(_) => Found::nothing(format!("{place}: is not text")),
+        },
+        Err(error) => Found::nothing(format!("{place}: {error}")),
     }
 }
 
@@ -202,6 +233,31 @@ mod tests {
             "r.example",
             Err("Unable to communicate with credential helper"),
         );
+    }
+
+    #[tokio::test]
+    async fn passwords_of_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        for (text, expect) in [
+            (Some(&b"geheim\n"[..]), Some("geheim")),
+            (Some(b" a b\r\n"), Some(" a b")),
+            (Some(b"\xff"), None),
+            (Some(&[b'x'; PASSWORD_LIMIT + 1]), None),
+            (None, None),
+        ] {
+            match text {
+                Some(text) => std::fs::write(&path, text).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            let found = of_file("me", &path).await;
+            let expect = expect.map(|password| Credential::Password {
+                user: "me".to_owned(),
+                password: password.to_owned(),
+            });
+            assert_eq!(found.credential, expect);
+            assert!(found.told.contains("password") && !found.told.contains("geheim"));
+        }
     }
 
     #[test]

@@ -111,6 +111,9 @@ pub(super) fn endpoints(options: &Options, registry: &str) -> Result<Vec<Endpoin
 }
 
 fn origin(options: &Options, registry: &str) -> Result<Endpoint, RegistryError> {
+    if let Some(root) = options.roots.get(registry) {
+        return rooted(registry, root);
+    }
     // Docker Hub's API has a host of its own.
     let host = if registry == "docker.io" {
         "registry-1.docker.io"
@@ -129,6 +132,35 @@ fn origin(options: &Options, registry: &str) -> Result<Endpoint, RegistryError> 
         login: registry.to_owned(),
         mirror: false,
         unsettled,
+    })
+}
+
+/// A registry whose API is not where the specification has it.
+fn rooted(registry: &str, root: &str) -> Result<Endpoint, RegistryError> {
+    let refuse = |detail: String| RegistryError::Setting {
+        setting: format!("API of registry {registry}"),
+        detail,
+    };
+    let mut base = Url::parse(root).map_err(|e| refuse(e.to_string()))?;
+    let path = base.path().trim_end_matches('/').to_owned();
+    // Without a default port, as that of `base`.
+    let named = Url::parse(&format!("{}://{registry}", base.scheme()));
+    let fits = matches!(base.scheme(), "http" | "https")
+        && named.is_ok_and(|named| host_of(&named) == host_of(&base))
+        && path.ends_with("/v2")
+        && base.username().is_empty()
+        && base.query().is_none();
+    if !fits {
+        let expected = format!("expected a URL such as `https://{registry}/path/v2`");
+        return Err(refuse(expected));
+    }
+    base.set_path(&format!("{path}/"));
+    Ok(Endpoint {
+        registry: registry.to_owned(),
+        base,
+        login: registry.to_owned(),
+        mirror: false,
+        unsettled: false,
     })
 }
 
@@ -259,6 +291,24 @@ mod tests {
         assert_eq!(unsettled("plain.example:5000"), Some(true));
         assert_eq!(unsettled("plain.example"), Some(false));
         assert_eq!(unsettled("localhost:5000"), Some(false));
+    }
+
+    #[test]
+    fn roots() {
+        let check = |registry: &str, root: &str, expect: Option<&str>| {
+            let mut options = Options::default();
+            options.roots.insert(registry.into(), root.into());
+            let got = origin(&options, registry);
+            let got = got.ok().map(|endpoint| endpoint.base.to_string());
+            assert_eq!(got.as_deref(), expect, "{root}");
+        };
+        let (registry, base) = ("r.example:5000", "https://r.example:5000/a/b/v2/");
+        check(registry, "https://r.example:5000/a/b/v2", Some(base));
+        check(registry, "https://r.example:5000/a/b/v2/", Some(base));
+        check(registry, "https://r.example:5000/a/b", None);
+        check(registry, "https://other.example/v2", None);
+        check(registry, "https://u:p@r.example:5000/v2", None);
+        check(registry, "ftp://r.example:5000/v2", None);
     }
 
     #[test]

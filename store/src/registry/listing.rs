@@ -1,48 +1,20 @@
-//! Tags, referrers and deletion.
+//! Tags and deletion, and listings that come in pages.
 
-use chalk_core::{Digest, Reference};
+use chalk_core::Reference;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK};
 use reqwest::{Method, StatusCode, Url};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::json;
 
 use super::Client;
 use super::auth::Scopes;
 use super::endpoint::Endpoint;
 use super::error::RegistryError;
+use super::referrers::INDEX;
 use super::transport::{ANSWER_LIMIT, Answer, Attempt};
 
 /// A registry may page for ever; nobody has this many tags of one image.
 const MAX_PAGES: usize = 1000;
-
-/// Manifest that names another as its `subject`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Referrer {
-    /// Type of the manifest.
-    pub media_type: String,
-    /// Digest of the manifest.
-    pub digest: Digest,
-    /// Size of the manifest in bytes.
-    pub size: u64,
-    /// Kind of artifact that the manifest is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub artifact_type: Option<String>,
-    /// Annotations of the manifest.
-    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    pub annotations: std::collections::BTreeMap<String, String>,
-}
-
-/// Tag under which registries without the referrers API keep the referrers of `subject`.
-pub(super) fn fallback_tag(of: &Reference, subject: &Digest) -> Result<Reference, RegistryError> {
-    let tag = subject.to_string().replace(':', "-");
-    Reference::new(of.registry(), of.repository(), Some(&tag), None).map_err(|e| {
-        RegistryError::Protocol {
-            host: of.registry().to_owned(),
-            what: format!("referrers of {subject}"),
-            detail: e.to_string(),
-        }
-    })
-}
 
 impl Client {
     /// All tags of a repository, in the registry's order; none when there is no such repository.
@@ -67,53 +39,58 @@ impl Client {
         Ok(all)
     }
 
-    /// Manifests that name `subject`, of one kind only if `artifact_type` is given; by the
-    /// referrers API, else by the referrers tag.
-    ///
-    /// # Errors
-    /// All of [`RegistryError`] but `NotFound` and `NoSuchPlatform`.
-    pub async fn referrers(
-        &self,
-        repository: &Reference,
-        subject: &Digest,
-        artifact_type: Option<&str>,
-    ) -> Result<Vec<Referrer>, RegistryError> {
-        let endpoint = self.origin(repository.registry()).await?;
-        let name = repository.repository();
-        let what = format!("referrers of {subject} in {name}");
-        let mut url = endpoint.url(&format!("{name}/referrers/{subject}"))?;
-        if let Some(kind) = artifact_type {
-            url.query_pairs_mut().append_pair("artifactType", kind);
-        }
-        let answers = self.pages(&endpoint, url, name, &what).await?;
-        let mut all: Vec<Referrer> = Vec::new();
-        if answers.is_empty() {
-            let at = fallback_tag(repository, subject)?;
-            if let Some(found) = self.manifest(&at).await? {
-                let index: Index =
-                    serde_json::from_slice(&found.bytes).map_err(|e| RegistryError::Protocol {
-                        host: endpoint.host(),
-                        what,
-                        detail: format!("the referrers tag holds no valid index: {e}"),
-                    })?;
-                all = index.manifests;
-            }
-        } else {
-            for answer in answers {
-                all.extend(parse::<Index>(&endpoint, &answer, &what)?.manifests);
-            }
-        }
-        // Filtering is optional for a registry (spec.md, "Listing Referrers"), so do it here too.
-        all.retain(|one| artifact_type.is_none() || one.artifact_type.as_deref() == artifact_type);
-        Ok(all)
-    }
-
-    /// Deletes the manifest behind a digest, or a tag; `false` when there was none.
+    /// Deletes the manifest behind a digest, or a tag; `false` when there was none. A manifest that
+    /// goes leaves the index of its subject's referrers first, since registries take no index that
+    /// lists what is gone, and its own index goes with it (spec.md, "Deleting Manifests"; both only
+    /// where the registry lacks the referrers API).
     ///
     /// # Errors
     /// All of [`RegistryError`] but `NotFound` and `NoSuchPlatform`; `Protocol` when the registry
     /// does not allow deletion.
     pub async fn delete_manifest(&self, reference: &Reference) -> Result<bool, RegistryError> {
+        let Some(digest) = reference.digest() else {
+            return self.delete_tag(reference).await;
+        };
+        let filed = self.unfile_referrer(reference, &digest).await?;
+        let deleted = match self.delete_one(reference).await {
+            Ok(deleted) => deleted,
+            Err(error) => {
+                // It stays, and so must be found.
+                if let Some(found) = filed {
+                    let (kind, bytes) = (&found.media_type, &found.bytes);
+                    self.file_referrer(reference, kind, bytes).await?;
+                }
+                return Err(error);
+            }
+        };
+        self.remove_own_index(reference, &digest).await?;
+        Ok(deleted)
+    }
+
+    /// Deletes a tag and nothing else. Older registries delete by digest alone, which takes every tag
+    /// of it along: there the tag is first moved to an index that no other tag has.
+    async fn delete_tag(&self, reference: &Reference) -> Result<bool, RegistryError> {
+        match self.delete_one(reference).await {
+            Err(RegistryError::Protocol { .. }) => {}
+            deleted => return deleted,
+        }
+        if self.head_manifest(reference).await?.is_none() {
+            return Ok(false);
+        }
+        let nothing = json!({
+            "schemaVersion": 2,
+            "mediaType": INDEX,
+            "manifests": [],
+            "annotations": { "chalk.removed": format!("{:032x}", rand::random::<u128>()) },
+        });
+        let nothing = nothing.to_string().into();
+        let always = HeaderMap::new();
+        let moved = self.put_one(reference, INDEX, nothing, always).await?;
+        self.delete_one(&reference.with_digest(moved.digest)).await
+    }
+
+    /// Deletes what is under a digest or tag and nothing else.
+    pub(super) async fn delete_one(&self, reference: &Reference) -> Result<bool, RegistryError> {
         let endpoint = self.origin(reference.registry()).await?;
         let (repository, name) = (reference.repository(), reference.manifest_name());
         let url = endpoint.url(&format!("{repository}/manifests/{name}"))?;
@@ -131,7 +108,7 @@ impl Client {
     }
 
     /// All pages of a listing; none when the first is not there.
-    async fn pages(
+    pub(super) async fn pages(
         &self,
         endpoint: &Endpoint,
         mut url: Url,
@@ -166,13 +143,7 @@ impl Client {
     }
 }
 
-#[derive(Deserialize)]
-struct Index {
-    #[serde(default)]
-    manifests: Vec<Referrer>,
-}
-
-fn parse<T: serde::de::DeserializeOwned>(
+pub(super) fn parse<T: serde::de::DeserializeOwned>(
     endpoint: &Endpoint,
     answer: &Answer,
     what: &str,

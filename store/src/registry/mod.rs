@@ -8,7 +8,7 @@
 //!
 //! - `manifest`: manifests by tag and digest; `platform`: the right one of an index
 //! - `pull`, `push`, `upload`: blobs and whole images; `stream`: blobs as they come
-//! - `listing`: tags and referrers
+//! - `listing`: tags, and deletion; `referrers`: manifests by their subject
 //! - `transport`, `auth`, `challenge`, `credentials`, `endpoint`: one request, its login, its
 //!   server
 
@@ -24,6 +24,7 @@ pub(crate) mod platform;
 mod progress;
 mod pull;
 mod push;
+mod referrers;
 mod stream;
 mod transport;
 mod upload;
@@ -34,13 +35,14 @@ use std::sync::Arc;
 use reqwest::redirect;
 use tokio::sync::Semaphore;
 
+pub use auth::PullToken;
 pub use credentials::{Credential, CredentialSource};
 pub use error::RegistryError;
-pub use listing::Referrer;
 pub use manifest::{Manifest, ManifestHead, Resolved};
-pub use options::{Options, Retry};
+pub use options::{ClientCertificate, Options, Retry, TokenBroker};
 pub use progress::{Progress, Transfer};
 pub use push::{Published, Pushed};
+pub use referrers::Referrer;
 pub use stream::{BlobSource, BlobStream};
 
 /// Manifests larger than this are refused, as the distribution specification suggests
@@ -66,6 +68,8 @@ struct Inner {
     /// Schemes that insecure registries turned out to speak, by host and port.
     schemes: tokio::sync::Mutex<BTreeMap<String, &'static str>>,
     logins: auth::Logins,
+    /// Indexes of referrers that this client is changing.
+    indexes: referrers::Indexes,
     blobs: Arc<Semaphore>,
 }
 
@@ -75,7 +79,7 @@ impl Client {
     /// # Errors
     /// [`RegistryError::CaBundle`] and [`RegistryError::Setting`].
     pub fn new(options: Options) -> Result<Self, RegistryError> {
-        for registry in options.mirrors.keys() {
+        for registry in options.mirrors.keys().chain(options.roots.keys()) {
             endpoint::endpoints(&options, registry)?;
         }
         if options.parallel == 0 {
@@ -85,6 +89,7 @@ impl Client {
             });
         }
         let certificates = certificates(&options)?;
+        let identity = options.identity.as_ref().map(identity).transpose()?;
         let http = |proxied: bool, lenient: bool| {
             let mut builder = reqwest::Client::builder()
                 .user_agent(concat!("chalk/", env!("CARGO_PKG_VERSION")))
@@ -96,6 +101,9 @@ impl Client {
                 .tls_danger_accept_invalid_certs(lenient);
             if !proxied {
                 builder = builder.no_proxy();
+            }
+            if let Some(identity) = &identity {
+                builder = builder.identity(identity.clone());
             }
             builder.build().map_err(|e| RegistryError::Setting {
                 setting: "TLS and proxies".to_owned(),
@@ -109,6 +117,7 @@ impl Client {
                 lenient: http(true, true)?,
                 schemes: tokio::sync::Mutex::default(),
                 logins: auth::Logins::default(),
+                indexes: referrers::Indexes::default(),
                 blobs: Arc::new(Semaphore::new(options.parallel)),
                 options,
             }),
@@ -135,6 +144,22 @@ fn certificates(options: &Options) -> Result<Vec<reqwest::Certificate>, Registry
         return Err(refuse("expected PEM certificates, found none".to_owned()));
     }
     Ok(found)
+}
+
+fn identity(files: &ClientCertificate) -> Result<reqwest::Identity, RegistryError> {
+    let refuse = |file: &std::path::Path, detail: String| RegistryError::Setting {
+        setting: format!("client certificate {}", file.display()),
+        detail,
+    };
+    let mut pem = Vec::new();
+    for file in [&files.certificate, &files.key] {
+        pem.extend(std::fs::read(file).map_err(|e| refuse(file, e.to_string()))?);
+        pem.push(b'\n');
+    }
+    reqwest::Identity::from_pem(&pem).map_err(|_| {
+        let expected = "expected a certificate here and its private key in the other file, in PEM";
+        refuse(&files.certificate, expected.to_owned())
+    })
 }
 
 /// Follows redirects (blobs often lie at a storage service), but not from TLS to plain HTTP.

@@ -24,6 +24,15 @@ pub struct Options {
     pub credentials: CredentialSource,
     /// Credentials by registry as references name it.
     pub explicit: BTreeMap<String, Credential>,
+    /// Where credentials of a registry are looked up in the place of `credentials`, by registry.
+    pub sources: BTreeMap<String, CredentialSource>,
+    /// Whom to ask for tokens in the place of a registry's own token service, by registry.
+    pub brokers: BTreeMap<String, TokenBroker>,
+    /// API root of registries that do not have it at `/v2/`, by registry: a URL whose path ends with
+    /// `/v2`.
+    pub roots: BTreeMap<String, String>,
+    /// What the client proves itself by to servers that ask for a certificate.
+    pub identity: Option<ClientCertificate>,
     /// Number of blobs in flight at once, over all calls on one client.
     pub parallel: usize,
     /// Time to establish a connection, TLS included.
@@ -34,6 +43,25 @@ pub struct Options {
     pub commit_timeout: Duration,
     /// How failures that may pass are retried.
     pub retry: Retry,
+}
+
+/// One who gets tokens for reading a registry, and who hands them to those that cannot log in there.
+#[derive(Debug, Clone)]
+pub struct TokenBroker {
+    /// URL that answers `GET` with `service` and `scope` as a token service does (token
+    /// specification of the distribution project), or with 404: then the registry is asked itself.
+    pub url: String,
+    /// Login at the broker.
+    pub credential: Credential,
+}
+
+/// A certificate and its key, both in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// File of the certificate, with those between it and its authority.
+    pub certificate: PathBuf,
+    /// File of its private key.
+    pub key: PathBuf,
 }
 
 /// Exponential back-off with jitter, for broken connections, 429 and 5xx.
@@ -55,6 +83,10 @@ impl Default for Options {
             insecure: BTreeSet::new(),
             credentials: CredentialSource::Docker,
             explicit: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            brokers: BTreeMap::new(),
+            roots: BTreeMap::new(),
+            identity: None,
             parallel: 6,
             connect_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(60),

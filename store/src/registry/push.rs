@@ -7,10 +7,9 @@ use bytes::Bytes;
 use chalk_core::{Digest, Reference};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use oci_spec::image::{Descriptor, ImageIndex};
+use oci_spec::image::ImageIndex;
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use super::auth::Scopes;
@@ -99,7 +98,12 @@ impl Client {
     ) -> Result<bool, RegistryError> {
         let endpoint = self.origin(repository.registry()).await?;
         let name = repository.repository();
-        match start(self, &endpoint, name, digest, Some(from)).await? {
+        let started = match start(self, &endpoint, name, digest, Some(from)).await {
+            // Whoever may not read there can still upload here.
+            Err(RegistryError::Denied { .. } | RegistryError::NotFound { .. }) => return Ok(false),
+            started => started?,
+        };
+        match started {
             Start::Mounted => Ok(true),
             Start::Session(url) => {
                 // The registry opened an upload instead: do not leave it behind.
@@ -125,7 +129,10 @@ impl Client {
         media_type: &str,
         bytes: Bytes,
     ) -> Result<Published, RegistryError> {
-        let published = self.put_one(reference, media_type, bytes.clone()).await?;
+        let always = HeaderMap::new();
+        let published = self
+            .put_one(reference, media_type, bytes.clone(), always)
+            .await?;
         if published.subject.is_none() {
             self.file_referrer(reference, media_type, &bytes).await?;
         }
@@ -204,11 +211,13 @@ impl Client {
         level.boxed()
     }
 
-    async fn put_one(
+    /// Puts a manifest on `condition`, and nothing else.
+    pub(super) async fn put_one(
         &self,
         reference: &Reference,
         media_type: &str,
         bytes: Bytes,
+        condition: HeaderMap,
     ) -> Result<Published, RegistryError> {
         let endpoint = self.origin(reference.registry()).await?;
         let (repository, name) = (reference.repository(), reference.manifest_name());
@@ -229,6 +238,7 @@ impl Client {
         let mut attempt = Attempt::new(Method::PUT, url);
         let kind = HeaderValue::from_str(media_type)
             .map_err(|_| protocol(format!("`{media_type}` is no media type")))?;
+        attempt.headers = condition;
         attempt.headers.insert(CONTENT_TYPE, kind);
         attempt.payload = Payload::Bytes(bytes.clone());
         let scopes = Scopes::push(repository);
@@ -255,71 +265,6 @@ impl Client {
             subject: subject.and_then(|v| v.to_str().ok()?.parse().ok()),
         })
     }
-
-    /// Adds a manifest with a `subject` to the index under the referrers tag (spec.md, "Referrers
-    /// Tag Schema"), for registries without the referrers API. Two clients that do this at once
-    /// can lose an entry; the specification knows no cure.
-    async fn file_referrer(
-        &self,
-        reference: &Reference,
-        media_type: &str,
-        bytes: &Bytes,
-    ) -> Result<(), RegistryError> {
-        let Ok(referrer) = serde_json::from_slice::<Subject>(bytes) else {
-            return Ok(());
-        };
-        let Some(subject) = &referrer.subject else {
-            return Ok(());
-        };
-        let at = super::listing::fallback_tag(reference, &blob_of(subject, reference)?.digest)?;
-        let mut index = match self.manifest(&at).await? {
-            Some(found) => serde_json::from_slice(&found.bytes).unwrap_or_else(|_| empty_index()),
-            None => empty_index(),
-        };
-        let digest = Digest::of(bytes).to_string();
-        let mut entry = serde_json::json!({
-            "mediaType": media_type,
-            "digest": digest,
-            "size": bytes.len(),
-        });
-        let kind = referrer
-            .artifact_type
-            .or(referrer.config.map(|c| c.media_type().to_string()));
-        if let Some(kind) = kind {
-            entry["artifactType"] = kind.into();
-        }
-        if let Some(annotations) = referrer.annotations {
-            entry["annotations"] = annotations;
-        }
-        let Some(list) = index.get_mut("manifests").and_then(|m| m.as_array_mut()) else {
-            return Ok(());
-        };
-        if list.iter().any(|old| old["digest"] == digest.as_str()) {
-            return Ok(());
-        }
-        list.push(entry);
-        let text = index.to_string();
-        self.put_one(&at, "application/vnd.oci.image.index.v1+json", text.into())
-            .await?;
-        Ok(())
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Subject {
-    subject: Option<Descriptor>,
-    artifact_type: Option<String>,
-    annotations: Option<serde_json::Value>,
-    config: Option<Descriptor>,
-}
-
-fn empty_index() -> serde_json::Value {
-    serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [],
-    })
 }
 
 /// Reads a blob of the store to its end, which fails if it rotted.

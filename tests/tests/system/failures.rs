@@ -35,7 +35,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("steps_cannot_reach_the_host", steps_cannot_reach_the_host),
 ];
 
-fn busybox(steps: &[&str]) -> Project {
+/// A declaration of the small base with commands.
+pub(crate) fn busybox(steps: &[&str]) -> Project {
     let commands: String = steps
         .iter()
         .map(|step| format!("  '''{step}''',\n"))
@@ -72,7 +73,7 @@ pub(crate) fn sleep_mark() -> String {
     format!("7{number:0>3}.{process}")
 }
 
-fn states(result: &Value) -> Vec<&str> {
+pub(crate) fn states(result: &Value) -> Vec<&str> {
     let steps = result["steps"].as_array().expect("steps");
     steps
         .iter()

@@ -119,7 +119,7 @@ fn below(root: &Path) -> Vec<PathBuf> {
 
 /// Runs `chalk gc`.
 #[track_caller]
-fn gc(service: &Service, words: &[&str]) -> Value {
+pub(crate) fn gc(service: &Service, words: &[&str]) -> Value {
     service
         .chalk()
         .args(["gc", "--json"])
@@ -129,7 +129,7 @@ fn gc(service: &Service, words: &[&str]) -> Value {
         .json()
 }
 
-fn freed(report: &Value) -> BTreeMap<String, u64> {
+pub(crate) fn freed(report: &Value) -> BTreeMap<String, u64> {
     let items = report["items"].as_array().unwrap().iter();
     items
         .filter(|item| item["freed"] == true)

@@ -40,19 +40,23 @@ mod isolation;
 mod layers;
 mod limits;
 mod long_logs;
+mod own_image;
 mod progress;
 mod projects;
 mod pulls;
 mod quickstart;
 mod regions;
+mod registries;
 mod registry;
 mod restarts;
 mod rootless;
+mod s3;
 mod sandbox_files;
 mod sandboxes;
 mod secrets;
 mod simulator;
 mod specification;
+mod state_versions;
 mod terminals;
 mod tokens;
 mod verify;
@@ -70,10 +74,11 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 43] = [
+    let modules: [(&str, &[Test]); 47] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("engines", engines::TESTS),
+        ("own_image", own_image::TESTS),
         ("verify", verify::TESTS),
         ("restarts", restarts::TESTS),
         ("pulls", pulls::TESTS),
@@ -81,6 +86,8 @@ fn main() -> ExitCode {
         ("watching", watching::TESTS),
         ("gc", gc::TESTS),
         ("regions", regions::TESTS),
+        ("registries", registries::TESTS),
+        ("s3", s3::TESTS),
         ("containerd", containerd::TESTS),
         ("sandbox_files", sandbox_files::TESTS),
         ("sandboxes", sandboxes::TESTS),
@@ -89,6 +96,7 @@ fn main() -> ExitCode {
         ("long_logs", long_logs::TESTS),
         ("rootless", rootless::TESTS),
         ("terminals", terminals::TESTS),
+        ("state_versions", state_versions::TESTS),
         ("access", access::TESTS),
         ("app", app::TESTS),
         ("app_terminal", app_terminal::TESTS),

@@ -343,8 +343,11 @@ fn a_pull_through_registry(world: &World) {
     for layer in layout["layers"].as_array().unwrap() {
         let digest = layer["digest"].as_str().unwrap();
         wait_until(&format!("{digest} came through the proxy"), || {
+            // Nodes would go on to the registry if the proxy could not log in there.
             let log = proxy.log();
-            let mut answers = log.lines().filter(|line| line.contains("response"));
+            let mut answers = log.lines().filter(|line| {
+                line.contains("response completed") && line.contains("http.response.status=200")
+            });
             answers.any(|line| line.contains(digest) && line.contains("GET"))
         });
     }

@@ -11,6 +11,7 @@ use crate::client;
 use crate::error::Failure;
 use crate::output;
 use crate::own_node;
+use crate::service_manager;
 use crate::settings::Loaded;
 
 pub(crate) async fn agent(loaded: &Loaded, args: &cli::Agent) -> Result<(), Failure> {
@@ -32,6 +33,8 @@ pub(crate) async fn agent(loaded: &Loaded, args: &cli::Agent) -> Result<(), Fail
     let mut node = own_node::start(settings)
         .await
         .map_err(|error| own_node::failure(&error))?;
+    // Before it has joined: a service that cannot be reached keeps no host from coming up.
+    service_manager::ready();
     tokio::select! {
         end = node.ended() => {
             return match end {
@@ -45,6 +48,7 @@ pub(crate) async fn agent(loaded: &Loaded, args: &cli::Agent) -> Result<(), Fail
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    service_manager::stopping();
     // The second signal of a hurried user ends the process at once; state survives that.
     tokio::select! {
         () = node.shutdown() => Ok(()),

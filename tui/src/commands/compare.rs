@@ -46,38 +46,54 @@ pub(crate) async fn why(server: &Server, args: &cli::Why, json: bool) -> Result<
         resolve(server, &declared.spec).await?.spec
     };
     let last = last_build(server, name.as_deref()).await?;
-    let detail: ImageDetail = server
-        .client()
-        .get(&format!(
-            "/v1/images/{}",
-            segment(&last.image_hash.to_string())
-        ))
-        .await?;
+    let detail = match (&last, &name) {
+        (Some(last), _) => image(server, &last.image_hash.to_string()).await?,
+        // A service whose builds are forgotten still has the image of that name, spec included.
+        (None, Some(name)) => image(server, name).await.map_err(|failure| {
+            if failure.code == exit::NOT_FOUND {
+                never_built(&format!(" of `{name}`"))
+            } else {
+                failure
+            }
+        })?,
+        (None, None) => return Err(never_built("")),
+    };
+    let against = detail.image.image_hash;
     let diff = chalk_core::diff::diff(&detail.spec, &spec);
     if json {
         let mut document = serde_json::to_value(&diff).map_err(|e| {
             Failure::new(exit::FAILED, "cannot print the difference as JSON").why(e)
         })?;
+        let named = last.as_ref().map_or(name, |last| last.name.clone());
         document["against"] = serde_json::json!({
-            "build": last.id, "name": last.name, "image_hash": last.image_hash,
+            "build": last.map(|last| last.id), "name": named, "image_hash": against,
         });
         return output::json(&document);
     }
-    let called = last
-        .name
-        .as_deref()
-        .map(|n| format!(" of {n}"))
-        .unwrap_or_default();
+    let (kind, called, created) = match &last {
+        Some(last) => ("build", last.name.as_deref(), &last.created),
+        None => ("image", name.as_deref(), &detail.image.created),
+    };
+    let called = called.map(|n| format!(" of {n}")).unwrap_or_default();
     output::line(&format!(
-        "against the build{called} of {} ({})",
-        last.created,
-        output::short(last.image_hash)
+        "against the {kind}{called} of {created} ({})",
+        output::short(against)
     ))?;
     print(&diff)
 }
 
-/// The newest build that gave an image: under `name`, or of all when the declaration has none.
-async fn last_build(server: &Server, name: Option<&str>) -> Result<Build, Failure> {
+async fn image(server: &Server, of: &str) -> Result<ImageDetail, Failure> {
+    let path = format!("/v1/images/{}", segment(of));
+    server.client().get(&path).await
+}
+
+fn never_built(of: &str) -> Failure {
+    Failure::new(exit::NOT_FOUND, format!("no finished build{of} is known"))
+        .hint("build once with --name, then ask again; or compare two specs with `diff`")
+}
+
+/// The newest build that gave an image and is known: under `name`, or of all when the declaration has none.
+async fn last_build(server: &Server, name: Option<&str>) -> Result<Option<Build>, Failure> {
     let query = name
         .map(|n| format!("&name={}", segment(n)))
         .unwrap_or_default();
@@ -86,11 +102,7 @@ async fn last_build(server: &Server, name: Option<&str>) -> Result<Build, Failur
         .get(&format!("/v1/builds?limit=100{query}"))
         .await?;
     let finished = |b: &Build| matches!(b.status, BuildStatus::Built | BuildStatus::Reused);
-    builds.into_iter().find(finished).ok_or_else(|| {
-        let of = name.map(|n| format!(" of `{n}`")).unwrap_or_default();
-        Failure::new(exit::NOT_FOUND, format!("no finished build{of} is known"))
-            .hint("build once with --name, then ask again; or compare two specs with `diff`")
-    })
+    Ok(builds.into_iter().find(finished))
 }
 
 fn print(diff: &Diff<'_>) -> Result<(), Failure> {

@@ -12,6 +12,7 @@ pub(crate) mod gc;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod logs;
+pub(crate) mod man_pages;
 pub(crate) mod nodes;
 mod prewarm;
 pub(crate) mod projects;

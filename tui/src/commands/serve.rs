@@ -12,6 +12,7 @@ use crate::connect::start_failure;
 use crate::error::Failure;
 use crate::output;
 use crate::own_node;
+use crate::service_manager;
 use crate::settings::Loaded;
 
 pub(crate) async fn serve(loaded: &Loaded, serve: &cli::Serve) -> Result<(), Failure> {
@@ -62,10 +63,12 @@ pub(crate) async fn serve(loaded: &Loaded, serve: &cli::Serve) -> Result<(), Fai
     if let Some(node) = &node {
         output::line(&format!("  node      {}", node.name()))?;
     }
+    service_manager::ready();
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    service_manager::stopping();
     // The second signal of a hurried user ends the process at once; state survives that.
     let end = async {
         // The node first: what becomes of its sandboxes is still to be told.

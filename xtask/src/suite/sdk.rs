@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::Options;
-use crate::host::{self, package};
+use super::python::{environment, program};
+use crate::host;
 use crate::run::{self, Failure, Result, at, command};
 use crate::{base, compile, npm, wasm};
 
@@ -20,7 +21,6 @@ const TIMEOUT: &str = "240";
 /// # Errors
 /// When a test fails with the pinned release, or what the tests need cannot be had.
 pub(super) fn check(options: &Options) -> Result<String> {
-    host::install(&[package("python3-venv", "/usr/share/doc/python3-venv")])?;
     wasm::fresh()?;
     npm::check_node()?;
     compile::example("declared_hashes")?;
@@ -30,7 +30,7 @@ pub(super) fn check(options: &Options) -> Result<String> {
         .map_err(at(&folder.join("requirements.txt")))?;
     let list = folder.join("requirements.txt").display().to_string();
     let words = ["--require-hashes", "--requirement", &list];
-    let pinned = environment("pinned", &wanted, &words)?;
+    let pinned = environment(&home(), "pinned", &wanted, &words)?;
     tests(&pinned, &chalk, options)?;
 
     let own = installed(&pinned)?;
@@ -42,8 +42,8 @@ pub(super) fn check(options: &Options) -> Result<String> {
     }
     let release = format!("{SDK}=={newest}");
     let words = [release.as_str(), "lz4", "pytest", "pytest-timeout"];
-    let outcome =
-        environment("newest", &release, &words).and_then(|newest| tests(&newest, &chalk, options));
+    let outcome = environment(&home(), "newest", &release, &words)
+        .and_then(|newest| tests(&newest, &chalk, options));
     match outcome {
         Ok(()) => Ok(format!("{SDK} {own}, and the newest, {newest}")),
         Err(Failure::Interrupted) => Err(Failure::Interrupted),
@@ -56,25 +56,9 @@ pub(super) fn check(options: &Options) -> Result<String> {
     }
 }
 
-/// A virtual environment with what `words` of pip say; `recipe` tells whether that was done.
-fn environment(name: &str, recipe: &str, words: &[&str]) -> Result<PathBuf> {
-    let home = host::target().join("sdk");
-    let (place, stamp) = (home.join(name), home.join(format!("{name}.recipe")));
-    if fs::read_to_string(&stamp).is_ok_and(|made| made == recipe) && place.is_dir() {
-        return Ok(place);
-    }
-    run::remove(&stamp)?;
-    run::remove(&place)?;
-    fs::create_dir_all(&home).map_err(at(&home))?;
-    run::run(command("python3", ["-m", "venv"]).arg(&place))?;
-    let pip = program(&place, "pip");
-    run::run(command(&pip, ["install", "--quiet", "--disable-pip-version-check"]).args(words))?;
-    fs::write(&stamp, recipe).map_err(at(&stamp))?;
-    Ok(place)
-}
-
-fn program(environment: &Path, name: &str) -> String {
-    environment.join("bin").join(name).display().to_string()
+/// Where the environments lie.
+fn home() -> PathBuf {
+    host::target().join("sdk")
 }
 
 fn tests(environment: &Path, chalk: &Path, options: &Options) -> Result<()> {

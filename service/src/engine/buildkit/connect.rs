@@ -180,3 +180,6 @@ pub(super) fn in_words(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -208,7 +208,7 @@ impl<'a, 'w> Lowering<'a, 'w> {
         }
         let shared = build.shared;
         let doing = "offer layers to a builder";
-        let failed = |error: &dyn std::error::Error| storage(doing, error);
+        let failed = |error: &(dyn std::error::Error + 'static)| storage(doing, error);
         let there = shared.regional.head_manifest(STEPS, &key.hex()).await;
         let digest = match there.map_err(|e| failed(&e))? {
             Some(there) => there.digest,

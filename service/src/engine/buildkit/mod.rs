@@ -23,13 +23,16 @@ mod solve;
 mod stubs;
 mod watch;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bollard_buildkit_proto::pb;
 use chalk_core::lower::{Action, Build as Lowered};
 use chalk_core::wire::{EventKind, PlanStep, StepState};
 use chalk_core::{Digest, Spec};
+use chalk_store::uses::Horizon;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -38,8 +41,9 @@ use super::embedded::build::{Build, Executor, Stop, build};
 use super::embedded::stage::StageDone;
 use super::embedded::storage;
 use super::oci::ImageFile;
-use super::{Engine, EngineError, EventSink, Job, Outcome};
-use crate::places::{BUILD_CACHE, BUILDS};
+use super::{CacheEntry, CacheKind, Engine, EngineError, EventSink, Job, Outcome};
+use crate::noted::Noted;
+use crate::places::{BUILD_CACHE, BUILDS, passing_tag};
 use crate::settings::{BuildKit, StepNetwork};
 
 pub use address::{Address, InvalidAddress};
@@ -69,6 +73,14 @@ pub enum SettingsError {
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The directory of notes cannot be made.
+    #[error("failed to create {}: {cause}", path.display())]
+    Notes {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        cause: String,
+    },
 }
 
 /// What the parts of the engine go by.
@@ -94,12 +106,14 @@ pub struct BuildKitEngine {
     inner: EmbeddedEngine,
     fleet: Fleet,
     settings: BuildKitSettings,
+    /// Uses of the caches that builders share, by what they are placed by.
+    shared: Arc<Noted>,
 }
 
 impl BuildKitEngine {
     /// Makes an engine that publishes as `inner` does. `public` is `host[:port][/prefix]` of the
     /// regional registry, unless the settings say what builders know it by; `login` opens it to them.
-    /// Reads files; connects to nobody.
+    /// Uses of shared caches are noted in `notes`. Reads files; connects to nobody.
     ///
     /// # Errors
     /// When the settings cannot be used.
@@ -108,7 +122,13 @@ impl BuildKitEngine {
         inner: EmbeddedEngine,
         public: &str,
         login: LoginSource,
+        notes: PathBuf,
     ) -> Result<Self, SettingsError> {
+        let shared = Noted::open(notes.clone());
+        let shared = shared.map_err(|e| SettingsError::Notes {
+            path: notes,
+            cause: e.to_string(),
+        })?;
         let registry = settings.registry.as_deref().unwrap_or(public);
         Ok(Self {
             inner,
@@ -119,6 +139,7 @@ impl BuildKitEngine {
                 network: settings.network,
                 share_cache: settings.share_cache,
             },
+            shared: Arc::new(shared),
         })
     }
 }
@@ -131,6 +152,42 @@ impl Engine for BuildKitEngine {
 
     async fn plan(&self, spec: &Spec) -> Result<Vec<PlanStep>, EngineError> {
         self.inner.plan(spec).await
+    }
+
+    async fn caches(&self) -> Result<Vec<CacheEntry>, EngineError> {
+        let mut found = self.inner.caches().await?;
+        let notes = self.shared.clone();
+        let listed = tokio::task::spawn_blocking(move || notes.all()).await;
+        let listed = listed.map_err(|e| storage("list the caches", &e))?;
+        for (place, used) in listed.map_err(|e| storage("list the caches", &e))? {
+            found.push(CacheEntry {
+                kind: CacheKind::Shared,
+                name: place.hex(),
+                bytes: 0,
+                used,
+                blobs: Vec::new(),
+            });
+        }
+        Ok(found)
+    }
+
+    async fn drop_cache(
+        &self,
+        kind: CacheKind,
+        name: &str,
+        horizon: &Horizon,
+    ) -> Result<bool, EngineError> {
+        if kind != CacheKind::Shared {
+            return self.inner.drop_cache(kind, name, horizon).await;
+        }
+        let Ok(place) = format!("sha256:{name}").parse::<Digest>() else {
+            return Ok(false);
+        };
+        let unused = !self.shared.is_used(&place, horizon);
+        if unused {
+            self.shared.forget(&place);
+        }
+        Ok(unused)
     }
 
     async fn build(
@@ -236,7 +293,7 @@ impl BuildKitEngine {
             settle(watch, &parts);
             return Ok(collect::collect(build, stage, None).await?);
         };
-        let tag = hex::encode(rand::random::<[u8; 16]>());
+        let tag = passing_tag(SystemTime::now(), rand::random());
         let order = Order {
             definition: graph.definition(&output),
             stage: &stage,
@@ -298,6 +355,9 @@ impl BuildKitEngine {
             cache: share
                 .then(|| format!("{}/{BUILD_CACHE}:{}", self.settings.registry, place.hex())),
         };
+        if share {
+            self.shared.note(place);
+        }
         attempt.solve(definition, export, watch).await?;
         if let Some(docker) = docker {
             let push = docker.push(&repository, tag, attempt.answers.login.as_ref());

@@ -47,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CacheEntry, CacheKind, Compression, Engine, EngineError, EventSink, Job, Outcome};
 use crate::bases::Bases;
-use crate::registry::Regional;
+use crate::registry::{Regional, RegionalError};
 use crate::settings::Installer;
 
 use caches::Caches;
@@ -268,7 +268,7 @@ impl Engine for EmbeddedEngine {
                 used,
                 blobs: Vec::new(),
             };
-            let fault = |e: &dyn std::error::Error| storage("list the caches", e);
+            let fault = |e: &(dyn std::error::Error + 'static)| storage("list the caches", e);
             let layers = shared.dirs.list().map_err(|e| fault(&e))?.into_iter();
             let mut found: Vec<CacheEntry> = layers.map(|l| entry(CacheKind::Layer, l)).collect();
             for cache in shared.caches.list().map_err(|e| fault(&e))? {
@@ -292,7 +292,7 @@ impl Engine for EmbeddedEngine {
         horizon: &Horizon,
     ) -> Result<bool, EngineError> {
         let (shared, name, horizon) = (self.shared.clone(), name.to_owned(), *horizon);
-        let fault = |e: &dyn std::error::Error| storage("remove a cache", e);
+        let fault = |e: &(dyn std::error::Error + 'static)| storage("remove a cache", e);
         let remove = move || match kind {
             CacheKind::Layer => {
                 let dropped = shared.dirs.drop_unused(&name, &horizon);
@@ -306,6 +306,8 @@ impl Engine for EmbeddedEngine {
                 let dropped = shared.steps.drop_note(&name, &horizon);
                 dropped.map_err(|e| fault(&e))
             }
+            // Of builders only.
+            CacheKind::Shared => Ok(false),
         };
         let dropped = tokio::task::spawn_blocking(remove).await;
         dropped.map_err(|e| storage("remove a cache", &e))?
@@ -356,7 +358,17 @@ fn is_config(title: &str) -> bool {
 }
 
 /// What went wrong with the store or the registry.
-pub(in crate::engine) fn storage(doing: &str, error: &dyn std::error::Error) -> EngineError {
+pub(in crate::engine) fn storage(
+    doing: &str,
+    error: &(dyn std::error::Error + 'static),
+) -> EngineError {
+    let regional = error.downcast_ref::<RegionalError>();
+    if regional.is_some_and(RegionalError::is_unreachable) {
+        return EngineError::Registry {
+            doing: doing.to_owned(),
+            cause: error.to_string(),
+        };
+    }
     EngineError::Storage {
         doing: doing.to_owned(),
         cause: error.to_string(),

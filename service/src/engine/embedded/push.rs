@@ -8,7 +8,7 @@ use chalk_store::Blob;
 use chalk_store::registry::Progress;
 
 use super::{Shared, storage};
-use crate::bases::Base;
+use crate::bases::{Base, Origin};
 use crate::engine::{EngineError, EventSink};
 use crate::places::{IMAGES, STEPS};
 
@@ -57,7 +57,7 @@ impl<'a> Pusher<'a> {
         let doing = "push a layer";
         let present = regional.has_blob(repository, &blob.digest).await;
         let present = present.map_err(|e| storage(doing, &e))?;
-        if !present {
+        if !present && !self.mount(repository, blob).await? {
             self.fetch(blob).await?;
             let none = Progress::none();
             let pushed = regional
@@ -77,6 +77,29 @@ impl<'a> Pusher<'a> {
             });
         }
         Ok(())
+    }
+
+    /// Lets the registry take a blob over from another of its repositories, where this build or the
+    /// step cache has put it, or a base of it lies there.
+    async fn mount(&self, repository: &str, blob: &Blob) -> Result<bool, EngineError> {
+        let regional = &self.shared.regional;
+        let of_base = self.bases.iter().find_map(|base| {
+            let mut layers = base.layers.iter();
+            match &base.origin {
+                Origin::Regional(from) if layers.any(|layer| layer.digest == blob.digest) => {
+                    Some(from.as_str())
+                }
+                _ => None,
+            }
+        });
+        let cached = (repository != STEPS).then_some(STEPS);
+        for from in of_base.into_iter().chain(cached) {
+            let mounted = regional.mount_blob(repository, &blob.digest, from).await;
+            if mounted.map_err(|e| storage("push a layer", &e))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Brings a blob into the store: from the registry, or from the base that it is of.

@@ -124,7 +124,8 @@ impl<'a> Build<'a> {
         }
         for layer in &entry.layers {
             let (digest, size) = (layer.descriptor.digest, layer.descriptor.size);
-            let fatal = |e: &dyn std::error::Error| Unusable::Fatal(storage("find a layer", e));
+            let fatal =
+                |e: &(dyn std::error::Error + 'static)| Unusable::Fatal(storage("find a layer", e));
             let kept = self.shared.blobs.run(move |blobs| blobs.size(digest)).await;
             if kept.map_err(|e| fatal(&e))? == Some(size) {
                 continue;

@@ -19,6 +19,7 @@ use chalk_store::uses::Horizon;
 use chalk_store::{Blob, BlobStore};
 use serde::{Deserialize, Serialize};
 
+use super::storage;
 use crate::engine::oci::{self, Descriptor, History, ImageFile, Manifest};
 use crate::engine::{CacheEntry, CacheKind, EngineError};
 use crate::places::STEPS;
@@ -95,13 +96,6 @@ pub(in crate::engine) struct StepCache {
     blobs: BlobStore,
 }
 
-fn failed(doing: &str, error: &dyn std::error::Error) -> EngineError {
-    EngineError::Storage {
-        doing: doing.to_owned(),
-        cause: error.to_string(),
-    }
-}
-
 impl StepCache {
     /// Keeps its files in `dir`.
     pub(in crate::engine) fn new(
@@ -126,7 +120,7 @@ impl StepCache {
         }
         let head = self.regional.head_manifest(STEPS, &key.hex()).await;
         Ok(head
-            .map_err(|e| failed("look into the step cache", &e))?
+            .map_err(|e| storage("look into the step cache", &e))?
             .is_some())
     }
 
@@ -143,7 +137,7 @@ impl StepCache {
         }
         let doing = "look into the step cache";
         let found = self.regional.manifest(STEPS, &key.hex()).await;
-        let Some(found) = found.map_err(|e| failed(doing, &e))? else {
+        let Some(found) = found.map_err(|e| storage(doing, &e))? else {
             return Ok(None);
         };
         let entry = self.read(&found.bytes).await;
@@ -208,24 +202,24 @@ impl StepCache {
         config.created = Some(oci::CREATED.to_owned());
         config.rootfs.diff_ids = entry.layers.iter().map(|layer| layer.diff_id).collect();
         config.history.clone_from(&entry.history);
-        let config = serde_json::to_vec(&config).map_err(|e| failed(doing, &e))?;
+        let config = serde_json::to_vec(&config).map_err(|e| storage(doing, &e))?;
         let descriptor = Descriptor::of(oci::CONFIG, &config);
         let layers = entry.layers.iter().map(|layer| layer.descriptor.clone());
         let manifest = Manifest::new(descriptor, layers.collect());
-        let manifest = serde_json::to_vec(&manifest).map_err(|e| failed(doing, &e))?;
+        let manifest = serde_json::to_vec(&manifest).map_err(|e| storage(doing, &e))?;
         let blob = self.blobs.run(move |blobs| blobs.put(&config)).await;
-        let blob = blob.map_err(|e| failed(doing, &e))?;
+        let blob = blob.map_err(|e| storage(doing, &e))?;
         let none = Progress::none();
         let pushed = self
             .regional
             .push_blob(STEPS, &blob, &self.blobs, &none)
             .await;
-        pushed.map_err(|e| failed(doing, &e))?;
+        pushed.map_err(|e| storage(doing, &e))?;
         pass(Step::StepPut, Side::Before);
         self.regional
             .put_manifest(STEPS, &key.hex(), oci::MANIFEST, manifest.into())
             .await
-            .map_err(|e| failed(doing, &e))?;
+            .map_err(|e| storage(doing, &e))?;
         pass(Step::StepPut, Side::After);
         self.remember(key, entry).await;
         Ok(())

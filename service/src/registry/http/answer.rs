@@ -74,7 +74,15 @@ impl From<EmbeddedError> for Refusal {
             }
             E::PageInvalid(_) => plain(StatusCode::BAD_REQUEST, "UNSUPPORTED"),
             E::Unsupported(_) => plain(StatusCode::NOT_FOUND, "UNSUPPORTED"),
-            E::Blob(_) | E::Io { .. } => {
+            E::Bucket { .. } => {
+                tracing::error!(%error, "the bucket of the embedded registry failed");
+                let message = "the store behind the registry cannot be reached; try again later";
+                let mut refusal =
+                    Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message);
+                refusal.headers = vec![(header::RETRY_AFTER, HeaderValue::from_static("5"))];
+                refusal
+            }
+            E::Blob(_) | E::BucketSettings(_) | E::BucketShared { .. } | E::Io { .. } => {
                 // Paths of this machine are nobody's business.
                 tracing::error!(%error, "the embedded registry failed");
                 let message = "the registry failed; its log says why";

@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chalk_core::AnyDigest;
-use chalk_store::VerifiedBlob;
+use chalk_store::{Follower, VerifiedBlob};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -42,6 +42,7 @@ pub(super) async fn head(
 enum Opened {
     Known,
     Whole(Box<VerifiedBlob>),
+    Coming(Follower, u64),
     Part(io::Take<File>, ContentRange),
     Outside(u64),
 }
@@ -75,6 +76,10 @@ pub(super) async fn get(
                 // Read with the digest checked: rot is found, the answer breaks off, and the blob
                 // is set aside so that it can be pushed anew.
                 Range::Whole => {
+                    if let Some((coming, size)) = api.registry.follow(&wanted)? {
+                        return Ok(Opened::Coming(coming, size));
+                    }
+                    api.registry.bring(&wanted)?;
                     let blob = api.registry.blobs().open_verified(&wanted)?;
                     Ok(Opened::Whole(Box::new(blob)))
                 }
@@ -92,6 +97,7 @@ pub(super) async fn get(
             let size = blob.size();
             Ok(describe(&digest, size, StatusCode::OK, stream(blob)))
         }
+        Opened::Coming(coming, size) => Ok(describe(&digest, size, StatusCode::OK, stream(coming))),
         Opened::Part(part, ContentRange { first, last, size }) => {
             let (length, body) = (part.limit(), stream(part));
             let mut response = describe(&digest, length, StatusCode::PARTIAL_CONTENT, body);
@@ -114,6 +120,7 @@ fn open_part(
     first: u64,
     length: u64,
 ) -> Result<io::Take<File>, EmbeddedError> {
+    api.registry.bring(digest)?;
     let blobs = api.registry.blobs();
     let stored = blobs.resolve(digest)?;
     let stored = stored.ok_or_else(|| EmbeddedError::BlobUnknown(digest.clone()))?;

@@ -12,7 +12,8 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use super::{Api, CONTENT_DIGEST, Query, SUBJECT, TAGS, text};
 use crate::registry::condition::{Condition, EntityTags};
 use crate::registry::error::EmbeddedError;
-use crate::registry::store::{FoundHead, Push};
+use crate::registry::push::Push;
+use crate::registry::store::FoundHead;
 use crate::registry::view::{self, View};
 
 /// Most tags that one request sets.

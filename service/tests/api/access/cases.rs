@@ -406,6 +406,11 @@ pub(super) fn api() -> Vec<Case> {
         c("POST /v1/agent/session", Node, All, |w, _| {
             w.api.bare(M::POST, "/v1/agent/session")
         }),
+        c("GET /v1/agent/registry-token", Node, All, |w, _| {
+            let query = "registry=127.0.0.1:1&scope=repository:chalk/images:pull";
+            get(w, &format!("/v1/agent/registry-token?{query}"))
+        })
+        .absent(),
         c("POST /v1/agent/streams/{ticket}", Node, All, |w, _| {
             w.api.bare(M::POST, "/v1/agent/streams/none")
         })

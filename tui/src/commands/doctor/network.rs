@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use chalk_service::places::{IMAGES, upstream_options};
-use chalk_service::registry::{External, Regional as _};
+use chalk_service::places::{IMAGES, regional_options};
+use chalk_service::registry::{BucketAccess, External, Regional as _, RegionalError};
 use reqwest::header::DATE;
 
 use super::Check;
@@ -60,12 +60,11 @@ async fn registry(loaded: &Loaded) -> Check {
     let name = "registry";
     let settings = &loaded.settings.registry;
     let Some(url) = &settings.url else {
-        return Check::ok(name, "embedded in the service");
+        return embedded(settings).await;
     };
     let prefix = settings.prefix.as_deref().unwrap_or_default();
-    let mut options = upstream_options(settings);
-    options.mirrors.clear();
-    let external = match External::new(url, prefix, options) {
+    let options = regional_options(settings).map_err(RegionalError::from);
+    let external = match options.and_then(|options| External::new(url, prefix, options)) {
         Ok(external) => external,
         Err(error) => return Check::fail(name, error.to_string(), "correct `registry.url`"),
     };
@@ -78,7 +77,8 @@ async fn registry(loaded: &Loaded) -> Check {
             name,
             format!("{url}: {}", causes(&error)),
             "see that `registry.url` is right, that it is in `registry.insecure` if it has no TLS, \
-             and that `registry.credentials` (or `docker login`) has a login for it",
+             that its authority is in `registry.ca_bundle` if the system does not know it, and that \
+             `registry.username` or `registry.credentials` (or `docker login`) has a login for it",
         ),
         Err(_) => Check::fail(
             name,
@@ -88,11 +88,32 @@ async fn registry(loaded: &Loaded) -> Check {
     }
 }
 
+/// The embedded registry, which may lie in a bucket.
+async fn embedded(settings: &chalk_service::settings::Registry) -> Check {
+    let name = "registry";
+    let todo = "correct `registry.s3.*`; keys come from the file of `registry.s3.credentials`, from \
+                AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from the cloud";
+    let bucket = match BucketAccess::new(settings) {
+        Ok(None) => return Check::ok(name, "embedded in the service"),
+        Ok(Some(bucket)) => bucket,
+        Err(error) => return Check::fail(name, error.to_string(), todo),
+    };
+    match tokio::time::timeout(PATIENCE, bucket.check()).await {
+        Ok(Ok(())) => Check::ok(name, format!("embedded in the service, in {bucket}")),
+        Ok(Err(error)) => Check::fail(name, error.to_string(), todo),
+        Err(_) => {
+            let found = format!("{bucket} does not answer within {} s", PATIENCE.as_secs());
+            Check::fail(name, found, todo)
+        }
+    }
+}
+
 /// This host's clock against one of somebody else.
 async fn clock(loaded: &Loaded, service: Option<&str>) -> Check {
     let mut peers = Vec::new();
     if let Some(url) = &loaded.settings.registry.url {
         match url.contains("://") {
+            true if url.ends_with("/v2") => peers.push(format!("{url}/")),
             true => peers.push(format!("{}/v2/", url.trim_end_matches('/'))),
             false => peers.extend(["https", "http"].map(|scheme| format!("{scheme}://{url}/v2/"))),
         }
