@@ -37,8 +37,9 @@ test("typing gives the hashes of the vectors", async (t) => {
 
 test("JavaScript, image.toml and requirements.txt that mean the same have the same hash", async (t) => {
   const page = await browser.open(t);
-  await page.write("requirements.txt", "Pandas >=2.0\n# a comment\nrequests\n");
-  await page.role("tab", { name: "Steps 1" }).waitFor();
+  const requirements = "Pandas >=2.0\n# a comment\nrequests\n";
+  await page.write("requirements.txt", requirements);
+  await page.settled(requirements);
   const wanted = await page.shownHash();
   await page.write("image.toml", '[image]\ndebian_slim = "3.12"\n[[step]]\npip_install = ["requests", "pandas>=2.0"]\n');
   await page.hash("Recipe hash", wanted);

@@ -1,4 +1,6 @@
 // The page's parts, found by roles as users of a screen reader find them.
+import assert from "node:assert/strict";
+import { inflateRawSync } from "node:zlib";
 
 const TEXTBOX = {
   JavaScript: "JavaScript that makes the image",
@@ -50,6 +52,17 @@ export class Page {
     const digits = this.card.locator(".hash-value code");
     await digits.waitFor();
     return digits.innerText().then((text) => text.replace(/\s/g, ""));
+  }
+
+  /** Waits until the address holds this text, which is when all that is shown is of it. */
+  async settled(text) {
+    const link = () => this.page.evaluate(() => location.hash);
+    const read = (hash) => hash.startsWith("#v1=") && JSON.parse(inflateRawSync(Buffer.from(hash.slice(4), "base64url"))).text;
+    const end = Date.now() + 60_000;
+    while (read(await link()) !== text) {
+      assert.ok(Date.now() < end, "the address does not follow the text");
+      await this.page.waitForTimeout(50);
+    }
   }
 
   async output(name) {

@@ -29,8 +29,7 @@ test("a link brings back text, tab and digest, and no server sees it", async (t)
 test("the address follows the text, so that a reload loses nothing", async (t) => {
   const page = await browser.open(t);
   await page.write("requirements.txt", "flask\n");
-  await page.role("tab", { name: "Steps 1" }).waitFor();
-  await page.page.waitForFunction(() => location.hash.startsWith("#v1="));
+  await page.settled("flask\n");
   const hash = await page.shownHash();
   await page.page.reload();
   await page.hash("Recipe hash", hash);
