@@ -13,6 +13,8 @@ mod status;
 pub(crate) mod times;
 mod volumes;
 
+pub(crate) use status::words;
+
 /// The definitions of `proto/` in Rust.
 #[allow(
     missing_docs,

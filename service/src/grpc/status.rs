@@ -28,7 +28,7 @@ fn code(problem: &Problem) -> Code {
 }
 
 /// What a problem says, in one line.
-pub(super) fn words(problem: &Problem) -> String {
+pub(crate) fn words(problem: &Problem) -> String {
     let mut words = problem.title.clone();
     for more in [&problem.detail, &problem.hint] {
         if !more.is_empty() {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use chalk_core::wire::{AuditEntry, AuditOutcome};
 use jiff::Timestamp;
@@ -178,37 +178,36 @@ fn outcome(response: &Response) -> AuditOutcome {
 }
 
 /// Carries a request out, and answers it when the audit log has what it changed.
+///
+/// # Errors
+/// When the log cannot be written.
 pub(super) async fn carry_out(
     audit: &Audit,
     asked: Option<Asked>,
     request: Request,
     next: Next,
-) -> Response {
+) -> ApiResult<Response> {
     let Some(asked) = asked else {
-        return next.run(request).await;
+        return Ok(next.run(request).await);
     };
     if !audit.is_sound() && !audit.try_again().await {
-        return ApiError::unavailable(
+        return Err(ApiError::unavailable(
             "changes are not taken",
             "the audit log cannot be written, and no change is made that it does not tell of",
-        )
-        .into_response();
+        ));
     }
     let response = next.run(request).await;
     let made = match response.extensions().get::<Made>() {
-        Some(Made::Nothing) => return response,
+        Some(Made::Nothing) => return Ok(response),
         Some(Made::New(id)) => Some(id.clone()),
         None => None,
     };
     let entry = asked.ended(outcome(&response), response.status().as_u16(), made);
-    match audit.append(entry).await {
-        Ok(()) => response,
-        Err(error) => ApiError::internal(
-            "the change was made, but the audit log cannot tell of it",
-            &error,
-        )
-        .into_response(),
-    }
+    let written = audit.append(entry).await;
+    let untold = "the change was made, but the audit log cannot tell of it";
+    written
+        .map(|()| response)
+        .map_err(|error| ApiError::internal(untold, &error))
 }
 
 /// Notes that somebody was not let.

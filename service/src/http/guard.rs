@@ -8,15 +8,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use chalk_core::reference::is_repository;
 use chalk_core::wire::problem;
 use tracing::Instrument;
 
@@ -24,11 +23,11 @@ use super::allows::allows;
 use super::audit::{self, Peer, RequestId};
 use super::page::Page;
 use super::problem::ApiError;
+use super::refusals::{Manner, failed, registry_denied, registry_unauthorized};
 use super::registry_token;
 use crate::access::audit::Audit;
 use crate::access::{Access, Principal};
 use crate::grpc;
-use crate::registry::{self, Target};
 use crate::settings::{AllowedOrigin, WebOrigin};
 use crate::tls::OverTls;
 use crate::volumes::addresses;
@@ -198,7 +197,7 @@ pub(super) fn host_of(request: &Request) -> String {
 
 /// `http[s]://host[:port]` that a request was sent to, as far as can be told: a proxy in front of us
 /// says which protocol its client spoke.
-fn reached_by(request: &Request) -> String {
+pub(super) fn reached_by(request: &Request) -> String {
     let forwarded = request.headers().get("x-forwarded-proto");
     let secure = request.extensions().get::<OverTls>().is_some()
         || forwarded.is_some_and(|protocol| protocol == "https");
@@ -232,27 +231,6 @@ fn check_sender(guard: &Guard, request: &Request) -> Result<(), ApiError> {
     }
 }
 
-/// How a request is refused: each kind of client understands another form.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    Api,
-    Registry,
-    Grpc,
-}
-
-impl Manner {
-    fn of(request: &Request) -> Self {
-        let path = request.uri().path();
-        if path == "/v2" || path.starts_with("/v2/") || path == registry_token::PATH {
-            Self::Registry
-        } else if grpc::is_call(request) {
-            Self::Grpc
-        } else {
-            Self::Api
-        }
-    }
-}
-
 /// Checks the token, and what it is good for; handlers find its owner among the extensions.
 pub(crate) async fn token(
     State(guard): State<Arc<Guard>>,
@@ -280,18 +258,14 @@ pub(crate) async fn token(
         if request.headers().contains_key(header::AUTHORIZATION)
             && let Err(wait) = failed(access, request.extensions().get::<Peer>())
         {
-            return too_many(manner, wait);
+            return manner.too_many(wait);
         }
-        return match manner {
-            Manner::Registry => registry_refusal(&request),
-            Manner::Grpc => grpc::unauthenticated(),
-            Manner::Api => refusal(),
-        };
+        return manner.unauthorized(&request);
     };
     if let Some(id) = limited(&who)
         && let Err(wait) = access.rates().token(id)
     {
-        return too_many(manner, wait);
+        return manner.too_many(wait);
     }
     let scope = access.scope(&who);
     let asked = audit::Asked::new(access, &who, &request);
@@ -300,9 +274,9 @@ pub(crate) async fn token(
         return match manner {
             // A token of the registry may be too narrow for what its owner may do.
             Manner::Registry if matches!(who, Principal::Removed(_)) || refusal.is_narrow() => {
-                registry_refusal(&request)
+                registry_unauthorized(&request)
             }
-            Manner::Registry => registry_denial(),
+            Manner::Registry => registry_denied(),
             // No role would help.
             Manner::Grpc if !grpc::is_served(path) && !matches!(who, Principal::Removed(_)) => {
                 grpc::unimplemented(path)
@@ -315,7 +289,8 @@ pub(crate) async fn token(
         request.extensions_mut().insert(scope);
     }
     request.extensions_mut().insert(who);
-    audit::carry_out(&guard.audit, asked, request, next).await
+    let carried_out = audit::carry_out(&guard.audit, asked, request, next).await;
+    carried_out.unwrap_or_else(|fault| manner.fault(fault))
 }
 
 /// The token whose requests are counted: those of clients. Nodes and the administrator are the
@@ -328,126 +303,6 @@ fn limited(who: &Principal) -> Option<&Arc<str>> {
         }
         _ => None,
     }
-}
-
-/// One more request with a wrong token.
-fn failed(access: &Access, peer: Option<&Peer>) -> Result<(), Duration> {
-    peer.map_or(Ok(()), |peer| access.rates().failure(peer.0.ip()))
-}
-
-/// Whoever asks too often is told when to come back (RFC 6585, section 4).
-fn too_many(manner: Manner, wait: Duration) -> Response {
-    let seconds = wait.as_secs() + 1;
-    let detail = format!("come back in {seconds} seconds");
-    let mut response = match manner {
-        Manner::Registry => {
-            let body = format!(
-                r#"{{"errors":[{{"code":"TOOMANYREQUESTS","message":"too many requests: {detail}","detail":null}}]}}"#
-            );
-            let headers = [(header::CONTENT_TYPE, "application/json")];
-            (StatusCode::TOO_MANY_REQUESTS, headers, body).into_response()
-        }
-        Manner::Grpc => {
-            return grpc::answer(tonic::Status::resource_exhausted(format!(
-                "too many requests: {detail}"
-            )));
-        }
-        Manner::Api => ApiError::new(
-            problem::RATE_LIMITED,
-            429,
-            "too many requests",
-            detail,
-            "see the service's settings `limits.token_requests` and `limits.failed_logins`",
-        )
-        .into_response(),
-    };
-    let headers = response.headers_mut();
-    headers.insert(header::RETRY_AFTER, seconds.into());
-    response
-}
-
-/// What a form with a wrong login is told.
-pub(super) fn registry_wrong_login(access: &Access, peer: Option<Peer>) -> Response {
-    match failed(access, peer.as_ref()) {
-        Ok(()) => unauthorized(&["Basic realm=\"chalk\"".to_owned()]),
-        Err(wait) => too_many(Manner::Registry, wait),
-    }
-}
-
-fn refusal() -> Response {
-    let mut refusal = ApiError::new(
-        problem::UNAUTHORIZED,
-        401,
-        "not authorized",
-        "the request carries no token, or one that is wrong or has expired",
-        "send `Authorization: Bearer TOKEN`; `chalk token create` makes one, and the administrator's is in the file `token` of the service's state directory",
-    )
-    .into_response();
-    refusal.headers_mut().insert(
-        header::WWW_AUTHENTICATE,
-        HeaderValue::from_static("Bearer realm=\"chalk\""),
-    );
-    refusal
-}
-
-/// OCI distribution specification, "Error codes"; the challenges make engines send their login, or get
-/// a token with it where they know how.
-fn registry_refusal(request: &Request) -> Response {
-    let basic = "Basic realm=\"chalk\"".to_owned();
-    let path = request.uri().path();
-    if path == registry_token::PATH {
-        return unauthorized(&[basic]);
-    }
-    let decoded = registry::decode(path).unwrap_or_default();
-    let place = decoded.strip_prefix("/v2/").and_then(registry::target);
-    let scope = match place {
-        None => String::new(),
-        Some((_, Target::Catalog)) => ",scope=\"registry:catalog:*\"".to_owned(),
-        Some((name, _)) if !is_repository(name) => String::new(),
-        Some((name, target)) => {
-            let upload = matches!(target, Target::NewUpload | Target::Upload(_));
-            let actions = match *request.method() {
-                Method::GET | Method::HEAD if !upload => "pull",
-                Method::DELETE if !upload => "delete",
-                _ => "pull,push",
-            };
-            format!(",scope=\"repository:{name}:{actions}\"")
-        }
-    };
-    let bearer = format!(
-        "Bearer realm=\"{}{}\",service=\"{}\"{scope}",
-        reached_by(request),
-        registry_token::PATH,
-        host_of(request),
-    );
-    unauthorized(&[bearer, basic])
-}
-
-fn unauthorized(challenges: &[String]) -> Response {
-    let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"log in with any user name and a token of the service as password","detail":null}]}"#;
-    let mut response = (StatusCode::UNAUTHORIZED, body).into_response();
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(
-        HeaderName::from_static("docker-distribution-api-version"),
-        HeaderValue::from_static("registry/2.0"),
-    );
-    for challenge in challenges {
-        if let Ok(challenge) = HeaderValue::from_str(challenge) {
-            headers.append(header::WWW_AUTHENTICATE, challenge);
-        }
-    }
-    response
-}
-
-/// OCI distribution specification, "Error codes".
-fn registry_denial() -> Response {
-    let body = r#"{"errors":[{"code":"DENIED","message":"this token does not allow that","detail":null}]}"#;
-    let headers = [(header::CONTENT_TYPE, "application/json")];
-    (StatusCode::FORBIDDEN, headers, body).into_response()
 }
 
 #[cfg(test)]

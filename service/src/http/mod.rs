@@ -16,6 +16,7 @@ mod openapi;
 mod page;
 mod problem;
 mod projects;
+mod refusals;
 mod registry_token;
 mod registry_view;
 mod sandbox_files;

@@ -17,9 +17,10 @@ use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use super::audit::Peer;
-use super::guard::{self, presented};
+use super::guard::presented;
 use super::openapi::Call;
 use super::openapi::Of::Text;
+use super::refusals;
 use super::{Api, Route};
 use crate::access::passes::{Good, Pass, Repository};
 use crate::access::{Access, Grant, Principal};
@@ -185,7 +186,7 @@ async fn by_form(State(service): Api, peer: Option<Extension<Peer>>, form: Bytes
         (Some(who), Some(with)) if !matches!(who, Principal::Removed(_) | Principal::Join(_)) => {
             answer(access, &who, with, scopes(&pairs))
         }
-        _ => guard::registry_wrong_login(access, peer.map(|Extension(peer)| peer)),
+        _ => refusals::registry_wrong_login(access, peer.map(|Extension(peer)| peer)),
     }
 }
 
