@@ -52,6 +52,9 @@ pub(crate) fn plant(state: &Path) {
     let cache = state.join("engine/caches/uv-0123456789abcdef-0");
     put(&cache.join("wheel"), &[1; 1000]);
     age(&cache);
+    // What a service leaves that dies between the directory of a build and its record.
+    let build = state.join("builds/unrecorded");
+    fs::create_dir_all(build).expect("make a folder");
 }
 
 fn put(path: &Path, bytes: &[u8]) {

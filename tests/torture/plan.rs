@@ -61,7 +61,7 @@ pub(crate) struct Fault {
     pub(crate) kind: Kind,
     /// Milliseconds from the start of the work on.
     pub(crate) after: u64,
-    /// Failpoint and pass, if it happens there.
+    /// Failpoint and pass, if it happens there; in the work, or when blobs have rotted.
     pub(crate) point: Option<(String, u64)>,
     /// Bytes that a full disk has left.
     pub(crate) room: u64,
@@ -158,6 +158,8 @@ pub(crate) struct Plan {
 
 const CLIENTS: usize = 3;
 const TAGS: [&str; 2] = ["one", "two"];
+/// A durable step that only rotten blobs come to.
+const QUARANTINE: &str = "blob.quarantine";
 
 impl Plan {
     /// The trial of that number.
@@ -175,7 +177,8 @@ impl Plan {
         let at_point = kind == Kind::Failpoint || kind == Kind::Power && rng.random_bool(0.5);
         let point = at_point.then(|| {
             // All points in turn, in an order of the seed's.
-            let mut order: Vec<&String> = points.service.iter().collect();
+            let of_work = |point: &&String| !point.starts_with(QUARANTINE);
+            let mut order: Vec<&String> = points.service.iter().filter(of_work).collect();
             order.shuffle(&mut chance::of(seed, "order of the failpoints"));
             let turn = number / 8 * 4 + [0, 0, 1, 0, 2, 0, 0, 3][number % 8];
             let nth = match rng.random_range(0..4) {
@@ -183,8 +186,17 @@ impl Plan {
                 2 => rng.random_range(2..5),
                 _ => rng.random_range(5..30),
             };
-            (order[turn % order.len()].clone(), nth)
+            let point = order[turn % order.len()].clone();
+            match leading_to(&point, number).is_empty() {
+                true => (point, nth),
+                false => (point, 1),
+            }
         });
+        let quarantine = (kind == Kind::Rot && rng.random_bool(0.3)).then(|| {
+            let side = chance::one(&mut rng, &["before", "after"]);
+            (format!("{QUARANTINE}.{side}"), 1)
+        });
+        let point = point.or(quarantine);
         let fault = Fault {
             kind,
             after: rng.random_range(5..450),
@@ -204,7 +216,10 @@ impl Plan {
             }
             acts
         });
-        let clients = clients.collect();
+        let mut clients: Vec<Vec<Act>> = clients.collect();
+        if let (Some((point, _)), Some(last)) = (&fault.point, clients.last_mut()) {
+            last.splice(0..0, leading_to(point, number));
+        }
         let after = (0..2).map(|at| act(&mut rng, number, CLIENTS, at));
         Self {
             number,
@@ -221,6 +236,48 @@ impl Plan {
     pub(crate) fn kind(&self) -> Kind {
         self.fault.kind
     }
+
+    /// The failpoint that is armed while the clients work.
+    pub(crate) fn point_at_work(&self) -> Option<&(String, u64)> {
+        self.fault
+            .point
+            .as_ref()
+            .filter(|_| self.kind() != Kind::Rot)
+    }
+
+    /// The failpoint that is armed when blobs have rotted.
+    pub(crate) fn point_after_rot(&self) -> Option<&(String, u64)> {
+        self.fault
+            .point
+            .as_ref()
+            .filter(|_| self.kind() == Kind::Rot)
+    }
+}
+
+/// What surely comes to failpoints that few trials come to by chance; nothing for all others.
+fn leading_to(point: &str, number: usize) -> Vec<Act> {
+    let noise = Noise {
+        // Nobody else has it.
+        seed: 1000 + number as u64,
+        length: 4096,
+    };
+    let tag = || "rare".to_owned();
+    if point.starts_with("upload.cancel.") {
+        return vec![Act::Cancel { noise }];
+    }
+    if point.starts_with("link.remove.") {
+        let layers = vec![noise];
+        let push = Act::Push {
+            tag: tag(),
+            layers,
+            piece: 0,
+        };
+        return vec![push, Act::DeleteTag { tag: tag() }];
+    }
+    if point.starts_with("gc.") {
+        return vec![Act::Collect];
+    }
+    Vec::new()
 }
 
 fn noise(rng: &mut StdRng) -> Noise {

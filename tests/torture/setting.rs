@@ -57,6 +57,8 @@ impl Setting {
         let points = listed
             .lines()
             .filter(|line| line.ends_with(".before") || line.ends_with(".after"))
+            // No trial has a bucket.
+            .filter(|line| !line.starts_with("bucket."))
             .map(str::to_owned);
         let (node, service): (Vec<String>, _) = points.partition(|name| name.starts_with("node."));
         let points = Points { service, node };

@@ -123,10 +123,10 @@ impl Trial<'_> {
     }
 
     async fn run(&mut self) {
-        let fault = &self.plan.fault;
-        match self.launch.start(fault.point.as_ref()) {
+        let point = self.plan.point_at_work();
+        match self.launch.start(point) {
             Ok(service) => self.work(service).await,
-            Err(NoStart::Killed) if fault.point.is_some() => {}
+            Err(NoStart::Killed) if point.is_some() => {}
             Err(NoStart::Killed) => self.wrong(Wrong::Service, "something killed it"),
             Err(NoStart::Failed(why)) => self.wrong(Wrong::Service, why),
         }
@@ -139,6 +139,9 @@ impl Trial<'_> {
         }
         if self.plan.kind() == Kind::Rot {
             self.rot();
+            if let Some(point) = self.plan.point_after_rot() {
+                self.read_rotten(point).await;
+            }
         }
         match self.launch.start(None) {
             Ok(service) => self.aftermath(service).await,
@@ -164,8 +167,8 @@ impl Trial<'_> {
         };
         let mut work = Work::start(&client, &self.shared, self.plan, |_| true);
         let moment = Duration::from_millis(fault.after);
-        let timed =
-            fault.point.is_none() && matches!(fault.kind, Kind::Kill | Kind::Power | Kind::Full);
+        let point = self.plan.point_at_work();
+        let timed = point.is_none() && matches!(fault.kind, Kind::Kill | Kind::Power | Kind::Full);
         let (mut errors, mut died) = work.until(&mut service, timed.then_some(moment)).await;
         if fault.kind == Kind::Full {
             self.disk.fill(fault.room);
@@ -183,7 +186,7 @@ impl Trial<'_> {
                 self.acts(&direct, 10).await;
             }
         }
-        if died && fault.point.is_none() {
+        if died && point.is_none() {
             self.wrong(Wrong::Service, "it ended by itself");
         }
         if !died {
@@ -229,6 +232,21 @@ impl Trial<'_> {
             .map(|(name, path)| (format!("sha256:{name}"), path))
             .collect();
         self.rotten = disk::rot_some(&all, &self.plan.fault.rotten);
+    }
+
+    /// Reads all that there is, so that the service dies as it sets aside what rotted.
+    async fn read_rotten(&mut self, point: &(String, u64)) {
+        match self.launch.start(Some(point)) {
+            Ok(service) => {
+                let client = Client::new(&service.url, service.token.as_deref());
+                let shared = Arc::clone(&self.shared);
+                // What it finds is of no account here: in the middle, the service is gone.
+                Check::new(&client, &shared, &self.rotten).registry().await;
+                service.kill();
+            }
+            Err(NoStart::Killed) => {}
+            Err(NoStart::Failed(why)) => self.wrong(Wrong::Service, format!("no restart: {why}")),
+        }
     }
 
     /// What is found after the restart, and whether it goes on well.

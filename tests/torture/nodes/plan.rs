@@ -52,7 +52,11 @@ impl NodePlan {
             let nth = *[1, 1, 2, 4].get(rng.random_range(0..4)).unwrap_or(&1);
             // Two of sixteen trials are of a node.
             let turn = number / 16 * 2 + usize::from(number % 16 > 9);
-            (order[turn % order.len()].clone(), nth)
+            let point = order[turn % order.len()].clone();
+            match is_of_mounts(&point) {
+                true => (point, 1),
+                false => (point, nth),
+            }
         });
         let recipes = (0..IMAGES).map(|image| plan::recipe(&mut rng, number, image, 0));
         let recipes = recipes.collect();
@@ -62,6 +66,12 @@ impl NodePlan {
                 image: client,
                 pin: rng.random_bool(0.3),
             }];
+            if point.as_ref().is_some_and(|(point, _)| is_of_mounts(point)) {
+                orders.push(Order::Start {
+                    image: client,
+                    mounts: true,
+                });
+            }
             orders.extend((0..count).map(|_| order(&mut rng, client)));
             orders
         });
@@ -74,6 +84,13 @@ impl NodePlan {
             power: rng.random_bool(0.25),
         }
     }
+}
+
+/// Whether a failpoint is come to by sandboxes with mounts alone.
+fn is_of_mounts(point: &str) -> bool {
+    ["node.file.", "node.tree."]
+        .iter()
+        .any(|step| point.starts_with(step))
 }
 
 fn order(rng: &mut StdRng, client: usize) -> Order {
