@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -115,8 +115,10 @@ impl Snapshots {
             let lock = File::open(&path).map_err(io_error("open", &path))?;
             lock.lock().map_err(io_error("lock", &path))?;
             // A sweep may have come between creation and lock.
-            let made = fs::DirBuilder::new().mode(0o755).create(path.join("fs"));
-            match made {
+            let made = fs::DirBuilder::new().create(path.join("fs"));
+            // Whatever the umask is: `/` of a step shows these bits.
+            let open = fs::Permissions::from_mode(0o755);
+            match made.and_then(|()| fs::set_permissions(path.join("fs"), open)) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(io_error("create", path)(e)),
@@ -370,7 +372,7 @@ impl Drop for NewSnapshot {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 

@@ -342,8 +342,11 @@ impl NewLayer {
     /// The directory to unpack into.
     pub(crate) fn tree(&self) -> Result<PathBuf> {
         let path = self.dir().join(TREE);
-        let dir = DirBuilder::new().mode(0o755).create(&path);
-        dir.map_err(failed("create", &path))?;
+        let made = DirBuilder::new().create(&path);
+        // Whatever the umask is: `/` of a sandbox shows these bits.
+        let open = Permissions::from_mode(0o755);
+        made.and_then(|()| fs::set_permissions(&path, open))
+            .map_err(failed("create", &path))?;
         Ok(path)
     }
 
