@@ -49,9 +49,9 @@ pub struct Hierarchies {
 
 impl Hierarchies {
     /// Those of this process, from its mounts. A controller belongs to a hierarchy of version 1
-    /// that is mounted with it, else to version 2 if its top has it. Where the top is not for this
-    /// user to change but the group of this process is (delegated, as systemd calls it), that
-    /// group is taken for the top.
+    /// that is mounted with it, else to version 2 if its top has it. Where the group of this process
+    /// was delegated, as systemd calls it, that group is taken for the top: systemd has said so, or
+    /// the top is not for this user to change and the group is.
     ///
     /// # Errors
     /// [`CgroupError::Detect`], [`CgroupError::NotMounted`].
@@ -68,7 +68,7 @@ impl Hierarchies {
                 path: path.to_owned(),
                 source,
             })?;
-            if let Some(own) = delegated(top, &groups, writable) {
+            if let Some(own) = delegated(top, &groups, writable, handed_over) {
                 *controllers = controllers_of(&own)?;
                 *top = own;
             }
@@ -194,20 +194,31 @@ fn controllers_of(group: &Path) -> Result<Vec<Controller>, CgroupError> {
     Ok(controllers)
 }
 
-/// The group of this process, if it is this user's to change and the one at `top` is not; `groups`
-/// is of the form of `/proc/self/cgroup`.
-fn delegated(top: &Path, groups: &str, writable: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+/// The group of this process, if it was handed over or is this user's to change and the one at `top`
+/// is not; `groups` is of the form of `/proc/self/cgroup`.
+fn delegated(
+    top: &Path,
+    groups: &str,
+    writable: impl Fn(&Path) -> bool,
+    handed_over: impl Fn(&Path) -> bool,
+) -> Option<PathBuf> {
     let mine = |group: &Path| {
         ["", "cgroup.procs", "cgroup.subtree_control"]
             .iter()
             .all(|file| writable(&group.join(file)))
     };
-    if mine(top) {
-        return None;
-    }
     let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let own = top.join(path);
-    mine(&own).then_some(own)
+    ((handed_over(&own) || !mine(top)) && mine(&own)).then_some(own)
+}
+
+/// Whether systemd has marked a group as delegated (systemd.resource-control(5), `Delegate=`).
+fn handed_over(group: &Path) -> bool {
+    ["trusted.delegate", "user.delegate"].iter().any(|mark| {
+        let mut value = [0; 1];
+        let read = rustix::fs::getxattr(group, *mark, &mut value);
+        read.is_ok() && value == *b"1"
+    })
 }
 
 fn writable(path: &Path) -> bool {
@@ -278,7 +289,7 @@ mod tests {
                 let mut all = writable_below.iter();
                 all.any(|below| path.starts_with(below))
             };
-            let found = delegated(Path::new("/cg"), groups, writable);
+            let found = delegated(Path::new("/cg"), groups, writable, |_| false);
             assert_eq!(found.as_deref(), expect.map(Path::new), "{groups}");
         };
         let unit = "0::/user.slice/u.service/app.scope\n";
@@ -289,5 +300,13 @@ mod tests {
         check(unit, &[own], Some(own));
         check(unit, &["/cg/user.slice/u.service"], Some(own));
         check("4:memory:/x\n1:name=systemd:/y\n", &["/cg/x"], None);
+        // Root's unit that systemd has handed over is.
+        let handed = delegated(
+            Path::new("/cg"),
+            unit,
+            |_| true,
+            |group| group == Path::new(own),
+        );
+        assert_eq!(handed.as_deref(), Some(Path::new(own)));
     }
 }
