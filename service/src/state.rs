@@ -19,6 +19,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -37,6 +38,8 @@ const VERSION: u32 = 1;
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// Who owns the files of root in a directory of a file server that trusts no root.
 const NOBODY: u32 = 65534;
+/// Users whom packages make (Debian Policy, section 9.2.2).
+const PACKAGED: Range<u32> = 1..1000;
 /// Random bytes of a token.
 const TOKEN_BYTES: usize = 32;
 
@@ -57,7 +60,8 @@ pub enum StateError {
     /// It is that of another user's service, and we are root: what we wrote there would be closed to that
     /// service.
     #[error(
-        "{} belongs to the service of the user with id {owner}: start that service (`systemctl start chalk-service`, where it is the one of the Debian package), or choose another state directory",
+        "{} belongs to the service of the user with id {owner}: start that service (`systemctl start chalk-service`, where it is the one of the Debian package), choose another state directory, or stop that service for good and give this one to root: `chown -R 0:0 {}`",
+        dir.display(),
         dir.display()
     )]
     Foreign {
@@ -283,22 +287,29 @@ impl StateDir {
 }
 
 /// Lets root keep off the directory of an ordinary user's service, which is told by what its first start
-/// writes.
+/// writes; before that, by the directory, where it is that of a user whom a package made.
 fn refuse_foreign(root: &Path) -> Result<(), StateError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let path = root.join("version");
-    match fs::metadata(&path) {
-        Ok(found) => match found.uid() {
-            0 | NOBODY => Ok(()),
-            owner => Err(StateError::Foreign {
-                dir: root.to_owned(),
-                owner,
-            }),
-        },
-        Err(e) if is_absent(&e) => Ok(()),
+    let refuse = |owner| {
+        Err(StateError::Foreign {
+            dir: root.to_owned(),
+            owner,
+        })
+    };
+    let owner = |path: PathBuf| match fs::metadata(&path) {
+        Ok(found) => Ok(Some(found.uid())),
+        Err(e) if is_absent(&e) => Ok(None),
         Err(e) => Err(fault("read", path, e)),
+    };
+    match owner(root.join("version"))? {
+        Some(0 | NOBODY) => Ok(()),
+        Some(owner) => refuse(owner),
+        None => match owner(root.to_owned())? {
+            Some(owner) if PACKAGED.contains(&owner) => refuse(owner),
+            _ => Ok(()),
+        },
     }
 }
 
@@ -475,6 +486,16 @@ mod tests {
         let error = StateDir::open(dir.path()).unwrap_err();
         assert!(matches!(error, StateError::Foreign { owner: 1000, .. }));
         give(NOBODY);
+        StateDir::open(dir.path()).unwrap();
+
+        // Before that service has started for the first time.
+        fs::remove_file(dir.path().join("version")).unwrap();
+        let give = |uid: u32| std::os::unix::fs::chown(dir.path(), Some(uid), None).unwrap();
+        give(999);
+        let error = StateDir::open(dir.path()).unwrap_err();
+        assert!(matches!(error, StateError::Foreign { owner: 999, .. }));
+        // A person's own, by sudo.
+        give(1000);
         StateDir::open(dir.path()).unwrap();
     }
 }

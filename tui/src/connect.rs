@@ -193,9 +193,10 @@ pub(crate) fn start_failure(error: &StartError) -> Failure {
         why = cause.to_string();
         source = cause.source();
     }
-    Failure::new(
-        exit::UNREACHABLE,
-        format!("cannot start the service: {error}"),
-    )
-    .why(why)
+    let code = match error {
+        // They stay wrong, however often it is tried.
+        StartError::Tls(_) | StartError::Page(_) | StartError::BuildKit(_) => exit::USAGE,
+        _ => exit::UNREACHABLE,
+    };
+    Failure::new(code, format!("cannot start the service: {error}")).why(why)
 }

@@ -70,8 +70,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     if let Some(Command::Completions { shell }) = cli.command {
-        clap_complete::generate(shell, &mut Cli::command(), "chalk", &mut std::io::stdout());
-        return Ok(());
+        // In memory first: writing anywhere else, it panics where that fails.
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "chalk", &mut script);
+        return output::line(String::from_utf8_lossy(&script).trim_end());
     }
     if let Some(Command::ManPages { folder }) = &cli.command {
         return commands::man_pages::write(folder);

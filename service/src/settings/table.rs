@@ -159,7 +159,7 @@ pub const TABLE: &[Setting] = &[
     setting(
         "serve.stop_timeout",
         Kind::Time,
-        "Longest that a stopping service waits for running builds and open connections.",
+        "Longest that a stopping service waits for open connections, and for builds that it broke off to clean up.",
     ),
     setting(
         "serve.node",

@@ -30,6 +30,7 @@ pub(crate) async fn agent(loaded: &Loaded, args: &cli::Agent) -> Result<(), Fail
     let settings = own_node::settings(&loaded.settings, &url, join);
     output::line(&format!("node {} of {url}", settings.name))?;
     output::line(&format!("  state     {}", settings.dir.display()))?;
+    let limit = settings.stop_timeout;
     let mut node = own_node::start(settings)
         .await
         .map_err(|error| own_node::failure(&error))?;
@@ -48,7 +49,7 @@ pub(crate) async fn agent(loaded: &Loaded, args: &cli::Agent) -> Result<(), Fail
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    service_manager::stopping();
+    service_manager::stopping(limit);
     // The second signal of a hurried user ends the process at once; state survives that.
     tokio::select! {
         () = node.shutdown() => Ok(()),

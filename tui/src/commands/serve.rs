@@ -68,7 +68,8 @@ pub(crate) async fn serve(loaded: &Loaded, serve: &cli::Serve) -> Result<(), Fai
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    service_manager::stopping();
+    let settings = &loaded.settings;
+    service_manager::stopping(settings.serve.stop_timeout + settings.node.stop_timeout);
     // The second signal of a hurried user ends the process at once; state survives that.
     let end = async {
         // The node first: what becomes of its sandboxes is still to be told.
