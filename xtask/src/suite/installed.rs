@@ -54,6 +54,14 @@ const BASE: &str = "/mnt/base";
 const EXAMPLES: &str = "/mnt/examples";
 const TRUSTED: &str = "/mnt/authorities.crt";
 
+/// A declaration one of whose steps is not root's.
+const OTHER_USER: &str = r#"[image]
+debian_slim = "3.12"
+
+[[step]]
+run_commands = ["setpriv --reuid=nobody --regid=nogroup --clear-groups cat /etc/resolv.conf /etc/hosts"]
+"#;
+
 /// Runs the package through its life, with a small example or, where the filter is `quickstart`, with the
 /// README's own.
 ///
@@ -65,6 +73,7 @@ pub(super) fn check(options: &Options) -> Result<String> {
     let debs = package::make(&chalk, true, [Some(OLDER), None])?;
     let home = host::target().join("installed");
     let bare = bare(&home)?;
+    sweep(&home)?;
     let root = home.join(format!("root-{}", std::process::id()));
     // What the whole-system tests build anyway takes a minute.
     let example = match &options.filter {
@@ -72,8 +81,25 @@ pub(super) fn check(options: &Options) -> Result<String> {
         _ => "with-files",
     };
     let outcome = copy(&bare, &root).and_then(|()| life(&root, &debs, example));
-    run::remove(&root)?;
-    outcome.map(|()| suite())
+    let removed = run::remove(&root).and_then(|()| run::remove(&root.with_extension("log")));
+    outcome?;
+    removed?;
+    Ok(suite())
+}
+
+/// Removes what runs left that were killed.
+fn sweep(home: &Path) -> Result<()> {
+    for entry in fs::read_dir(home).map_err(at(home))? {
+        let path = entry.map_err(at(home))?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let process = name
+            .strip_prefix("root-")
+            .map(|pid| Path::new("/proc").join(pid));
+        if process.is_some_and(|process| !process.exists()) {
+            run::remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// A bare Debian, made on the first call.
@@ -170,6 +196,10 @@ fn before_the_boot() -> Result<String> {
     let unit = machine::UNIT;
     Ok(format!(
         r#"set -eux
+# What root has built keeps its owners.
+install -D /dev/null /var/lib/chalk/lock
+if apt-get -qq -y --no-install-recommends install {OLD_DEB}; then exit 1; fi
+rm -r /var/lib/chalk
 apt-get -qq -y --no-install-recommends install {OLD_DEB}
 /var/lib/dpkg/info/chalk.postinst configure
 test "$(grep -c '^_chalk:[0-9]*:65536$' /etc/subuid)" = 1
@@ -235,6 +265,18 @@ fn quick_start(machine: &Machine, example: &str) -> Result<String> {
     )?;
     let again = chalk(&["build", &file, "--json"])?;
     expect(again["status"] == "reused", "it is skipped", &again)?;
+    // The service makes its files for itself alone; users in a step see what the image lets them.
+    machine.run(&[
+        "sh",
+        "-c",
+        &format!("cat > /tmp/image.toml <<'END'\n{OTHER_USER}END\n"),
+    ])?;
+    let other = chalk(&["build", "/tmp/image.toml", "--json"])?;
+    expect(
+        other["status"] == "built",
+        "another user sees the files",
+        &other,
+    )?;
     let text = built["image_hash"].as_str().unwrap_or_default();
     Ok(text.trim_start_matches("sha256:").to_owned())
 }
@@ -290,7 +332,6 @@ fn removed(machine: &Machine) -> Result<()> {
         "-e",
         "/etc/chalk/service.toml",
     ])?;
-    machine.run(&["rm", "/etc/chalk/service.env"])?;
     apt(machine, &["purge", "chalk"])?;
     let left = "ls -d /var/lib/chalk* /etc/chalk /usr/bin/chalk /usr/share/doc/chalk \
                 /etc/systemd/system/*/chalk-* /etc/systemd/system/chalk-* 2> /dev/null || true";

@@ -81,9 +81,11 @@ impl Machine {
         boot.args(["--boot", "--console=pipe", "--capability=all"])
             .env("SYSTEMD_SECCOMP", "0")
             .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "yes");
+        let log = root.with_extension("log");
+        let errors = fs::File::create(&log).map_err(at(&log))?;
         boot.stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(errors);
         let mut nspawn = run::spawn(&mut boot)?;
         let until = Instant::now() + PATIENCE;
         loop {
@@ -93,8 +95,9 @@ impl Machine {
             let ended = !matches!(nspawn.try_wait(), Ok(None));
             if run::interrupted() || ended || Instant::now() > until {
                 run::stop(&mut nspawn);
-                let words = "systemd-nspawn does not boot the root: see what it says by hand";
-                return Err(Failure::Other(words.to_owned()));
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                let words = format!("systemd-nspawn does not boot the root:\n{said}");
+                return Err(Failure::Other(words));
             }
             std::thread::sleep(PAUSE);
         }
@@ -137,8 +140,19 @@ impl Machine {
         }
     }
 
-    /// Turns it off.
+    /// Turns it off: its first process is asked (systemd(1), `SIGRTMIN+4`), since that of nspawn may be
+    /// root's and not ours to signal.
     pub(super) fn off(&mut self) {
+        let first = self.first.to_string();
+        let asked = host::as_root("kill", ["-s", "RTMIN+4", &first])
+            .is_ok_and(|mut kill| run::succeeds(&mut kill));
+        let until = Instant::now() + PATIENCE;
+        while asked && Instant::now() < until {
+            if !matches!(self.nspawn.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+        }
         run::stop(&mut self.nspawn);
     }
 }
