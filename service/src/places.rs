@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`IMAGES`] | hex of the image hash | a built image; its spec is a referrer of type [`SPEC_TYPE`] |
 //! | [`STEPS`] | hex of the step key | layers up to and including a step |
-//! | [`BUILDS`] | [`passing_tag`] | what a builder of BuildKit made, until it is published |
+//! | [`BUILDS`] | `passing_tag` | what a builder of BuildKit made, until it is published |
 //! | [`BUILD_CACHE`] | hex of what builds are placed by | the cache that builders share |
 //! | [`NAMES`] | hex of the SHA-256 of a name | that the name was given ([`crate::catalog`]) |
 //! | `imports/<registry>/<repository>` | tag | a base that was imported under that reference |

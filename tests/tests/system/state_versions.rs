@@ -104,7 +104,7 @@ fn what_a_newer_wrote(world: &World) {
     refused(&state, &["serve", "--listen", "127.0.0.1:0"]);
     refused(&state, &["image", "ls"]);
     let left: Vec<_> = fs::read_dir(&state).unwrap().flatten().collect();
-    let names = left.iter().map(|entry| entry.file_name());
+    let names = left.iter().map(fs::DirEntry::file_name);
     let other = names.filter(|name| *name != "node" && *name != "lock");
     assert_eq!(other.count(), 0, "{left:?}");
 
