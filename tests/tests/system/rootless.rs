@@ -190,7 +190,9 @@ fn same_images(world: &World) {
     let state = user.path(".local/state/chalk");
     let state = state.display().to_string();
     let root = chalk_tests::Chalk::new().args(["--state", &state, "image", "ls"]);
-    root.run().code(3).says(&["other user ids", "`state.dir`"]);
+    root.run()
+        .code(3)
+        .says(&["belongs to the service of the user", "state directory"]);
 }
 
 fn killed(world: &World) {
