@@ -20,7 +20,7 @@ use chalk_core::{AnyDigest, Digest};
 use sha2::{Digest as _, Sha256, Sha512};
 use tokio::sync::{Mutex as Slot, OwnedMutexGuard};
 
-use crate::blobs::{Blob, BlobError, BlobStore, TempName};
+use crate::blobs::{Blob, BlobError, BlobStore, TempName, sync_dir};
 use crate::failpoint::{Step, around};
 
 /// What an upload can fail with.
@@ -190,11 +190,16 @@ impl Uploads {
         }
     }
 
-    /// Throws an upload away.
+    /// Throws an upload away, for good: no loss of power brings it back.
     ///
     /// # Errors
     /// `Unknown`, and `Busy` while a session has it.
     pub fn cancel(&self, id: &UploadId) -> Result<()> {
+        self.remove(id)?;
+        Ok(sync_dir(&self.dir())?)
+    }
+
+    fn remove(&self, id: &UploadId) -> Result<()> {
         let mut session = self.session(id, None)?;
         session.state.gone = true;
         self.forget(id);
@@ -209,7 +214,7 @@ impl Uploads {
         let mut swept = 0;
         for upload in self.list()? {
             let age = SystemTime::now().duration_since(upload.last);
-            if age.is_ok_and(|age| age >= idle) && self.cancel(&upload.id).is_ok() {
+            if age.is_ok_and(|age| age >= idle) && self.remove(&upload.id).is_ok() {
                 swept += 1;
             }
         }
@@ -244,7 +249,11 @@ impl Uploads {
     }
 
     fn path(&self, id: &UploadId) -> PathBuf {
-        self.store.root().join("uploads").join(&id.0)
+        self.dir().join(&id.0)
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.store.root().join("uploads")
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<UploadId, Arc<Slot<State>>>> {
