@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -43,6 +44,8 @@ const REVISION: u32 = 1;
 /// # Errors
 /// When mmdebstrap is missing and cannot be installed, or the Debian archive cannot be reached.
 pub(crate) fn stand_in() -> Result<PathBuf> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let home = host::target().join("base");
     let layout = home.join("python-3.12-slim-bookworm");
     let stamp = home.join("recipe");

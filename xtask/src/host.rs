@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::run::{self, Failure, Result, at, command};
 
@@ -127,6 +127,8 @@ pub(crate) fn missing(packages: &[Package]) -> Vec<&'static str> {
 /// # Errors
 /// When apt is not there or fails; the message names what to install by hand.
 pub(crate) fn install(packages: &[Package]) -> Result<()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let missing = missing(packages);
     if missing.is_empty() {
         return Ok(());

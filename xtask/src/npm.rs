@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::host::{self, package};
 use crate::run::{self, Failure, Result, at, command};
@@ -53,6 +54,8 @@ pub(crate) fn script_as_root(folder: &Path, name: &str) -> Result<Command> {
 /// # Errors
 /// When it is too old or not there, and cannot be brought.
 pub(crate) fn check_node() -> Result<()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     if is_new_enough() {
         return Ok(());
     }

@@ -1,8 +1,10 @@
 //! Starting programs: every failure says which program failed and how, and an interrupt ends the
 //! running program first, so that whoever called can clean up.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -117,10 +119,31 @@ pub(crate) fn interrupted() -> bool {
     .load(Ordering::Relaxed)
 }
 
+thread_local! {
+    /// Where programs print that this thread runs, if it is not where we do.
+    static PRINTED: RefCell<Option<File>> = const { RefCell::new(None) };
+}
+
+/// Does something while all programs that this thread runs print into a file.
+pub(crate) fn printing_into<T>(file: &File, work: impl FnOnce() -> T) -> T {
+    PRINTED.set(file.try_clone().ok());
+    let done = work();
+    PRINTED.set(None);
+    done
+}
+
+/// A stream of a program: the file, or our own.
+fn stream() -> Stdio {
+    let file = |file: &File| file.try_clone().ok().map(Stdio::from);
+    PRINTED
+        .with_borrow(|printed| printed.as_ref().and_then(file))
+        .unwrap_or_else(Stdio::inherit)
+}
+
 /// Runs a program to its end with our own standard streams.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = line(command);
-    let child = spawn(command)?;
+    let child = spawn(command.stdout(stream()).stderr(stream()))?;
     let status = wait(child, &line)?.status;
     ended(line, status, String::new())
 }
@@ -128,12 +151,13 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// Runs a program to its end and returns its standard output as text. Its standard error is part of
 /// the failure, when there is one.
 pub(crate) fn capture(command: &mut Command) -> Result<String> {
-    capture_stdout(command.stderr(Stdio::piped()))
+    let bytes = capture_bytes(command.stderr(Stdio::piped()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// As [`capture`], with its standard error left where it is.
 pub(crate) fn capture_stdout(command: &mut Command) -> Result<String> {
-    let bytes = capture_bytes(command)?;
+    let bytes = capture_bytes(command.stderr(stream()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

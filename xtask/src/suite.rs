@@ -8,6 +8,7 @@ use crate::{base, chart, compile, fuzz, wasm, web};
 
 mod installed;
 mod javascript;
+mod lanes;
 mod python;
 mod sdk;
 
@@ -54,7 +55,25 @@ struct Step {
     run: fn(&Options) -> Result<String>,
 }
 
-const STEPS: [Step; 20] = [
+/// What came of a step.
+struct Row {
+    name: &'static str,
+    outcome: Result<String>,
+    took: Duration,
+}
+
+impl Row {
+    /// Of a step that could not begin.
+    fn failed(step: &Step, failure: Failure) -> Self {
+        Self {
+            name: step.name,
+            outcome: Err(failure),
+            took: Duration::ZERO,
+        }
+    }
+}
+
+static STEPS: [Step; 20] = [
     Step {
         name: "packages",
         about: "Debian packages that the suites use, and the base image",
@@ -177,25 +196,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         return Ok(());
     }
-    let mut rows = Vec::new();
     let start = Instant::now();
-    for step in &STEPS {
-        if !options.only.is_empty() && !options.only.iter().any(|name| name == step.name) {
-            continue;
+    let chosen =
+        |step: &&Step| options.only.is_empty() || options.only.iter().any(|name| name == step.name);
+    let (alone, beside) = lanes::parted(STEPS.iter().filter(chosen).collect());
+    let mut rows = Vec::new();
+    for step in alone {
+        heading(step);
+        let row = carry_out(step, options);
+        match &row.outcome {
+            Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+            Err(failure) => eprintln!("{failure}"),
+            Ok(_) => {}
         }
-        eprintln!("\n--- {}: {}", step.name, step.about);
-        let began = Instant::now();
-        let outcome = (step.run)(options);
-        if let Err(Failure::Interrupted) = outcome {
-            return Err(Failure::Interrupted);
-        }
-        if let Err(failure) = &outcome {
-            eprintln!("{failure}");
-        }
-        rows.push((step.name, outcome, began.elapsed()));
+        rows.push(row);
     }
+    rows.extend(lanes::run(&beside, options)?);
     println!("\n{:10}{:8}{:>9}  note", "step", "result", "seconds");
-    for (name, outcome, took) in &rows {
+    for Row {
+        name,
+        outcome,
+        took,
+    } in &rows
+    {
         let (result, note) = match outcome {
             Ok(note) => ("ok", note.as_str()),
             Err(_) => ("FAILED", "see above"),
@@ -205,8 +228,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let failed: Vec<&str> = rows
         .iter()
-        .filter(|(_, outcome, _)| outcome.is_err())
-        .map(|(name, _, _)| *name)
+        .filter(|row| row.outcome.is_err())
+        .map(|row| row.name)
         .collect();
     let took = minutes(start.elapsed());
     if failed.is_empty() {
@@ -219,6 +242,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         rows.len(),
         failed.join(", ")
     )))
+}
+
+fn heading(step: &Step) {
+    eprintln!("\n--- {}: {}", step.name, step.about);
+}
+
+fn carry_out(step: &Step, options: &Options) -> Row {
+    let began = Instant::now();
+    let outcome = (step.run)(options);
+    Row {
+        name: step.name,
+        outcome,
+        took: began.elapsed(),
+    }
 }
 
 fn minutes(time: Duration) -> String {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::host::{self, package};
 use crate::npm;
@@ -84,6 +85,8 @@ pub(crate) fn check() -> Result<String> {
 /// # Errors
 /// As [`run()`].
 pub(crate) fn fresh() -> Result<()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let built = folder().join("dist/chalk.wasm").exists();
     if built && Stamp::of("wasm", SOURCES)?.is_fresh() {
         return Ok(());
