@@ -30,6 +30,8 @@ export function withBrowser(headers, api) {
     /** A page of its own; closed, and its console looked through, when the test ends. */
     async open(t, { fragment = "", quiet = true, ...options } = {}) {
       const context = await state.browser.newContext({ viewport: { width: 1200, height: 900 }, ...options });
+      // A busy machine is no fault of the page.
+      context.setDefaultTimeout(120_000);
       const page = await context.newPage();
       const noise = [];
       const requests = [];
