@@ -16,6 +16,8 @@ export async function openPage(t, options = {}) {
   assert.ok(existsSync(executablePath), `no browser at ${executablePath}: apt-get install chromium, or set CHROMIUM`);
   browser ??= await chromium.launch({ executablePath, args: ["--no-sandbox"] });
   const context = await browser.newContext(options);
+  // A busy machine is no fault of the page.
+  context.setDefaultTimeout(120_000);
   t.after(() => context.close());
   const page = await context.newPage();
   const noise = [];
