@@ -15,8 +15,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use crate::bases::BaseError;
 use crate::catalog::{Catalog, CatalogError};
 use crate::engine::{Engine, EngineError};
-use crate::places::inside;
 use crate::projects::{Owner, Scope};
+use crate::regions::Regions;
 
 /// Bases that are pinned at once.
 const PARALLEL: usize = 8;
@@ -105,14 +105,15 @@ pub async fn pin(bases: &dyn PinBases, mut spec: Spec) -> Result<Spec, BaseError
 }
 
 /// As [`pin`], for somebody who may not see all of the registry: no base is taken from what is hidden
-/// from them, whether they name it by a tag or by its digest.
+/// from them, whether they name it by a tag or by its digest, in the home registry or in a region's:
+/// all hold what is everybody's, and the service's login opens them.
 ///
 /// # Errors
 /// On the first base that cannot be pinned, or is not there for them.
 pub(crate) async fn pin_seen(
     bases: &dyn PinBases,
     scope: &Scope,
-    catalog: &Catalog,
+    (catalog, regions): (&Catalog, &Regions),
     blobs: &BlobStore,
     spec: Spec,
 ) -> Result<Spec, BaseError> {
@@ -121,7 +122,7 @@ pub(crate) async fn pin_seen(
     }
     for image in spec.base_images() {
         let reference = &image.reference;
-        let Some(repository) = inside(catalog.public(), reference) else {
+        let Some(repository) = regions.repository(reference) else {
             continue;
         };
         let digest = image.digest.or_else(|| reference.digest());
@@ -183,7 +184,7 @@ pub(crate) async fn pin_seen(
 pub(crate) async fn plan(
     bases: &dyn PinBases,
     engine: &Arc<dyn Engine>,
-    catalog: &Catalog,
+    (catalog, regions): (&Catalog, &Regions),
     blobs: &BlobStore,
     scope: &Scope,
     request: ResolveRequest,
@@ -191,7 +192,7 @@ pub(crate) async fn plan(
     let ResolveRequest { spec, blobs: sizes } = request;
     let recipe_hash = spec.recipe_hash();
     let mut warnings: Vec<String> = spec.warnings().iter().map(ToString::to_string).collect();
-    let pinned = match pin_seen(bases, scope, catalog, blobs, spec.clone()).await {
+    let pinned = match pin_seen(bases, scope, (catalog, regions), blobs, spec.clone()).await {
         Ok(pinned) => Some(pinned),
         Err(error @ BaseError::Unreachable { .. }) => {
             warnings.push(error.to_string());

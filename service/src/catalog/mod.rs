@@ -6,15 +6,18 @@
 mod manifest;
 mod names;
 mod reindex;
+mod specs;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use chalk_core::Digest;
 use chalk_core::config::ImageConfig;
 use chalk_core::wire::{Image, ImageDetail, ImageStep, Layer};
-use chalk_core::{Digest, Spec};
 use chalk_store::registry::{MANIFEST_LIMIT, Manifest, Progress};
 use chalk_store::uses::Horizon;
 use chalk_store::{Blob, BlobError, BlobStore};
@@ -296,46 +299,6 @@ impl Catalog {
         self.manifest(&hash.hex()).await
     }
 
-    /// The spec that an image was built from: the referrer of its manifest.
-    ///
-    /// # Errors
-    /// When it is not there or damaged, or the registry fails.
-    pub(crate) async fn spec(&self, hash: &Digest, digest: &Digest) -> Result<Spec> {
-        let referrers = self
-            .regional
-            .referrers(IMAGES, digest, Some(SPEC_TYPE))
-            .await?;
-        // Images of equal bytes may come from several specs.
-        for referrer in &referrers {
-            // One that rotted does not count: a later build attached another.
-            let name = referrer.digest.to_string();
-            let Some(manifest) = self.regional.manifest(IMAGES, &name).await? else {
-                continue;
-            };
-            for layer in &manifest::parse(&manifest)?.layers {
-                let json = match self.small_blob(layer).await {
-                    Ok(json) => json,
-                    Err(error) => {
-                        tracing::warn!(%hash, %error, "a spec of an image cannot be read");
-                        continue;
-                    }
-                };
-                let Ok(spec) = serde_json::from_slice::<Spec>(&json) else {
-                    continue;
-                };
-                if spec.image_hash() == Some(*hash) {
-                    return Ok(spec);
-                }
-            }
-        }
-        let detail = match referrers.len() {
-            0 => "no spec is attached to it".to_owned(),
-            n => format!("none of the {n} specs attached to it has its hash"),
-        };
-        let what = format!("image {hash}");
-        Err(CatalogError::Damaged { what, detail })
-    }
-
     /// Deletes an image: its names, the specs attached to it, and its manifest. Blobs stay until
     /// the registry collects what nothing names.
     ///
@@ -349,9 +312,11 @@ impl Catalog {
         }
         let tag = hash.hex();
         let head = self.regional.head_manifest(IMAGES, &tag).await?;
-        let shared = self.index.images().into_iter().any(|(other, known)| {
-            other != *hash && head.as_ref().is_some_and(|h| h.digest == known.digest)
-        });
+        // A delete by digest takes all tags along.
+        let shared = match &head {
+            Some(head) => self.is_shared(hash, &head.digest).await?,
+            None => false,
+        };
         // Its name goes first: what is found under a hash is whole, wherever this is broken off.
         if head.is_some() {
             self.regional.delete(IMAGES, &tag).await?;
@@ -532,16 +497,8 @@ impl Catalog {
             .regional
             .referrers(IMAGES, &manifest.digest, Some(SPEC_TYPE));
         for referrer in specs.await? {
-            let name = referrer.digest.to_string();
-            let Some(found) = self.regional.manifest(IMAGES, &name).await? else {
-                continue;
-            };
-            for layer in &manifest::parse(&found)?.layers {
-                let Ok(json) = self.small_blob(layer).await else {
-                    continue;
-                };
-                let spec = serde_json::from_slice::<Spec>(&json).ok();
-                if spec.and_then(|spec| spec.image_hash()) == Some(*hash) {
+            for (found, layer, spec) in self.attached(&referrer).await? {
+                if spec.image_hash() == Some(*hash) {
                     parts.push((found.digest, found.bytes.len() as u64));
                     parts.push((layer.digest, layer.size));
                 }

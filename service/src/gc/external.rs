@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use chalk_core::{AnyDigest, Digest};
+use chalk_store::registry::RegistryError;
 use chalk_store::uses::Horizon;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -18,18 +19,20 @@ use super::plan::{Doomed, InUse, Stored, TagToGo};
 use super::{CollectError, Result};
 use crate::catalog::{Catalog, CatalogError, NAME_NOTE};
 use crate::places::{BUILD_CACHE, BUILDS, IMAGES, NAMES, Name, STEPS, passing_since};
+use crate::registry::RegionalError;
 use crate::registry::collect::{Holding, Listed, Parts, Read, Survey, Tagged};
 
 /// Questions that are put to the registry at once.
 const PARALLEL: usize = 8;
 
-/// What of ours the registry holds, and the blobs that it consists of.
+/// What of ours the registry holds, and the blobs that it consists of. Images that cannot be judged
+/// are put down as in use.
 ///
 /// # Errors
 /// When the registry fails.
 pub(super) async fn survey(
     catalog: &Catalog,
-    in_use: &InUse,
+    in_use: &mut InUse,
     read: &mut Read,
 ) -> Result<(Survey, HashMap<Digest, Stored>)> {
     let mut survey = Survey::default();
@@ -38,7 +41,7 @@ pub(super) async fn survey(
         let mut tags = catalog.regional().tags(repository).await.map_err(failed)?;
         // Lists of what is attached to an image go with that.
         tags.retain(|tag| !tag.starts_with("sha256-"));
-        let holding = holding(catalog, repository, tags, read).await?;
+        let holding = holding(catalog, repository, tags, read, in_use).await?;
         survey.repositories.insert(repository.to_owned(), holding);
     }
     let entries = survey.repositories[NAMES].manifests.values();
@@ -48,7 +51,7 @@ pub(super) async fn survey(
         tags.entry(name.repository).or_default().push(name.tag);
     }
     for (repository, tags) in tags {
-        let holding = holding(catalog, &repository, tags, read).await?;
+        let holding = holding(catalog, &repository, tags, read, in_use).await?;
         survey.repositories.insert(repository, holding);
     }
     let now = SystemTime::now();
@@ -98,12 +101,13 @@ async fn holding(
     repository: &str,
     tags: Vec<String>,
     read: &mut Read,
+    in_use: &mut InUse,
 ) -> Result<Holding> {
     let regional = catalog.regional();
     let heads: Vec<(String, Option<Digest>)> = stream::iter(tags)
         .map(|tag| async move {
             let head = regional.head_manifest(repository, &tag).await?;
-            Ok::<_, crate::registry::RegionalError>((tag, head.map(|head| head.digest)))
+            Ok::<_, RegionalError>((tag, head.map(|head| head.digest)))
         })
         .buffer_unordered(PARALLEL)
         .try_collect()
@@ -128,17 +132,31 @@ async fn holding(
     wanted.sort_unstable();
     wanted.dedup();
     if repository == IMAGES {
-        let attached: Vec<Vec<Digest>> = stream::iter(wanted.clone())
+        let attached: Vec<(Digest, Result<Vec<Digest>, String>)> = stream::iter(wanted.clone())
             .map(|digest| async move {
-                let found = regional.referrers(repository, &digest, None).await?;
-                let found = found.into_iter().map(|referrer| referrer.digest);
-                Ok::<_, crate::registry::RegionalError>(found.collect())
+                match regional.referrers(repository, &digest, None).await {
+                    Ok(found) => {
+                        let found = found.into_iter().map(|referrer| referrer.digest);
+                        Ok((digest, Ok(found.collect())))
+                    }
+                    Err(error) if error.is_unreachable() => Err(error),
+                    Err(error) => Ok((digest, Err(error.to_string()))),
+                }
             })
             .buffer_unordered(PARALLEL)
             .try_collect()
             .await
             .map_err(failed)?;
-        wanted.extend(attached.into_iter().flatten());
+        for (digest, found) in attached {
+            match found {
+                Ok(found) => wanted.extend(found),
+                Err(why) => {
+                    tracing::warn!(%digest, why, "the image stays: what is attached to it cannot be read");
+                    let why = format!("what is attached to it cannot be read: {why}");
+                    in_use.manifests.insert(digest, why);
+                }
+            }
+        }
     }
     let known: &Read = read;
     let parts: Vec<(Digest, u64, Option<Arc<Parts>>)> = stream::iter(wanted)
@@ -146,12 +164,18 @@ async fn holding(
             if let Some((size, parts)) = known.get(&AnyDigest::from(digest)) {
                 return Ok((digest, *size, Some(parts.clone())));
             }
-            let found = regional.manifest(repository, &digest.to_string()).await?;
-            let Some(found) = found else {
-                return Ok((digest, 0, None));
+            let found = match regional.manifest(repository, &digest.to_string()).await {
+                Ok(Some(found)) => found,
+                Ok(None) => return Ok((digest, 0, None)),
+                Err(error) if error.is_unreachable() => return Err(error),
+                // It stays, as what is damaged does.
+                Err(error) => {
+                    tracing::warn!(%digest, %error, "a manifest cannot be read");
+                    return Ok((digest, 0, None));
+                }
             };
             let parts = Parts::read(&found.media_type, &found.bytes).map(Arc::new);
-            Ok::<_, crate::registry::RegionalError>((digest, found.bytes.len() as u64, parts))
+            Ok::<_, RegionalError>((digest, found.bytes.len() as u64, parts))
         })
         .buffer_unordered(PARALLEL)
         .try_collect()
@@ -172,16 +196,25 @@ async fn holding(
     Ok(holding)
 }
 
-/// Removes what the plan says, unless it was used after the horizon; of each tag, whether it went.
-///
-/// # Errors
-/// When the registry or the index fails.
+/// What became of a tag that was to go.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Dropped {
+    Gone,
+    /// It was used since it was looked at, or goes with something else.
+    Stays,
+    /// The registry did not remove it; why.
+    Failed(String),
+}
+
+/// Removes what the plan says, unless it was used after the horizon; what became of each tag. A tag
+/// that the registry does not remove keeps none of the others; one that removes nothing, or is gone,
+/// is not asked for more.
 pub(super) async fn drop_tags(
     catalog: &Catalog,
     tags: &[TagToGo],
     manifests: &BTreeMap<String, Doomed>,
     horizon: &Horizon,
-) -> Result<Vec<bool>> {
+) -> Vec<Dropped> {
     // Manifests go with the first of their tags.
     let mut own: BTreeSet<(&str, &AnyDigest)> = BTreeSet::new();
     for repository in [STEPS, BUILDS, BUILD_CACHE] {
@@ -193,34 +226,75 @@ pub(super) async fn drop_tags(
                 .map(|digest| (repository, digest)),
         );
     }
-    let mut gone = Vec::with_capacity(tags.len());
+    let mut hopeless: Option<String> = None;
+    let mut all = Vec::with_capacity(tags.len());
     for tag in tags {
-        let AnyDigest::Sha256(digest) = &tag.digest else {
-            gone.push(false);
+        if let Some(why) = &hopeless {
+            all.push(Dropped::Failed(why.clone()));
             continue;
-        };
-        let dropped = match tag.repository.as_str() {
-            IMAGES => match format!("sha256:{}", tag.tag).parse() {
-                Ok(hash) => catalog.delete_unused(&hash, digest, horizon).await?,
-                Err(_) => false,
-            },
-            // With the name that it files.
-            NAMES => false,
-            repository @ (STEPS | BUILDS | BUILD_CACHE) => {
-                let manifest = own.remove(&(repository, &tag.digest)).then_some(digest);
-                catalog.drop_own(repository, &tag.tag, manifest).await?;
-                true
+        }
+        let dropped = match drop_tag(catalog, tag, &mut own, horizon).await {
+            Ok(true) => Dropped::Gone,
+            Ok(false) => Dropped::Stays,
+            Err(error) => {
+                let why = error.to_string();
+                let (repository, tag) = (&tag.repository, &tag.tag);
+                match is_hopeless(&error) {
+                    true => {
+                        tracing::warn!(why, "the external registry is not collected");
+                        hopeless = Some(why.clone());
+                    }
+                    false => tracing::warn!(repository, tag, why, "a tag is not removed"),
+                }
+                Dropped::Failed(why)
             }
-            repository => match format!("{repository}:{}", tag.tag).parse() {
-                Ok(name) => catalog.remove_unused_name(&name, digest, horizon).await?,
-                Err(_) => false,
-            },
         };
-        gone.push(dropped);
+        all.push(dropped);
     }
-    Ok(gone)
+    all
 }
 
-fn failed(error: crate::registry::RegionalError) -> CollectError {
+/// Whether another tag would fare no better.
+fn is_hopeless(error: &CatalogError) -> bool {
+    match error {
+        CatalogError::Registry(RegionalError::External(
+            RegistryError::Unreachable { .. } | RegistryError::Unavailable { .. },
+        ))
+        | CatalogError::Stopping => true,
+        CatalogError::Registry(error) => error.is_without_deletes(),
+        _ => false,
+    }
+}
+
+/// Removes one; whether it went.
+async fn drop_tag<'a>(
+    catalog: &Catalog,
+    tag: &'a TagToGo,
+    own: &mut BTreeSet<(&'a str, &'a AnyDigest)>,
+    horizon: &Horizon,
+) -> Result<bool, CatalogError> {
+    let AnyDigest::Sha256(digest) = &tag.digest else {
+        return Ok(false);
+    };
+    match tag.repository.as_str() {
+        IMAGES => match format!("sha256:{}", tag.tag).parse() {
+            Ok(hash) => catalog.delete_unused(&hash, digest, horizon).await,
+            Err(_) => Ok(false),
+        },
+        // With the name that it files.
+        NAMES => Ok(false),
+        repository @ (STEPS | BUILDS | BUILD_CACHE) => {
+            let manifest = own.remove(&(repository, &tag.digest)).then_some(digest);
+            catalog.drop_own(repository, &tag.tag, manifest).await?;
+            Ok(true)
+        }
+        repository => match format!("{repository}:{}", tag.tag).parse() {
+            Ok(name) => catalog.remove_unused_name(&name, digest, horizon).await,
+            Err(_) => Ok(false),
+        },
+    }
+}
+
+fn failed(error: RegionalError) -> CollectError {
     CatalogError::from(error).into()
 }

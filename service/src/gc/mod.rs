@@ -37,15 +37,16 @@ use crate::builds::{Builds, BuildsError};
 use crate::catalog::{Catalog, CatalogError, NAME_NOTE};
 use crate::engine::{CacheEntry, CacheKind, Engine, EngineError};
 use crate::fleet::Fleet;
-use crate::places::{IMAGES, NAMES, Name, STEPS};
+use crate::places::{BUILD_CACHE, IMAGES, NAMES, Name, STEPS};
 use crate::projects::Projects;
 use crate::registry::collect::{Read, Survey};
 use crate::registry::{EmbeddedError, Registry};
 use crate::settings;
 use crate::volumes::{VolumeError, Volumes};
 use act::Sweep;
-use extras::Extra;
-use plan::{Input, Item, Plan};
+use external::Dropped;
+use extras::{Extra, What};
+use plan::{Input, Item, Plan, TagToGo};
 use words::bytes;
 
 /// Pause before the first run, so that a service that is often started again collects, too.
@@ -254,7 +255,7 @@ impl Collector {
         }
         let (mut external, mut outside) = (Plan::default(), Survey::default());
         if !embedded {
-            let (survey, blobs) = external::survey(&parts.catalog, &in_use, read).await?;
+            let (survey, blobs) = external::survey(&parts.catalog, &mut in_use, read).await?;
             external = plan::plan(&Input {
                 survey: &survey,
                 blobs: &blobs,
@@ -326,10 +327,18 @@ impl Collector {
                 tags, manifests, ..
             } = &decided.external;
             let catalog = &self.parts.catalog;
-            let gone = external::drop_tags(catalog, tags, manifests, &decided.horizon).await?;
-            for (tag, gone) in std::mem::take(&mut decided.external.tags).iter().zip(gone) {
-                if let Some(item) = tag.item.filter(|_| !gone) {
-                    decided.external.items[item].stays();
+            let dropped = external::drop_tags(catalog, tags, manifests, &decided.horizon).await;
+            let tags = std::mem::take(&mut decided.external.tags);
+            for (tag, dropped) in tags.iter().zip(dropped) {
+                let Some(item) = tag.item else { continue };
+                let item = &mut decided.external.items[item];
+                match dropped {
+                    Dropped::Gone => {}
+                    Dropped::Stays => item.stays(),
+                    Dropped::Failed(why) => {
+                        item.stays_since(format!("it is not removed: {why}"));
+                        keep_note(&mut decided.extras, tag);
+                    }
                 }
             }
         }
@@ -431,12 +440,31 @@ impl Collector {
     }
 }
 
+/// Keeps the note of a cached step that the registry did not remove: without it, the step would be
+/// another builder's from then on, and never go.
+fn keep_note(extras: &mut [Extra], tag: &TagToGo) {
+    let noted = |extra: &&mut Extra| match &extra.what {
+        What::Cache(CacheKind::Step, name) => tag.repository == STEPS && *name == tag.tag,
+        What::Cache(CacheKind::Shared, name) => tag.repository == BUILD_CACHE && *name == tag.tag,
+        _ => false,
+    };
+    for extra in extras.iter_mut().filter(noted) {
+        extra
+            .item
+            .stays_since("what it notes is not removed".to_owned());
+    }
+}
+
 impl Item {
     /// It was used since it was looked at.
     fn stays(&mut self) {
+        self.stays_since("it was used while garbage was collected".to_owned());
+    }
+
+    fn stays_since(&mut self, why: String) {
         self.free = false;
         self.frees = 0;
-        self.why = "it was used while garbage was collected".to_owned();
+        self.why = why;
     }
 }
 

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::act::{self, Sweep};
-use super::external;
+use super::external::{self, Dropped};
 use super::plan::{self, InUse, Input, Plan};
 use crate::catalog::Catalog;
 use crate::index::{Index, Known};
@@ -23,6 +23,8 @@ use crate::places::{BUILD_CACHE, BUILDS, IMAGES, STEPS, passing_tag};
 use crate::registry::collect::Read;
 use crate::registry::{Regional, Registry};
 use crate::settings;
+
+mod refusing;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -794,7 +796,7 @@ fn an_external_registry_loses_what_the_service_did_not_use() {
     };
     let horizon = place.blobs.horizon(policy.grace, None);
     let mut read = Read::new();
-    let surveyed = place.wait(external::survey(&catalog, &in_use, &mut read));
+    let surveyed = place.wait(external::survey(&catalog, &mut in_use, &mut read));
     let (survey, blobs) = surveyed.unwrap();
     let plan = plan::plan(&Input {
         survey: &survey,
@@ -825,8 +827,8 @@ fn an_external_registry_loses_what_the_service_did_not_use() {
     assert!(find("late").is_some());
     let (tags, manifests) = (&plan.tags, &plan.manifests);
     let gone = place.wait(external::drop_tags(&catalog, tags, manifests, &horizon));
-    let gone = gone.unwrap().into_iter().filter(|gone| *gone).count();
-    assert_eq!(gone, 4);
+    let gone = gone.into_iter().filter(|gone| *gone == Dropped::Gone);
+    assert_eq!(gone.count(), 4);
     for repository in [BUILDS, BUILD_CACHE] {
         assert_eq!(place.registry.manifests(repository).unwrap().len(), 1);
         assert_eq!(place.registry.tags(repository).unwrap().len(), 1);

@@ -79,7 +79,8 @@ pub(crate) async fn begin(
     }
     let recipe_hash = spec.recipe_hash();
     let (catalog, blobs) = (service.catalog(), service.blobs());
-    let spec = resolve::pin_seen(service.bases(), scope, catalog, blobs, spec).await?;
+    let ours = (&**catalog, &**service.fleet().regions());
+    let spec = resolve::pin_seen(service.bases(), scope, ours, blobs, spec).await?;
     let image_hash = hash_of(&spec)?;
     let mut wanted = Wanted {
         spec,

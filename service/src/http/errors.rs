@@ -112,6 +112,13 @@ impl From<RegionalError> for ApiError {
                 error.to_string(),
                 "check the service's settings `registry.*`",
             ),
+            error if error.is_without_deletes() => Self::new(
+                problem::CONFLICT,
+                409,
+                "the regional registry deletes nothing",
+                error.to_string(),
+                "allow deletes in the registry's configuration; see docs/registry.md, \"Another registry\"",
+            ),
             _ => Self::internal("the regional registry failed", &error),
         }
     }

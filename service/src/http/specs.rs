@@ -20,8 +20,9 @@ pub(super) async fn resolve(
     Extension(scope): Extension<Scope>,
     Json(request): Json<ResolveRequest>,
 ) -> ApiResult<axum::Json<Resolved>> {
-    let (bases, catalog) = (service.bases(), service.catalog());
-    let spec = resolve::pin_seen(bases, &scope, catalog, service.blobs(), request.spec).await?;
+    let (bases, blobs) = (service.bases(), service.blobs());
+    let ours = (&**service.catalog(), &**service.fleet().regions());
+    let spec = resolve::pin_seen(bases, &scope, ours, blobs, request.spec).await?;
     let image_hash = hash_of(&spec)?;
     Ok(axum::Json(Resolved { spec, image_hash }))
 }
@@ -45,7 +46,7 @@ pub(super) async fn plan(
     let plan = resolve::plan(
         service.bases(),
         service.engine(),
-        service.catalog(),
+        (&**service.catalog(), &**service.fleet().regions()),
         service.blobs(),
         &scope,
         request,

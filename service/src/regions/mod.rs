@@ -175,8 +175,10 @@ impl Regions {
     /// The repository that a reference means, without prefix, if it is one of our registries'.
     pub(crate) fn repository(&self, reference: &Reference) -> Option<String> {
         let own = self.own.values().map(|own| own.at.to_string());
-        own.chain([self.public.clone()])
-            .find_map(|public| inside(&public, reference))
+        let all = own.chain([self.public.clone()]);
+        // Of registries at one host, the one whose prefix says most.
+        all.filter_map(|public| inside(&public, reference))
+            .min_by_key(String::len)
     }
 
     /// All regions that have nodes or a registry, by name.

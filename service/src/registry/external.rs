@@ -6,10 +6,15 @@ use chalk_core::reference::is_repository;
 use chalk_core::{Digest, Reference};
 use chalk_store::registry::{
     Client, Manifest, ManifestHead, Options, Progress, Published, PullToken, Pushed, Referrer,
+    is_removed,
 };
 use chalk_store::{Blob, BlobStore};
 
 use super::regional::{Regional, RegionalError};
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// More than what stands under a tag that is being removed takes, in bytes.
+const REMOVED_SIZE: u64 = 1024;
 
 type Result<T, E = RegionalError> = std::result::Result<T, E>;
 
@@ -126,12 +131,22 @@ impl External {
 impl Regional for External {
     async fn head_manifest(&self, repository: &str, name: &str) -> Result<Option<ManifestHead>> {
         let at = self.reference(repository, Some(name))?;
-        Ok(self.client.head_manifest(&at).await?)
+        let head = self.client.head_manifest(&at).await?;
+        let suspect = head.as_ref().is_some_and(|head| {
+            let small = head.size.is_none_or(|size| size <= REMOVED_SIZE);
+            head.media_type == INDEX && small && at.digest().is_none()
+        });
+        if suspect && self.manifest(repository, name).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(head)
     }
 
     async fn manifest(&self, repository: &str, name: &str) -> Result<Option<Manifest>> {
         let at = self.reference(repository, Some(name))?;
-        Ok(self.client.manifest(&at).await?)
+        let found = self.client.manifest(&at).await?;
+        // A tag that is being removed, or whose removal broke off, is gone.
+        Ok(found.filter(|found| at.digest().is_some() || !is_removed(found)))
     }
 
     async fn has_blob(&self, repository: &str, digest: &Digest) -> Result<bool> {

@@ -57,6 +57,11 @@ impl RegionalError {
             Self::Name { .. } => false,
         }
     }
+
+    /// Whether the registry deletes nothing, as it is set up.
+    pub(crate) fn is_without_deletes(&self) -> bool {
+        matches!(self, Self::External(RegistryError::NoDeletes { .. }))
+    }
 }
 
 type Result<T, E = RegionalError> = std::result::Result<T, E>;

@@ -6,8 +6,13 @@
 
 mod api;
 mod client;
+mod deletes;
+#[cfg(target_os = "linux")]
+mod endpoints;
 mod faults;
 mod fixture;
+mod listings;
+mod logins;
 mod requests;
 mod tokens;
 mod uploads;

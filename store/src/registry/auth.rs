@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use chalk_core::Reference;
 use reqwest::header::HeaderValue;
 use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
@@ -27,7 +26,10 @@ use super::transport::{Attempt, excerpt, read_limited};
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 /// A token this close to its end is not used any more.
 const LEEWAY: Duration = Duration::from_secs(10);
-const TOKEN_ANSWER_LIMIT: u64 = 1 << 20;
+pub(super) const TOKEN_ANSWER_LIMIT: u64 = 1 << 20;
+/// After a look-up for a refusal changed nothing, others do not cause one for so long: who lacks a
+/// right is refused often, and a helper takes its time.
+const LOOK_UP_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a request does to which repository, in the words of the token specification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,34 +74,29 @@ pub(super) struct Logins {
     servers: std::sync::Mutex<BTreeMap<String, Arc<Mutex<Login>>>>,
 }
 
-/// A token for reading one repository.
-#[derive(Clone)]
-pub struct PullToken {
-    /// To be sent as `Authorization: Bearer`.
-    pub token: String,
-    /// How long it can be used.
-    pub lifetime: Duration,
-}
-
-impl std::fmt::Debug for PullToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PullToken")
-            .field("lifetime", &self.lifetime)
-            .finish_non_exhaustive()
-    }
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Login {
-    found: Option<Found>,
-    challenge: Option<Challenge>,
+    pub(super) found: Option<Found>,
+    pub(super) challenge: Option<Challenge>,
     tokens: BTreeMap<Scopes, Token>,
+    /// When a refusal last made us look the credential up in vain.
+    looked_up: Option<Instant>,
+    /// Tokens to hand on, which were asked for with nothing but the right to read one repository;
+    /// `None` for what turned out to allow more.
+    pub(super) handed_on: BTreeMap<Scopes, (Option<Token>, Instant)>,
 }
 
 #[derive(Clone)]
-struct Token {
+pub(super) struct Token {
     header: HeaderValue,
-    until: Instant,
+    pub(super) until: Instant,
+}
+
+impl Token {
+    /// The token itself.
+    pub(super) fn text(&self) -> Option<&str> {
+        self.header.to_str().ok()?.strip_prefix("Bearer ")
+    }
 }
 
 impl std::fmt::Debug for Token {
@@ -116,7 +113,7 @@ struct TokenAnswer {
 }
 
 impl Logins {
-    fn of(&self, endpoint: &Endpoint) -> Arc<Mutex<Login>> {
+    pub(super) fn of(&self, endpoint: &Endpoint) -> Arc<Mutex<Login>> {
         // A poisoned lock guards a map that is sound all the same.
         let mut servers = self
             .servers
@@ -137,7 +134,10 @@ impl Client {
         let mut login = login.lock().await;
         match login.challenge.clone() {
             None => Ok(None),
-            Some(challenge) => self.answer(endpoint, &mut login, &challenge, scopes).await,
+            Some(challenge) => {
+                self.answer(endpoint, &mut login, &challenge, scopes, scopes)
+                    .await
+            }
         }
     }
 
@@ -166,7 +166,7 @@ impl Client {
             !((key == scopes || *key == needed) && Some(&token.header) == used)
         });
         let header = self
-            .answer(endpoint, &mut login, &challenge, &needed)
+            .answer(endpoint, &mut login, &challenge, &needed, scopes)
             .await?;
         if needed != *scopes
             && let Some(token) = login.tokens.get(&needed).cloned()
@@ -176,6 +176,76 @@ impl Client {
         Ok(header.filter(|header| Some(header) != used))
     }
 
+    /// Takes in a 403, which is also what a registry answers to a password or token that ran out
+    /// (ECR): gives the header to try if the credential changed since it was looked up.
+    pub(super) async fn forbidden(
+        &self,
+        endpoint: &Endpoint,
+        scopes: &Scopes,
+        used: &HeaderValue,
+    ) -> Option<HeaderValue> {
+        if self.inner.options.explicit.contains_key(&endpoint.login) {
+            return None;
+        }
+        let login = self.inner.logins.of(endpoint);
+        let mut login = login.lock().await;
+        let challenge = login.challenge.clone()?;
+        let before = login.found.clone()?;
+        let kept = self.kept(endpoint, &login, &challenge, scopes);
+        if kept.as_ref() != Some(used) {
+            // Another request has been here.
+            let fresh = self.answer(endpoint, &mut login, &challenge, scopes, scopes);
+            return fresh.await.ok().flatten().filter(|fresh| fresh != used);
+        }
+        if login
+            .looked_up
+            .is_some_and(|when| when.elapsed() < LOOK_UP_PAUSE)
+        {
+            return None;
+        }
+        login.found = None;
+        let now = self.found(endpoint, &mut login).await;
+        // A look-up that failed may go well later: nobody is logged out by it.
+        if now.credential.is_none() || now.credential == before.credential {
+            login.found = Some(before);
+            login.looked_up = Some(Instant::now());
+            return None;
+        }
+        // Tokens of the old one ran out with it.
+        login.tokens.clear();
+        login.handed_on.clear();
+        let fresh = self
+            .answer(endpoint, &mut login, &challenge, scopes, scopes)
+            .await;
+        match fresh {
+            Ok(fresh) => fresh.filter(|fresh| fresh != used),
+            Err(error) => {
+                tracing::debug!(%error, "no new token after a refusal");
+                None
+            }
+        }
+    }
+
+    /// The header that a request would carry now, if nobody has to be asked for it.
+    fn kept(
+        &self,
+        endpoint: &Endpoint,
+        login: &Login,
+        challenge: &Challenge,
+        scopes: &Scopes,
+    ) -> Option<HeaderValue> {
+        if let Some(token) = login.tokens.get(scopes) {
+            return Some(token.header.clone());
+        }
+        match (challenge, login.found.as_ref()?.credential.as_ref()?) {
+            (_, Credential::Bearer(token)) => secret(endpoint, "Bearer", token).ok(),
+            (Challenge::Basic, Credential::Password { user, password }) => {
+                basic(endpoint, user, password).ok()
+            }
+            _ => None,
+        }
+    }
+
     /// What to tell the user about the credentials when `endpoint` refuses.
     pub(super) async fn told(&self, endpoint: &Endpoint) -> String {
         let login = self.inner.logins.of(endpoint);
@@ -183,7 +253,7 @@ impl Client {
         self.found(endpoint, &mut login).await.told
     }
 
-    async fn found(&self, endpoint: &Endpoint, login: &mut Login) -> Found {
+    pub(super) async fn found(&self, endpoint: &Endpoint, login: &mut Login) -> Found {
         if let Some(found) = &login.found {
             return found.clone();
         }
@@ -202,12 +272,14 @@ impl Client {
         login.found.insert(found).clone()
     }
 
+    /// `Authorization` for `scopes`, of which `own` are those of the request itself.
     async fn answer(
         &self,
         endpoint: &Endpoint,
         login: &mut Login,
         challenge: &Challenge,
         scopes: &Scopes,
+        own: &Scopes,
     ) -> Result<Option<HeaderValue>, RegistryError> {
         if let Some(token) = login.tokens.get(scopes)
             && token.until > Instant::now()
@@ -227,73 +299,47 @@ impl Client {
                     realm,
                     service: service.as_deref(),
                     scopes,
+                    own,
                     credential: credential.as_ref(),
                 };
-                let asked = Instant::now();
-                let answer = match self.ask_for_token(endpoint, &ask).await {
-                    Err(RegistryError::Denied { .. }) if !looked_up => {
-                        // As above: the credential may be an old one.
-                        login.found = None;
-                        let credential = self.found(endpoint, login).await.credential;
-                        let ask = Ask {
-                            credential: credential.as_ref(),
-                            ..ask
-                        };
-                        self.ask_for_token(endpoint, &ask).await?
-                    }
-                    answer => answer?,
-                };
-                let token = answer.token.or(answer.access_token).unwrap_or_default();
-                let header = secret(endpoint, "Bearer", &token)?;
-                let lifetime = answer
-                    .expires_in
-                    .map_or(DEFAULT_LIFETIME, |s| Duration::from_secs(s.min(86_400)));
-                let token = Token {
-                    header: header.clone(),
-                    until: asked + lifetime.saturating_sub(LEEWAY),
-                };
+                let token = self.token(endpoint, login, ask, looked_up).await?;
+                let header = token.header.clone();
                 login.tokens.insert(scopes.clone(), token);
                 Ok(Some(header))
             }
         }
     }
 
-    /// A token for reading a repository and nothing else, which shows nothing of our login; `None`
-    /// when the registry takes no tokens of a token service.
-    ///
-    /// # Errors
-    /// All of [`RegistryError`] but `NotFound` and `NoSuchPlatform`.
-    pub async fn pull_token(
+    /// A new token; `looked_up` says that the credential was looked up just now.
+    pub(super) async fn token(
         &self,
-        repository: &Reference,
-    ) -> Result<Option<PullToken>, RegistryError> {
-        let endpoint = self.origin(repository.registry()).await?;
-        let scopes = Scopes::pull(repository.repository());
-        let what = format!("token for {}", repository.repository());
-        if self.authorization(&endpoint, &scopes).await?.is_none() {
-            // How the registry wants it is not known yet.
-            let attempt = Attempt::get(endpoint.base.clone());
-            self.fetch(&endpoint, &scopes, attempt, TOKEN_ANSWER_LIMIT, &what)
-                .await?;
-        }
-        let login = self.inner.logins.of(&endpoint);
-        let mut login = login.lock().await;
-        let Some(challenge @ Challenge::Bearer { .. }) = login.challenge.clone() else {
-            return Ok(None);
+        endpoint: &Endpoint,
+        login: &mut Login,
+        ask: Ask<'_>,
+        looked_up: bool,
+    ) -> Result<Token, RegistryError> {
+        let asked = Instant::now();
+        let answer = match self.ask_for_token(endpoint, &ask).await {
+            Err(RegistryError::Denied { .. }) if !looked_up => {
+                // The credential may be an old one.
+                login.found = None;
+                let credential = self.found(endpoint, login).await.credential;
+                let ask = Ask {
+                    credential: credential.as_ref(),
+                    ..ask
+                };
+                self.ask_for_token(endpoint, &ask).await?
+            }
+            answer => answer?,
         };
-        if let Some(Credential::Bearer(_)) = self.found(&endpoint, &mut login).await.credential {
-            return Ok(None);
-        }
-        self.answer(&endpoint, &mut login, &challenge, &scopes)
-            .await?;
-        let token = login.tokens.get(&scopes).and_then(|token| {
-            let text = token.header.to_str().ok()?.strip_prefix("Bearer ")?;
-            Some(PullToken {
-                token: text.to_owned(),
-                lifetime: token.until.saturating_duration_since(Instant::now()),
-            })
-        });
-        Ok(token)
+        let token = answer.token.or(answer.access_token).unwrap_or_default();
+        let lifetime = answer
+            .expires_in
+            .map_or(DEFAULT_LIFETIME, |s| Duration::from_secs(s.min(86_400)));
+        Ok(Token {
+            header: secret(endpoint, "Bearer", &token)?,
+            until: asked + lifetime.saturating_sub(LEEWAY),
+        })
     }
 
     /// Asks the broker of a registry, if it has one, else the token service.
@@ -310,7 +356,9 @@ impl Client {
             detail: e.to_string(),
         })?;
         let mut attempt = Attempt::get(url);
-        attempt.url.query_pairs_mut().extend_pairs(ask.query());
+        // A broker knows what it may give: what the registry asks for besides is not for it.
+        let own = ask.query_of(ask.own);
+        attempt.url.query_pairs_mut().extend_pairs(own);
         attempt.authorization = Some(match &broker.credential {
             Credential::Password { user, password } => basic(endpoint, user, password)?,
             Credential::Bearer(token) | Credential::IdentityToken(token) => {
@@ -335,7 +383,7 @@ impl Client {
         // An identity token is good for the OAuth2 form only.
         if !matches!(ask.credential, Some(Credential::IdentityToken(_))) {
             let mut get = url.clone();
-            get.query_pairs_mut().extend_pairs(ask.query());
+            get.query_pairs_mut().extend_pairs(ask.query_of(ask.scopes));
             let mut attempt = Attempt::get(get);
             if let Some(Credential::Password { user, password }) = ask.credential {
                 attempt.url.query_pairs_mut().append_pair("account", user);
@@ -401,11 +449,13 @@ impl Client {
 }
 
 /// A request to a token service.
-struct Ask<'a> {
-    realm: &'a str,
-    service: Option<&'a str>,
-    scopes: &'a Scopes,
-    credential: Option<&'a Credential>,
+pub(super) struct Ask<'a> {
+    pub(super) realm: &'a str,
+    pub(super) service: Option<&'a str>,
+    pub(super) scopes: &'a Scopes,
+    /// Those of `scopes` that are the request's own.
+    pub(super) own: &'a Scopes,
+    pub(super) credential: Option<&'a Credential>,
 }
 
 impl Ask<'_> {
@@ -425,9 +475,9 @@ impl Ask<'_> {
         }
     }
 
-    fn query(&self) -> Vec<(&str, &str)> {
+    fn query_of<'a>(&'a self, scopes: &'a Scopes) -> Vec<(&'a str, &'a str)> {
         let service = self.service.map(|service| ("service", service));
-        let scopes = self.scopes.0.iter().map(|scope| ("scope", scope.as_str()));
+        let scopes = scopes.0.iter().map(|scope| ("scope", scope.as_str()));
         service.into_iter().chain(scopes).collect()
     }
 

@@ -1,6 +1,9 @@
 //! The servers that stand behind a registry's name: its mirrors, then itself.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use reqwest::Url;
 
@@ -38,6 +41,18 @@ impl Endpoint {
         })
     }
 
+    /// A URL that this server gave, with TLS where the server has it: registries behind a proxy that
+    /// ends TLS often do not know their own scheme. `None` when it leads elsewhere without TLS.
+    pub(super) fn raised(&self, mut url: Url) -> Option<Url> {
+        if self.base.scheme() == "https" && url.scheme() != "https" {
+            let own = url.host_str() == self.base.host_str();
+            if !own || url.set_scheme("https").is_err() {
+                return None;
+            }
+        }
+        Some(url)
+    }
+
     /// Whether `url` lies on this very server, so that its login may be sent along.
     pub(super) fn owns(&self, url: &Url) -> bool {
         url.origin() == self.base.origin()
@@ -50,6 +65,31 @@ pub(super) fn host_of(url: &Url) -> String {
     match url.port() {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
+    }
+}
+
+/// How long a server that gave no answer is not asked again for its scheme: requests to it fail by
+/// themselves.
+const SILENT: Duration = Duration::from_secs(10);
+
+/// What asking servers for their schemes brought, by host and port. Each has its own lock, which is
+/// held while it is asked: one that does not answer keeps nobody from the others.
+#[derive(Debug, Default)]
+pub(super) struct Schemes(Mutex<BTreeMap<String, Asked>>);
+
+type Asked = Arc<tokio::sync::Mutex<Option<Found>>>;
+
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    Scheme(&'static str),
+    Silent(Instant),
+}
+
+impl Schemes {
+    fn of(&self, host: &str) -> Asked {
+        // A poisoned lock guards a map that is sound all the same.
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(host.to_owned()).or_default())
     }
 }
 
@@ -77,10 +117,15 @@ impl Client {
             return;
         }
         let host = endpoint.host();
-        let mut schemes = self.inner.schemes.lock().await;
-        if let Some(scheme) = schemes.get(&host) {
-            let _ = endpoint.base.set_scheme(scheme);
-            return;
+        let found = self.inner.schemes.of(&host);
+        let mut found = found.lock().await;
+        match *found {
+            Some(Found::Scheme(scheme)) => {
+                let _ = endpoint.base.set_scheme(scheme);
+                return;
+            }
+            Some(Found::Silent(since)) if since.elapsed() < SILENT => return,
+            _ => {}
         }
         let explicit = endpoint.base.port();
         for scheme in ["https", "http"] {
@@ -92,11 +137,12 @@ impl Client {
             let answer = tokio::time::timeout(self.inner.options.connect_timeout, ask).await;
             if matches!(answer, Ok(Ok(_))) {
                 tracing::debug!(host, scheme, "insecure registry answers");
-                schemes.insert(host, scheme);
+                *found = Some(Found::Scheme(scheme));
                 endpoint.base = base;
                 return;
             }
         }
+        *found = Some(Found::Silent(Instant::now()));
     }
 }
 

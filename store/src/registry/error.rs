@@ -101,6 +101,16 @@ pub enum RegistryError {
         /// What was expected, what came.
         detail: String,
     },
+    /// The registry does not let manifests be deleted. Nothing was changed.
+    #[error(
+        "registry {registry} does not allow deletes, so {what} stays: set REGISTRY_STORAGE_DELETE_ENABLED=true (docker-registry) or what corresponds to it, or keep the tags"
+    )]
+    NoDeletes {
+        /// Registry that refused, as written in the reference.
+        registry: String,
+        /// Manifest or tag that was to be deleted.
+        what: String,
+    },
     /// A setting of the client is unusable.
     #[error("{setting}: {detail}")]
     Setting {

@@ -1,20 +1,20 @@
-//! Tags and deletion, and listings that come in pages.
+//! Tags, and listings that come in pages.
 
 use chalk_core::Reference;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{StatusCode, Url};
 use serde::Deserialize;
-use serde_json::json;
 
 use super::Client;
 use super::auth::Scopes;
 use super::endpoint::Endpoint;
 use super::error::RegistryError;
-use super::referrers::INDEX;
 use super::transport::{ANSWER_LIMIT, Answer, Attempt};
 
 /// A registry may page for ever; nobody has this many tags of one image.
 const MAX_PAGES: usize = 1000;
+/// Bytes of all pages of a listing together, since they are kept until the last has come.
+const LISTING_LIMIT: usize = 128 << 20;
 
 impl Client {
     /// All tags of a repository, in the registry's order; none when there is no such repository.
@@ -39,75 +39,8 @@ impl Client {
         Ok(all)
     }
 
-    /// Deletes the manifest behind a digest, or a tag; `false` when there was none. A manifest that
-    /// goes leaves the index of its subject's referrers first, since registries take no index that
-    /// lists what is gone, and its own index goes with it (spec.md, "Deleting Manifests"; both only
-    /// where the registry lacks the referrers API).
-    ///
-    /// # Errors
-    /// All of [`RegistryError`] but `NotFound` and `NoSuchPlatform`; `Protocol` when the registry
-    /// does not allow deletion.
-    pub async fn delete_manifest(&self, reference: &Reference) -> Result<bool, RegistryError> {
-        let Some(digest) = reference.digest() else {
-            return self.delete_tag(reference).await;
-        };
-        let filed = self.unfile_referrer(reference, &digest).await?;
-        let deleted = match self.delete_one(reference).await {
-            Ok(deleted) => deleted,
-            Err(error) => {
-                // It stays, and so must be found.
-                if let Some(found) = filed {
-                    let (kind, bytes) = (&found.media_type, &found.bytes);
-                    self.file_referrer(reference, kind, bytes).await?;
-                }
-                return Err(error);
-            }
-        };
-        self.remove_own_index(reference, &digest).await?;
-        Ok(deleted)
-    }
-
-    /// Deletes a tag and nothing else. Older registries delete by digest alone, which takes every tag
-    /// of it along: there the tag is first moved to an index that no other tag has.
-    async fn delete_tag(&self, reference: &Reference) -> Result<bool, RegistryError> {
-        match self.delete_one(reference).await {
-            Err(RegistryError::Protocol { .. }) => {}
-            deleted => return deleted,
-        }
-        if self.head_manifest(reference).await?.is_none() {
-            return Ok(false);
-        }
-        let nothing = json!({
-            "schemaVersion": 2,
-            "mediaType": INDEX,
-            "manifests": [],
-            "annotations": { "chalk.removed": format!("{:032x}", rand::random::<u128>()) },
-        });
-        let nothing = nothing.to_string().into();
-        let always = HeaderMap::new();
-        let moved = self.put_one(reference, INDEX, nothing, always).await?;
-        self.delete_one(&reference.with_digest(moved.digest)).await
-    }
-
-    /// Deletes what is under a digest or tag and nothing else.
-    pub(super) async fn delete_one(&self, reference: &Reference) -> Result<bool, RegistryError> {
-        let endpoint = self.origin(reference.registry()).await?;
-        let (repository, name) = (reference.repository(), reference.manifest_name());
-        let url = endpoint.url(&format!("{repository}/manifests/{name}"))?;
-        let what = format!("deletion of {reference}");
-        let scopes = Scopes::delete(repository);
-        let attempt = Attempt::new(Method::DELETE, url);
-        let answer = self
-            .fetch(&endpoint, &scopes, attempt, ANSWER_LIMIT, &what)
-            .await?;
-        match answer.status {
-            status if status.is_success() => Ok(true),
-            StatusCode::NOT_FOUND => Ok(false),
-            _ => Err(self.refused(&endpoint, &answer, &what).await),
-        }
-    }
-
-    /// All pages of a listing; none when the first is not there.
+    /// All pages of a listing; none when the first is not there. A listing that cannot be read to its
+    /// end is an error: whoever took it for whole would take what it leaves out for gone.
     pub(super) async fn pages(
         &self,
         endpoint: &Endpoint,
@@ -116,6 +49,7 @@ impl Client {
         what: &str,
     ) -> Result<Vec<Answer>, RegistryError> {
         let mut all = Vec::new();
+        let mut kept = 0;
         while all.len() < MAX_PAGES {
             let mut attempt = Attempt::get(url.clone());
             attempt.headers.insert(
@@ -131,16 +65,54 @@ impl Client {
                 StatusCode::NOT_FOUND if all.is_empty() => return Ok(all),
                 _ => return Err(self.refused(endpoint, &answer, what).await),
             }
-            let next = next_page(&answer.headers).and_then(|link| answer.url.join(&link).ok());
+            kept += answer.body.len();
+            if kept > LISTING_LIMIT {
+                return Err(RegistryError::TooLarge {
+                    host: endpoint.host(),
+                    what: what.to_owned(),
+                    limit: LISTING_LIMIT as u64,
+                });
+            }
+            let next = match next_page(&answer.headers) {
+                Some(link) => Some(resolved(endpoint, &answer.url, &link, what)?),
+                None => None,
+            };
             all.push(answer);
             match next {
-                // A page elsewhere, or the same once more, is no page of this listing.
-                Some(next) if endpoint.owns(&next) && next != url => url = next,
+                // The same page once more brings nothing: so some registries end their listings.
+                Some(next) if next != url => url = next,
                 _ => return Ok(all),
             }
         }
-        Ok(all)
+        Err(RegistryError::Protocol {
+            host: endpoint.host(),
+            what: what.to_owned(),
+            detail: format!("the listing has more than {MAX_PAGES} pages"),
+        })
     }
+}
+
+/// Where the next page of a listing is: on the same server, since our login goes along.
+fn resolved(endpoint: &Endpoint, page: &Url, link: &str, what: &str) -> Result<Url, RegistryError> {
+    let next = page.join(link).ok();
+    let next = next.and_then(|next| endpoint.raised(next));
+    next.filter(|next| endpoint.owns(next))
+        .ok_or_else(|| RegistryError::Protocol {
+            host: endpoint.host(),
+            what: what.to_owned(),
+            detail: format!(
+                "the next page of the listing is said to be `{}`, expected one at {}; if a proxy stands before the registry, tell the registry its address (`http.host` of docker-registry)",
+                shortened(link),
+                endpoint.base
+            ),
+        })
+}
+
+/// The start of what a registry sent, fit for a message.
+fn shortened(text: &str) -> String {
+    // Queries may hold keys.
+    let text = text.split('?').next().unwrap_or_default();
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 pub(super) fn parse<T: serde::de::DeserializeOwned>(
@@ -190,5 +162,35 @@ mod tests {
         check("<x>; title=y; REL=next", Some("x"));
         check("<x>; rel=\"prev\"", None);
         check("x; rel=next", None);
+    }
+
+    #[test]
+    fn next_pages_are_on_the_same_server() {
+        let endpoint = Endpoint {
+            registry: "r.example".into(),
+            base: Url::parse("https://r.example/v2/").unwrap(),
+            login: "r.example".into(),
+            mirror: false,
+            unsettled: false,
+        };
+        let page = Url::parse("https://r.example/v2/a/tags/list?n=1").unwrap();
+        let check = |link: &str, expect: Option<&str>| {
+            let next = resolved(&endpoint, &page, link, "tags of a");
+            match (next, expect) {
+                (Ok(next), Some(expect)) => assert_eq!(next.as_str(), expect),
+                (Err(RegistryError::Protocol { .. }), None) => {}
+                (next, _) => panic!("{link}: {next:?}"),
+            }
+        };
+        let whole = "https://r.example/v2/a/tags/list?last=b";
+        check("/v2/a/tags/list?last=b", Some(whole));
+        check("?last=b", Some(whole));
+        check(whole, Some(whole));
+        // A registry behind a proxy that ends TLS does not know its own scheme.
+        check("http://r.example/v2/a/tags/list?last=b", Some(whole));
+        check("http://other.example/v2/a/tags/list?last=b", None);
+        check("https://other.example/v2/a/tags/list?last=b", None);
+        check("https://r.example:5000/v2/a/tags/list?last=b", None);
+        check("http://", None);
     }
 }

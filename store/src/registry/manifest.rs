@@ -224,7 +224,8 @@ impl Client {
         }
     }
 
-    async fn manifest_at(
+    /// The manifest or index behind `reference` at one server; `None` when there is none.
+    pub(super) async fn manifest_at(
         &self,
         endpoint: &Endpoint,
         reference: &Reference,

@@ -8,15 +8,17 @@
 //!
 //! - `manifest`: manifests by tag and digest; `platform`: the right one of an index
 //! - `pull`, `push`, `upload`: blobs and whole images; `stream`: blobs as they come
-//! - `listing`: tags, and deletion; `referrers`: manifests by their subject
+//! - `listing`: tags; `deletion`: tags and manifests go; `referrers`: manifests by their subject
 //! - `transport`, `auth`, `challenge`, `credentials`, `endpoint`: one request, its login, its
-//!   server
+//!   server; `handed`: what a token shows and allows that is handed on
 
 mod auth;
 mod challenge;
 mod credentials;
+mod deletion;
 mod endpoint;
 mod error;
+mod handed;
 mod listing;
 mod manifest;
 mod options;
@@ -29,15 +31,15 @@ mod stream;
 mod transport;
 mod upload;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use reqwest::redirect;
 use tokio::sync::Semaphore;
 
-pub use auth::PullToken;
 pub use credentials::{Credential, CredentialSource};
+pub use deletion::is_removed;
 pub use error::RegistryError;
+pub use handed::PullToken;
 pub use manifest::{Manifest, ManifestHead, Resolved};
 pub use options::{ClientCertificate, Options, Retry, TokenBroker};
 pub use progress::{Progress, Transfer};
@@ -65,8 +67,10 @@ struct Inner {
     direct: reqwest::Client,
     /// For insecure registries: accepts any certificate.
     lenient: reqwest::Client,
-    /// Schemes that insecure registries turned out to speak, by host and port.
-    schemes: tokio::sync::Mutex<BTreeMap<String, &'static str>>,
+    /// Schemes that insecure registries turned out to speak.
+    schemes: endpoint::Schemes,
+    /// What is known of deletes in repositories.
+    deletes: deletion::Deletes,
     logins: auth::Logins,
     /// Indexes of referrers that this client is changing.
     indexes: referrers::Indexes,
@@ -115,7 +119,8 @@ impl Client {
                 proxied: http(true, false)?,
                 direct: http(false, false)?,
                 lenient: http(true, true)?,
-                schemes: tokio::sync::Mutex::default(),
+                schemes: endpoint::Schemes::default(),
+                deletes: deletion::Deletes::default(),
                 logins: auth::Logins::default(),
                 indexes: referrers::Indexes::default(),
                 blobs: Arc::new(Semaphore::new(options.parallel)),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chalk_core::{Digest, Reference};
 use reqwest::header::{HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -44,8 +44,17 @@ pub struct Referrer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// Annotations of the manifest.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_none"
+    )]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// `null` as nothing.
+fn or_none<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// Turns of those who change indexes.
@@ -97,8 +106,22 @@ impl Change<'_> {
 
 #[derive(Deserialize)]
 struct Index {
-    #[serde(default)]
-    manifests: Vec<Referrer>,
+    manifests: Option<Vec<Value>>,
+}
+
+impl Index {
+    /// What it lists, less what is not of ours: anybody may attach things, by other algorithms or in
+    /// forms of their own.
+    fn referrers(self) -> impl Iterator<Item = Referrer> {
+        let entries = self.manifests.unwrap_or_default().into_iter();
+        entries.filter_map(|entry| match serde_json::from_value(entry) {
+            Ok(referrer) => Some(referrer),
+            Err(error) => {
+                tracing::debug!(%error, "a referrer is passed over");
+                None
+            }
+        })
+    }
 }
 
 /// The parts of a manifest that a list of referrers tells of.
@@ -160,11 +183,11 @@ impl Client {
                         what,
                         detail: format!("the referrers tag holds no valid index: {e}"),
                     })?;
-                all = index.manifests;
+                all.extend(index.referrers());
             }
         } else {
             for answer in answers {
-                all.extend(parse::<Index>(&endpoint, &answer, &what)?.manifests);
+                all.extend(parse::<Index>(&endpoint, &answer, &what)?.referrers());
             }
         }
         // Filtering is optional for a registry (spec.md, "Listing Referrers"), so do it here too.

@@ -118,16 +118,25 @@ impl Client {
             attempt.authorization = self.authorization(endpoint, scopes).await?;
         }
         let response = self.send_plain(&attempt, what).await?;
-        if !owned || response.status() != StatusCode::UNAUTHORIZED {
+        // A server that we were redirected to does not say where this registry's login goes.
+        if !owned || !endpoint.owns(response.url()) {
             return Ok(response);
         }
-        let Some(challenge) = challenge(response.headers()) else {
-            return Ok(response);
-        };
         let used = attempt.authorization.take();
-        let fresh = self
-            .challenged(endpoint, scopes, used.as_ref(), challenge)
-            .await?;
+        let fresh = match response.status() {
+            StatusCode::UNAUTHORIZED => match challenge(response.headers()) {
+                Some(challenge) => {
+                    self.challenged(endpoint, scopes, used.as_ref(), challenge)
+                        .await?
+                }
+                None => None,
+            },
+            StatusCode::FORBIDDEN => match &used {
+                Some(used) => self.forbidden(endpoint, scopes, used).await,
+                None => None,
+            },
+            _ => None,
+        };
         if fresh.is_none() {
             return Ok(response);
         }

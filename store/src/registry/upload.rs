@@ -66,18 +66,12 @@ fn next_location(endpoint: &Endpoint, answer: &Answer, what: &str) -> Result<Url
     };
     let location = answer.headers.get(LOCATION).and_then(|v| v.to_str().ok());
     let location = location.ok_or_else(|| protocol("answered without a Location"))?;
-    let mut url = answer
+    let url = answer
         .url
         .join(location)
         .map_err(|_| protocol("answered with a Location that is no URL"))?;
-    if endpoint.base.scheme() == "https" && url.scheme() != "https" {
-        // Registries behind a proxy that ends TLS often do not know their own scheme.
-        let own = url.host_str() == endpoint.base.host_str();
-        if !own || url.set_scheme("https").is_err() {
-            return Err(protocol("wants the upload without TLS at another host"));
-        }
-    }
-    Ok(url)
+    let raised = endpoint.raised(url);
+    raised.ok_or_else(|| protocol("wants the upload without TLS at another host"))
 }
 
 /// One blob on its way to one registry.

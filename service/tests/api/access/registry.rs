@@ -249,6 +249,49 @@ async fn what_came_of_secrets_is_handed_to_nobody() {
     api.running.shutdown().await;
 }
 
+/// The registry of a region has everybody's images, and the service's login opens it.
+#[tokio::test]
+async fn the_registry_of_a_region_is_no_way_around() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    let at = "https://eu.example:5000/p".parse().unwrap();
+    settings.regions.registries.insert("eu".to_owned(), at);
+    let api = Api::start(settings).await;
+    for name in ["one", "two"] {
+        project(&api, name).await;
+    }
+    let one = token(&api, "one", Role::Build, None).await.token.unwrap();
+    let two = token(&api, "two", Role::Build, None).await.token.unwrap();
+    let hash = build_as(&api, &one, "echo 1", Some("app")).await.image_hash;
+    let image = manifest_digest(&api, "one%2Fapp").await;
+    let by_hash = format!("eu.example:5000/p/chalk/images:{}", hash.hex());
+    let ask = |who: &str, reference: &str, digest: Option<Digest>| {
+        let spec = crate::service::based_on(reference, digest);
+        let asked = api.bare(Method::POST, "/v1/builds").bearer_auth(who);
+        asked.json(&crate::service::request(spec))
+    };
+    let by_name = "eu.example:5000/p/one/app:latest";
+    for (reference, digest) in [
+        (&*by_hash, None),
+        (&by_hash, Some(image)),
+        (by_name, None),
+        (by_name, Some(image)),
+    ] {
+        let refused = api.problem(ask(&two, reference, digest)).await;
+        assert_eq!(refused.kind, problem::BASE_NOT_FOUND, "{reference}");
+    }
+    // Whoever has it may, and what is no repository of ours there is anybody's.
+    for (who, reference) in [
+        (&one, &*by_hash),
+        (&one, by_name),
+        (&two, "eu.example:5000/other/chalk/images:v1"),
+    ] {
+        let accepted: BuildReply = ok(ask(who, reference, None)).await;
+        assert!(matches!(accepted, BuildReply::Accepted(_)), "{accepted:?}");
+    }
+    api.running.shutdown().await;
+}
+
 async fn manifest_digest(api: &Api, image: &str) -> Digest {
     let image: Value = api.get(&format!("/v1/images/{image}")).await;
     image["digest"].as_str().unwrap().parse().unwrap()
