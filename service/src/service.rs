@@ -754,6 +754,9 @@ impl Running {
         if let Err(error) = self.server.await {
             tracing::error!(%error, "the server ended badly");
         }
+        // Else other services of a bucket wait for it.
+        let ended = self.service.collector.ended();
+        self.hurry.run_until_cancelled(ended).await;
         deadline.abort();
         self.service.fleet.flush().await;
         tracing::info!("service stopped");

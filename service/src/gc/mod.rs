@@ -40,7 +40,7 @@ use crate::fleet::Fleet;
 use crate::places::{BUILD_CACHE, IMAGES, NAMES, Name, STEPS};
 use crate::projects::Projects;
 use crate::registry::collect::{Read, Survey};
-use crate::registry::{EmbeddedError, Registry};
+use crate::registry::{Bucket, EmbeddedError, Registry};
 use crate::settings;
 use crate::volumes::{VolumeError, Volumes};
 use act::Sweep;
@@ -176,15 +176,23 @@ impl Collector {
             return self.collect_alone(dry_run, &mut read).await;
         };
         let grace = self.parts.settings.grace;
-        let begin = bucket.clone();
-        blocking(move || Ok(begin.begin_collection(grace)?)).await?;
+        // Dropped when the service stops, at whichever point, it ends all the same.
+        let collection = blocking(move || Ok(bucket.begin_collection(grace)?)).await?;
         let collected = self.collect_alone(dry_run, &mut read).await;
         blocking(move || {
-            bucket.end_collection();
+            collection.end();
             Ok(())
         })
         .await?;
         collected
+    }
+
+    /// Waits until a run that was dropped has told other services of a bucket that it ended.
+    pub(crate) async fn ended(&self) {
+        let bucket = self.parts.registry.as_ref().and_then(Registry::bucket);
+        while bucket.is_some_and(Bucket::collects) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn collect_alone(&self, dry_run: bool, read: &mut Read) -> Result<Collected> {

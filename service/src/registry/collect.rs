@@ -307,12 +307,13 @@ impl Registry {
                 around(Step::GcManifest, || layout.remove(&link))?;
                 self.heads()
                     .forget(repository, [digest.to_string().as_str()]);
-                Ok(())
+                // Within the removal: whoever finds the manifest gone may push it again.
+                match subjects.get(digest) {
+                    Some(subject) => super::referrers::remove(layout, repository, digest, subject),
+                    None => Ok(()),
+                }
             })?;
             if gone {
-                if let Some(subject) = subjects.get(digest) {
-                    super::referrers::remove(layout, repository, digest, subject)?;
-                }
                 removed.push(digest.clone());
             }
         }
@@ -383,7 +384,10 @@ impl Registry {
     ) -> Result<bool> {
         let blobs = self.blobs();
         let Some(blob) = self.resolve(digest)? else {
-            remove()?;
+            match self.bucket() {
+                Some(bucket) => bucket.within_collection(remove)?,
+                None => remove()?,
+            }
             return Ok(true);
         };
         if let Some(bucket) = self.bucket() {

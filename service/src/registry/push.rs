@@ -86,6 +86,11 @@ impl Registry {
         }
         let content =
             content::read(push.media_type, push.bytes).map_err(EmbeddedError::ManifestInvalid)?;
+        if self.bucket().is_some() {
+            // Takes its time, in which others may change something. What is refused below stays as
+            // garbage.
+            self.put_manifest(&digest, push.bytes)?;
+        }
         let _turn = self.change();
         let mut seen = match tags.first() {
             Some(first) if by_tag && push.condition != Condition::default() => {
@@ -95,11 +100,8 @@ impl Registry {
         };
         self.check_condition(repository, push.name, &push.condition)?;
         self.check_parts(repository, &content)?;
-        around(Step::ManifestBlob, || match digest.algorithm() {
-            Algorithm::Sha256 => self.blobs().put(push.bytes),
-            Algorithm::Sha512 => self.blobs().put_as(push.bytes, &digest),
-        })?;
-        self.keep(&digest)?;
+        // In a bucket, this looks whether a collector has taken it meanwhile.
+        self.put_manifest(&digest, push.bytes)?;
         // What makes the manifest visible comes after all that must be there with it.
         let size = push.bytes.len() as u64;
         around(Step::ManifestReferrer, || {
@@ -120,6 +122,16 @@ impl Registry {
             digest,
             subject: content.subject,
         })
+    }
+
+    /// Makes the bytes of a manifest durable where blobs lie.
+    fn put_manifest(&self, digest: &AnyDigest, bytes: &[u8]) -> Result<()> {
+        around(Step::ManifestBlob, || match digest.algorithm() {
+            Algorithm::Sha256 => self.blobs().put(bytes),
+            Algorithm::Sha512 => self.blobs().put_as(bytes, digest),
+        })?;
+        self.keep(digest)?;
+        Ok(())
     }
 
     pub(super) fn check_condition(

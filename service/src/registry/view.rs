@@ -8,6 +8,9 @@ use async_trait::async_trait;
 use axum::http::request::Parts;
 use chalk_core::{AnyDigest, Digest};
 
+use super::error::EmbeddedError;
+use super::store::Registry;
+
 /// What of a repository is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part<'a> {
@@ -55,19 +58,25 @@ pub(super) fn of(parts: &Parts) -> Option<Arc<dyn View>> {
     viewed.map(|viewed| viewed.0.clone())
 }
 
-/// Tells a view of a blob or manifest that came in, by the digest that the store has it by.
+/// Tells a view of a blob or manifest that came in, by the digest that the registry has it by.
+///
+/// # Errors
+/// `Bucket`, `Blob`: it must not be forgotten, so that whoever sent it is to try again.
 pub(super) fn tell(
     view: Option<&Arc<dyn View>>,
-    blobs: &chalk_store::BlobStore,
+    registry: &Registry,
     repository: &str,
     digest: &AnyDigest,
-) {
+) -> Result<(), EmbeddedError> {
     let Some(view) = view else {
-        return;
+        return Ok(());
     };
-    let stored = blobs.resolve(digest).ok().flatten();
-    let size = stored.and_then(|digest| blobs.size(digest).ok().flatten());
-    if let (Some(digest), Some(size)) = (stored, size) {
-        view.took(repository, digest, size);
+    // The store may lack a copy of what was mounted.
+    let Some(stored) = registry.resolve(digest)? else {
+        return Ok(());
+    };
+    if let Some(size) = registry.size(&stored.into())? {
+        view.took(repository, stored, size);
     }
+    Ok(())
 }

@@ -51,6 +51,8 @@ impl BucketAccess {
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(bucket)
             .with_http_connector(Connector::new(settings)?)
+            // Not every store has the call that removes many at once.
+            .with_disable_bulk_delete(true)
             .with_retry(RetryConfig {
                 backoff: BackoffConfig {
                     init_backoff: Duration::from_millis(200),

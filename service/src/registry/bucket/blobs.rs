@@ -11,6 +11,7 @@ use chalk_store::failpoint::{Step, around};
 use chalk_store::{BlobError, BlobStore, BlobWriter, Follower};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::{ObjectStoreExt as _, WriteMultipart};
+use tokio::sync::SemaphorePermit;
 
 use super::{Bucket, Inner, Result};
 use crate::registry::error::EmbeddedError;
@@ -24,7 +25,7 @@ const MAX_PARTS: u64 = 10_000;
 const PARTS_AT_ONCE: usize = 4;
 
 /// A blob on its way, which nobody else moves at the same time.
-struct Move {
+pub(super) struct Move {
     inner: Arc<Inner>,
     digest: Digest,
 }
@@ -97,9 +98,9 @@ impl Bucket {
     /// Sends a blob, read with its digest checked: what rotted never becomes an object.
     fn upload(&self, digest: &Digest, store: &BlobStore) -> Result<()> {
         let key = blob_key(digest);
-        let _place = self.wait(self.inner.transfers.acquire());
         let mut blob = store.open_verified(*digest)?;
         let size = blob.size();
+        let _place = self.place(size);
         let unreadable = |source: std::io::Error| match source.downcast::<BlobError>() {
             Ok(error) => EmbeddedError::from(error),
             Err(source) => EmbeddedError::io("read", store.path(digest))(source),
@@ -177,18 +178,8 @@ impl Bucket {
             self.note(digest, &stored, store)?;
             return Ok(true);
         }
-        let fetched = match self.fetch(&stored, size, store.writer()?) {
-            // The way may have been at fault.
-            Err(EmbeddedError::DigestMismatch { .. }) => self.fetch(&stored, size, store.writer()?),
-            fetched => fetched,
-        };
-        match fetched {
-            Err(error @ EmbeddedError::DigestMismatch { .. }) => {
-                tracing::error!(%digest, %error, place = self.access().place, "object is damaged, and counts as absent");
-                held(&self.inner.rotten).insert(stored);
-                return Ok(false);
-            }
-            fetched => fetched?,
+        if !self.fetch_sound(&stored, size, store.writer()?, store)? {
+            return Ok(false);
         }
         self.note(digest, &stored, store)?;
         Ok(true)
@@ -209,21 +200,31 @@ impl Bucket {
         };
         let mut writer = store.writer()?;
         let follower = writer.follow()?;
-        let this = self.clone();
+        let (this, store) = (self.clone(), store.clone());
         self.inner.runtime.spawn_blocking(move || {
             let _begun = begun;
-            if let Err(error) = this.fetch(&stored, size, writer) {
-                if let EmbeddedError::DigestMismatch { .. } = &error {
-                    held(&this.inner.rotten).insert(stored);
-                }
+            // Who follows has bytes of the first time by then, so that his answer breaks off if those
+            // are others; who asks again finds those of the second.
+            if let Err(error) = this.fetch_sound(&stored, size, writer, &store) {
                 tracing::error!(digest = %stored, %error, "blob could not be fetched from the bucket");
             }
         });
         Ok(Some((follower, size)))
     }
 
+    /// A place among the blobs of that kind which are on their way. A manifest is not to wait for
+    /// layers of gigabytes.
+    fn place(&self, size: u64) -> Option<SemaphorePermit<'_>> {
+        let places = match size <= PART as u64 {
+            true => &self.inner.small,
+            false => &self.inner.transfers,
+        };
+        // They are never closed.
+        self.wait(places.acquire()).ok()
+    }
+
     /// Begins to move a blob, once nobody else does.
-    fn begin(&self, digest: &Digest) -> Move {
+    pub(super) fn begin(&self, digest: &Digest) -> Move {
         let moving = held(&self.inner.moving);
         let taken = |moving: &mut BTreeSet<Digest>| moving.contains(digest);
         let waited = self.inner.moved.wait_while(moving, taken);
@@ -253,11 +254,34 @@ impl Bucket {
         Ok(size.map(|size| (stored, size)))
     }
 
+    /// Fetches a blob, and once more when its bytes are others: the way may have been at fault. `false`
+    /// when they are so again, and the object counts as absent from then on.
+    fn fetch_sound(
+        &self,
+        digest: &Digest,
+        size: u64,
+        first: BlobWriter,
+        store: &BlobStore,
+    ) -> Result<bool> {
+        let fetched = match self.fetch(digest, size, first) {
+            Err(EmbeddedError::DigestMismatch { .. }) => self.fetch(digest, size, store.writer()?),
+            fetched => fetched,
+        };
+        match fetched {
+            Err(error @ EmbeddedError::DigestMismatch { .. }) => {
+                tracing::error!(%digest, %error, place = self.access().place, "object is damaged, and counts as absent");
+                held(&self.inner.rotten).insert(*digest);
+                Ok(false)
+            }
+            fetched => fetched.map(|()| true),
+        }
+    }
+
     fn fetch(&self, digest: &Digest, size: u64, mut writer: BlobWriter) -> Result<()> {
         let key = blob_key(digest);
         let path = self.path(&key);
         let part = PART as u64;
-        let _place = self.wait(self.inner.transfers.acquire());
+        let _place = self.place(size);
         let ranges = (0..size.div_ceil(part)).map(|at| at * part..((at + 1) * part).min(size));
         let get = |range: Range<u64>| self.s3().get_range(&path, range);
         let mut parts = stream::iter(ranges).map(get).buffered(PARTS_AT_ONCE);

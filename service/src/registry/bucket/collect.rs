@@ -75,11 +75,27 @@ impl Bucket {
         horizon: &Horizon,
         remove: impl FnOnce() -> Result<()>,
     ) -> Result<bool> {
-        self.may_remove()?;
-        let written = self.head(&blob_key(digest))?.map(|found| found.at);
+        let removal = self.begin_removal()?;
+        let key = blob_key(digest);
+        let written = self.head(&key)?.map(|found| found.at);
         let written = written.unwrap_or(SystemTime::UNIX_EPOCH);
         let noted = &self.inner.noted;
-        noted.unless_used(digest, horizon, written, remove)
+        noted.unless_used(digest, horizon, written, || {
+            removal.in_time(&key)?;
+            remove()
+        })
+    }
+
+    /// Removes something that belongs to no blob. Within a collection.
+    ///
+    /// # Errors
+    /// As [`unless_used`](Self::unless_used).
+    pub(in crate::registry) fn within_collection(
+        &self,
+        remove: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let _removal = self.begin_removal()?;
+        remove()
     }
 
     /// Removes a blob that was not used after the horizon. Within a collection.
@@ -119,7 +135,7 @@ impl Bucket {
                 continue;
             };
             if self.head(&blob_key(&stored))?.is_none() {
-                self.may_remove()?;
+                let _removal = self.begin_removal()?;
                 around(Step::GcName, || self.delete(&key))?;
             }
         }

@@ -16,7 +16,11 @@
 mod access;
 mod blobs;
 mod collect;
+#[cfg(test)]
+mod fake;
 mod sharing;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -32,7 +36,7 @@ use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions, U
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use self::sharing::Sharing;
+use self::sharing::{Sharing, Times};
 use super::error::EmbeddedError;
 use crate::noted::Noted;
 use crate::state::StateDir;
@@ -41,10 +45,15 @@ pub use self::access::BucketAccess;
 
 type Result<T, E = EmbeddedError> = std::result::Result<T, E>;
 
-/// Blobs on their way up or down at once.
+/// Blobs of several parts on their way up or down at once.
 const BLOBS_AT_ONCE: usize = 4;
+/// Smaller ones, each one request, so that none of them waits for one of those. This bounds their
+/// memory.
+const SMALL_AT_ONCE: usize = 32;
 /// Records are links and descriptors; more than this is none of ours.
 const RECORD_LIMIT: u64 = 4 << 20;
+/// What is not larger is written in no time, or there is something wrong.
+const SOON: usize = 64 << 10;
 
 /// The bucket. Clones share it.
 #[derive(Clone)]
@@ -56,6 +65,7 @@ struct Inner {
     access: BucketAccess,
     runtime: Handle,
     transfers: Semaphore,
+    small: Semaphore,
     /// Blobs on their way, whichever.
     moving: Mutex<BTreeSet<Digest>>,
     moved: Condvar,
@@ -110,7 +120,11 @@ impl Bucket {
     /// # Errors
     /// When the files of `state` cannot be read or made.
     pub fn new(access: BucketAccess, state: &StateDir) -> Result<Self> {
-        let sharing = Sharing::open(&state.path("bucket-id"));
+        Self::with_times(access, state, Times::default())
+    }
+
+    fn with_times(access: BucketAccess, state: &StateDir, times: Times) -> Result<Self> {
+        let sharing = Sharing::open(&state.path("bucket-id"), times);
         let uses = state.path("uses");
         let noted = Noted::open(uses.clone()).map_err(EmbeddedError::io("create", uses));
         Ok(Self {
@@ -118,6 +132,7 @@ impl Bucket {
                 access,
                 runtime: Handle::current(),
                 transfers: Semaphore::new(BLOBS_AT_ONCE),
+                small: Semaphore::new(SMALL_AT_ONCE),
                 moving: Mutex::default(),
                 moved: Condvar::new(),
                 rotten: Mutex::default(),
@@ -150,6 +165,23 @@ impl Bucket {
 
     fn wait<T>(&self, work: impl Future<Output = T>) -> T {
         self.inner.runtime.block_on(work)
+    }
+
+    /// Waits for a small request, with all its tries, for [`Times::answer`] at most.
+    fn soon<T>(
+        &self,
+        request: impl Future<Output = object_store::Result<T>>,
+    ) -> object_store::Result<T> {
+        let limit = self.inner.sharing.times.answer;
+        self.wait(async {
+            let answer = tokio::time::timeout(limit, request).await;
+            answer.unwrap_or_else(|_| {
+                Err(object_store::Error::Generic {
+                    store: "S3",
+                    source: format!("no answer within {limit:?}").into(),
+                })
+            })
+        })
     }
 
     /// A record; `None` when there is none.
@@ -190,7 +222,7 @@ impl Bucket {
     }
 
     fn head(&self, key: &str) -> Result<Option<Found>> {
-        match self.wait(self.s3().head(&self.path(key))) {
+        match self.soon(self.s3().head(&self.path(key))) {
             Ok(meta) => Ok(Some(meta.into())),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed("look for", key)(error)),
@@ -218,7 +250,11 @@ impl Bucket {
         let payload = Bytes::copy_from_slice(bytes).into();
         let (path, options) = (self.path(key), PutOptions::from(mode));
         let put = self.s3().put_opts(&path, payload, options);
-        match around(Step::BucketPut, || self.wait(put)) {
+        let put = || match bytes.len() <= SOON {
+            true => self.soon(put),
+            false => self.wait(put),
+        };
+        match around(Step::BucketPut, put) {
             Ok(_) => Ok(()),
             Err(
                 object_store::Error::Precondition { .. }
@@ -239,7 +275,7 @@ impl Bucket {
             return Ok(false);
         }
         let path = self.path(key);
-        let removed = around(Step::BucketRemove, || self.wait(self.s3().delete(&path)));
+        let removed = around(Step::BucketRemove, || self.soon(self.s3().delete(&path)));
         match removed {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(true),
             Err(error) => Err(self.failed("remove", key)(error)),

@@ -91,12 +91,7 @@ pub(super) async fn put(
                 condition,
             };
             let kept = api.registry.push(&repository, &push)?;
-            view::tell(
-                told.as_ref(),
-                api.registry.blobs(),
-                &repository,
-                &kept.digest,
-            );
+            view::tell(told.as_ref(), &api.registry, &repository, &kept.digest)?;
             Ok(kept)
         })
         .await?;

@@ -275,7 +275,7 @@ async fn mount(
             None | Some(Err(EmbeddedError::BlobUnknown(_))) => Ok(false),
             Some(linked) => {
                 linked?;
-                view::tell(told.as_ref(), api.registry.blobs(), &repository, &wanted);
+                view::tell(told.as_ref(), &api.registry, &repository, &wanted)?;
                 Ok(true)
             }
         }
@@ -406,8 +406,7 @@ async fn finish(
             other => other?,
         };
         api.registry.link_blob(&repository, &digest)?;
-        view::tell(told.as_ref(), api.registry.blobs(), &repository, &digest);
-        Ok(())
+        view::tell(told.as_ref(), &api.registry, &repository, &digest)
     })
     .await?;
     Ok(created(name, &expected))
