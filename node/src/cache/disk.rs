@@ -17,6 +17,7 @@ use std::time::SystemTime;
 
 use chalk_core::Digest;
 use chalk_store::failpoint::{Step, around};
+use chalk_store::temporary;
 use serde::{Deserialize, Serialize};
 
 use super::error::{CacheError, Result, failed};
@@ -107,6 +108,8 @@ impl Disk {
         if lock.try_lock().is_err() {
             return Err(CacheError::Locked(root.display().to_string()));
         }
+        // A node may die while it finds out what the kernel mounts.
+        temporary::sweep(&root).map_err(failed("tidy", &root))?;
         for sub in ["layers", "images", "blobs"] {
             make_dir(&root.join(sub))?;
         }
@@ -465,6 +468,15 @@ fn sync(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_node_left_that_died_over_its_probe_goes() {
+        let temp = tempfile::tempdir().unwrap();
+        let left = tempfile::tempdir_in(temp.path()).unwrap().keep();
+        fs::create_dir(left.join("at")).unwrap();
+        Disk::open(temp.path()).unwrap();
+        assert!(!left.exists());
+    }
 
     #[test]
     fn a_name_that_a_whole_layer_has_is_no_error() {

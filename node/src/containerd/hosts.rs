@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use chalk_core::Digest;
 use chalk_store::registry::{Options, RegistryError};
+use chalk_store::temporary;
 use reqwest::Url;
 use serde::Deserialize;
 use toml::{Spanned, Value};
@@ -78,9 +79,12 @@ impl OneOrMore {
 impl HostsDir {
     /// Settings in `root`, which need not exist; `node` is the node's directory.
     pub(crate) fn new(root: &Path, node: &Path) -> Self {
+        let bundles = node.join("registries");
+        // It need not be there; what a node left half written that died is in nobody's way.
+        let _ = temporary::sweep(&bundles);
         Self {
             root: root.to_owned(),
-            bundles: node.join("registries"),
+            bundles,
         }
     }
 
