@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// without one it is that of the program. Gives their paths.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn make<const N: usize>(
     chalk: &Path,
     quick: bool,
