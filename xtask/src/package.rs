@@ -1,7 +1,7 @@
 //! `cargo xtask package`: the Debian package, with manual pages and completions that the program itself
 //! writes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::compile;
@@ -107,8 +107,8 @@ fn lay_out(chalk: &Path, folder: &Path) -> Result<()> {
     run::run(&mut command("gzip", words))?;
     for (shell, name) in COMPLETIONS {
         let path = completions.join(name);
-        let file = File::create(&path).map_err(at(&path))?;
-        run::run(command(&program, ["completions", shell]).stdout(file))?;
+        let script = run::capture_bytes(&mut command(&program, ["completions", shell]))?;
+        fs::write(&path, script).map_err(at(&path))?;
     }
     Ok(())
 }
