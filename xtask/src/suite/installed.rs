@@ -59,7 +59,7 @@ const OTHER_USER: &str = r#"[image]
 debian_slim = "3.12"
 
 [[step]]
-run_commands = ["setpriv --reuid=nobody --regid=nogroup --clear-groups cat /etc/resolv.conf /etc/hosts"]
+run_commands = ["setpriv --reuid=nobody --regid=nogroup --clear-groups cat /etc/resolv.conf /etc/debian_version"]
 "#;
 
 /// Runs the package through its life, with a small example or, where the filter is `quickstart`, with the
