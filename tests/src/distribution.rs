@@ -26,6 +26,8 @@ pub struct Terms<'a> {
     pub client_certificate: bool,
     /// Path in front of `/v2/`, with slashes at both ends.
     pub path: Option<&'a str>,
+    /// It deletes nothing, as by its own defaults.
+    pub keeps: bool,
 }
 
 /// A running `docker-registry`. Dropping it kills it.
@@ -69,7 +71,7 @@ impl Distribution {
         Self::start_at(None, folder, &proxy)
     }
 
-    /// Starts one with terms, which lets manifests be deleted.
+    /// Starts one with terms.
     #[track_caller]
     pub fn start_with(folder: &Path, terms: &Terms<'_>) -> Self {
         let address = own_loopback();
@@ -99,13 +101,13 @@ impl Distribution {
         }
         more += &terms.tokens.map(TokenService::section).unwrap_or_default();
         let tls = terms.tls.is_some();
-        Self::launch_at(None, address, folder, (&http, &more), tls)
+        Self::launch_at(None, address, folder, (&http, &more), (tls, !terms.keeps))
     }
 
     #[track_caller]
     fn start_at(host: Option<&Host>, folder: &Path, more: &str) -> Self {
         let address = host.map_or_else(own_loopback, Host::address);
-        Self::launch_at(host, address, folder, ("", more), false)
+        Self::launch_at(host, address, folder, ("", more), (false, true))
     }
 
     #[track_caller]
@@ -114,13 +116,13 @@ impl Distribution {
         address: Ipv4Addr,
         folder: &Path,
         (http, more): (&str, &str),
-        tls: bool,
+        (tls, deletes): (bool, bool),
     ) -> Self {
         let address = format!("{}:5000", IpAddr::V4(address));
         let config = folder.join("config.yml");
         let data = folder.join("data").display().to_string();
         let text = format!(
-            "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {data}\n  delete:\n    enabled: true\n\
+            "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {data}\n  delete:\n    enabled: {deletes}\n\
              http:\n  addr: {address}\n{http}{more}"
         );
         fs::write(&config, text).expect("write the configuration");

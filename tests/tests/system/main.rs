@@ -37,6 +37,7 @@ mod formats;
 mod gc;
 mod hashes;
 mod isolation;
+mod keeping_registries;
 mod layers;
 mod limits;
 mod long_logs;
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
     let world = Arc::new(World::new());
     let interrupted = watch(&world);
-    let modules: [(&str, &[Test]); 47] = [
+    let modules: [(&str, &[Test]); 48] = [
         // The longest first.
         ("quickstart", quickstart::TESTS),
         ("engines", engines::TESTS),
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         ("watching", watching::TESTS),
         ("gc", gc::TESTS),
         ("regions", regions::TESTS),
+        ("keeping_registries", keeping_registries::TESTS),
         ("registries", registries::TESTS),
         ("s3", s3::TESTS),
         ("containerd", containerd::TESTS),

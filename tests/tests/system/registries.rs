@@ -30,7 +30,7 @@ const PASSWORD: &str = "pw-7f3a9c-geheim";
 const NO_BASES: (&str, &str) = ("prewarm.images", "");
 
 /// Imports the small base into the registry of a service.
-fn import(world: &World, service: &Service) -> Ran {
+pub(crate) fn import(world: &World, service: &Service) -> Ran {
     let layout = world.busybox_layout().display().to_string();
     service.image(&["import", &layout, "--as", World::BUSYBOX])
 }
@@ -40,7 +40,7 @@ fn text(path: &Path) -> String {
 }
 
 /// Hex digits of the hash of an image, as tags have them.
-fn hash_of(built: &Value) -> String {
+pub(crate) fn hash_of(built: &Value) -> String {
     let hash = built["image_hash"].as_str().unwrap();
     hash.strip_prefix("sha256:").unwrap().to_owned()
 }
