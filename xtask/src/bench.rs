@@ -63,7 +63,8 @@ Where the time goes, and what the limit is:
   dpkg. The base is unpacked while it comes; each layer is packed while the next step runs, so that only the last
   one's packing shows. The peers install the same, compress by gzip on one core, and push when all is built.
 - Nothing changed: two fifths are the start of the command; the rest is reading settings and declaration, the HTTP
-  client and one request.
+  client and one request. All of it is bound by one core, while `docker build` mostly waits: the ratio was 0.065 where
+  cores are a third faster, and 0.10 to 0.11 where they are not.
 - A package added: uv has every wheel, and bytecode of unchanged files is kept, so what is left of pip's step is
   copying all files (a new layer must hold them); and the raw command after it runs anew in full, as at the peers.
 - The last command changed: nine tenths are apt itself. A third is the download of its lists and packages, the most
