@@ -5,7 +5,10 @@ use std::fs;
 use chalk_core::wire::{Build, BuildStatus, EventKind, Image, problem};
 use chalk_service::index::Index;
 use chalk_service::{Service, StartError};
+use prost::Message;
 use reqwest::{Method, StatusCode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::service::{Api, commands, end_of, request, settings};
 
@@ -50,6 +53,118 @@ async fn a_stop_cancels_builds_and_what_was_built_is_there_again() {
     let images: Vec<Image> = api.get("/v1/images?name=app").await;
     assert_eq!(images.len(), 1);
     api.running.shutdown().await;
+}
+
+/// What the SDK says of an image, as far as this test needs it.
+#[derive(Message)]
+struct Declared {
+    #[prost(message, tag = "1")]
+    spec: Option<DeclaredSpec>,
+}
+
+#[derive(Message)]
+struct DeclaredSpec {
+    #[prost(string, tag = "1")]
+    base_image: String,
+    #[prost(message, repeated, tag = "2")]
+    steps: Vec<DeclaredStep>,
+}
+
+#[derive(Message)]
+struct DeclaredStep {
+    #[prost(message, tag = "1")]
+    run: Option<DeclaredRun>,
+}
+
+#[derive(Message)]
+struct DeclaredRun {
+    #[prost(string, repeated, tag = "1")]
+    commands: Vec<String>,
+}
+
+#[derive(Message)]
+struct Begun {
+    #[prost(string, tag = "2")]
+    build_id: String,
+    #[prost(string, tag = "3")]
+    status: String,
+}
+
+#[derive(Message)]
+struct Asked {
+    #[prost(string, tag = "1")]
+    build_id: String,
+}
+
+#[derive(Message)]
+struct Standing {
+    #[prost(string, tag = "2")]
+    status: String,
+    #[prost(string, optional, tag = "4")]
+    error: Option<String>,
+}
+
+/// The SDK ends with the first "failed" that it is told, though the build is begun again by the next
+/// service: so a stop must not say it to a request that comes between.
+#[tokio::test]
+async fn a_stop_does_not_tell_the_sdk_that_its_build_failed() {
+    const IMAGES: &str = "/chalk.sandbox.v1.CustomImageService";
+    let dir = tempfile::tempdir().unwrap();
+    let api = Api::start(settings(dir.path())).await;
+    let declared = Declared {
+        spec: Some(DeclaredSpec {
+            base_image: "python:3.12".into(),
+            steps: vec![DeclaredStep {
+                run: Some(DeclaredRun {
+                    commands: vec!["wait".into()],
+                }),
+            }],
+        }),
+    };
+    let begun = api
+        .request(Method::POST, &format!("{IMAGES}/GetOrBuildCustomImage"))
+        .header("content-type", "application/proto")
+        .body(declared.encode_to_vec());
+    let begun = begun.send().await.unwrap().bytes().await.unwrap();
+    let begun = Begun::decode(begun).unwrap();
+    assert_eq!(begun.status, "building");
+    api.until_build(&begun.build_id, |build| !build.steps.is_empty())
+        .await;
+    let path = format!("/v1/builds/{}/events", begun.build_id);
+    let followed = api.request(Method::GET, &path).send().await.unwrap();
+
+    // A question that the service has begun to read, and whose last byte comes once the build ended.
+    let asked = Asked {
+        build_id: begun.build_id,
+    };
+    let body = asked.encode_to_vec();
+    let (last, first) = body.split_last().unwrap();
+    let (addr, token) = (api.running.addr, &api.running.token);
+    let head = format!(
+        "POST {IMAGES}/GetCustomImage HTTP/1.1\r\nhost: {addr}\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/proto\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\r\n",
+        body.len()
+    );
+    let mut connection = TcpStream::connect(addr).await.unwrap();
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let mut told = Vec::new();
+    while !told.ends_with(b"\r\n\r\n") {
+        assert_ne!(connection.read_buf(&mut told).await.unwrap(), 0);
+    }
+    assert!(told.starts_with(b"HTTP/1.1 100"));
+    connection.write_all(first).await.unwrap();
+    let stop = tokio::spawn(api.running.shutdown());
+    let rest = followed.text().await.unwrap();
+    assert!(rest.contains("the service stopped"), "{rest}");
+    connection.write_all(&[*last]).await.unwrap();
+    let mut told = Vec::new();
+    connection.read_to_end(&mut told).await.unwrap();
+    stop.await.unwrap();
+
+    let end = told.windows(4).position(|four| four == b"\r\n\r\n");
+    let standing = Standing::decode(&told[end.unwrap() + 4..]).unwrap();
+    assert_eq!(standing.status, "building", "{:?}", standing.error);
+    assert_eq!(standing.error, None);
 }
 
 #[tokio::test]

@@ -159,13 +159,16 @@ impl Images {
             .error
             .as_ref()
             .is_some_and(|error| error.kind == problem::INTERRUPTED);
-        if !interrupted || !may_build || self.service.stopping() {
+        if !interrupted || !may_build {
             return Ok(build);
         }
         let document = builds.attached(id, DECLARED).await;
         let Some(document) = document.map_err(ApiError::from)? else {
             return Ok(build);
         };
+        if self.service.stopping() {
+            return Ok(told::waiting(build));
+        }
         let declaration = proto::ImageSpec::decode(&*document)
             .map_err(|error| Status::internal(format!("the declaration is damaged: {error}")))?;
         tracing::info!(id, "an interrupted build is begun again");

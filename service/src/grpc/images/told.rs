@@ -24,6 +24,17 @@ pub(super) fn word(build: &Build) -> &'static str {
     }
 }
 
+/// An interrupted build until the service is back and begins it again: told as failed, the SDK would
+/// ask no more.
+pub(super) fn waiting(build: Build) -> Build {
+    Build {
+        status: BuildStatus::Queued,
+        error: None,
+        finished: None,
+        ..build
+    }
+}
+
 /// A build in a list.
 pub(super) fn summary(build: &Build, base_image: Option<String>) -> CustomImageBuildSummary {
     CustomImageBuildSummary {
