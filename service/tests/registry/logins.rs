@@ -81,9 +81,32 @@ async fn a_redirect_does_not_say_where_the_password_goes() {
     assert_eq!(thief.count("GET /token"), 0, "{:?}", thief.log());
 }
 
+/// A [`moody`] registry whose password is `first`, and a client that has it from a file.
+async fn with_password_file(
+    bearer: bool,
+) -> (
+    Arc<Mutex<String>>,
+    tempfile::TempDir,
+    std::path::PathBuf,
+    Fake,
+    Client,
+) {
+    let current = Arc::new(Mutex::new("first".to_owned()));
+    let fake = moody(bearer, current.clone()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "first\n").unwrap();
+    let mut settings = options();
+    settings.credentials = CredentialSource::PasswordFile {
+        user: "me".into(),
+        file: file.clone(),
+    };
+    let client = Client::new(settings).unwrap();
+    (current, dir, file, fake, client)
+}
+
 /// A registry that takes one password, by tokens or as it is, and answers 403 to others.
-async fn moody(bearer: bool, current: &Arc<Mutex<String>>) -> Fake {
-    let current = current.clone();
+async fn moody(bearer: bool, current: Arc<Mutex<String>>) -> Fake {
     Fake::start(move |parts, _, _| {
         let current = current.lock().unwrap().clone();
         if parts.uri.path() == "/token" {
@@ -117,17 +140,7 @@ async fn moody(bearer: bool, current: &Arc<Mutex<String>>) -> Fake {
 #[tokio::test]
 async fn a_password_that_ran_out_is_looked_up_again() {
     for bearer in [false, true] {
-        let current = Arc::new(Mutex::new("first".to_owned()));
-        let fake = moody(bearer, &current).await;
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("password");
-        std::fs::write(&file, "first\n").unwrap();
-        let mut settings = options();
-        settings.credentials = CredentialSource::PasswordFile {
-            user: "me".into(),
-            file: file.clone(),
-        };
-        let client = Client::new(settings).unwrap();
+        let (current, _dir, file, fake, client) = with_password_file(bearer).await;
         let read = async || client.manifest(&at(&fake)).await;
         assert!(read().await.unwrap().is_some());
         // The registry answers 403, not 401, to a login that ran out.
@@ -150,17 +163,7 @@ async fn a_password_that_ran_out_is_looked_up_again() {
 #[tokio::test]
 async fn a_look_up_that_fails_logs_nobody_out() {
     for bearer in [false, true] {
-        let current = Arc::new(Mutex::new("first".to_owned()));
-        let fake = moody(bearer, &current).await;
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("password");
-        std::fs::write(&file, "first\n").unwrap();
-        let mut settings = options();
-        settings.credentials = CredentialSource::PasswordFile {
-            user: "me".into(),
-            file: file.clone(),
-        };
-        let client = Client::new(settings).unwrap();
+        let (current, _dir, file, fake, client) = with_password_file(bearer).await;
         let read = async || client.manifest(&at(&fake)).await;
         assert!(read().await.unwrap().is_some());
         std::fs::remove_file(&file).unwrap();

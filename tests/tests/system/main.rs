@@ -36,6 +36,7 @@ mod flow;
 mod formats;
 mod gc;
 mod hashes;
+mod held;
 mod isolation;
 mod keeping_registries;
 mod layers;

@@ -13,8 +13,9 @@ use chalk_tests::{
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::failures::{busybox, sleep_mark, states, wait_for_process};
+use crate::failures::{busybox, states};
 use crate::gc::{freed, gc};
+use crate::held::Held;
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_login_and_an_own_authority", a_login),
@@ -502,22 +503,6 @@ fn referrers_at_once(world: &World) {
     });
 }
 
-/// Ends the `sleep` of so many seconds, and nothing else that names them.
-#[track_caller]
-pub(crate) fn end_sleep(mark: &str) {
-    let wanted = format!("sleep\0{mark}\0");
-    let mut ended = 0;
-    for process in fs::read_dir("/proc").unwrap().flatten() {
-        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        if line == wanted.as_bytes() {
-            let pid = process.file_name().to_string_lossy().into_owned();
-            run(&mut tool("kill", ["-TERM", &pid]));
-            ended += 1;
-        }
-    }
-    assert_eq!(ended, 1, "`sleep {mark}` runs once");
-}
-
 fn killed(world: &World) {
     let folder = world.folder("killed");
     let mut registry = Distribution::start_with(&folder, &Terms::default());
@@ -525,41 +510,27 @@ fn killed(world: &World) {
     let settings = [("registry.url", url.as_str()), NO_BASES];
     let service = Service::start(&world.folder("killed"), &settings);
     import(world, &service).ok();
-    let (mark, go) = (sleep_mark(), unique());
-    let wait = format!("sleep {mark}; echo {go} > /two");
-    let project = busybox(&["echo one > /one", &wait]);
-    let file = project.arg("image.toml");
-    let words = [
-        "compute",
-        "image",
-        "build",
-        &file,
-        "--json",
-        "--progress",
-        "quiet",
-    ];
-    let hash = hash_of(&service.image(&["hash", &file, "--json"]).ok().json());
-    let output = world.folder("killed-talk").join("build");
-    let mut command = service.chalk().args(words).into_command();
-    let mut build = chalk_tests::Talk::start(&mut command, &output);
-    wait_for_process(&mark, true);
+    let mut build = Held::start(world, &service, "killed-talk");
+    let hash = hash_of(
+        &service
+            .image(&["hash", &build.file(), "--json"])
+            .ok()
+            .json(),
+    );
     let steps = format!("{url}/v2/chalk/steps/tags/list");
     wait_until("the first step in the registry", || {
         chalk_tests::get(&steps, "").status == 200
     });
     registry.kill();
     // Only now does the step end, and there is nobody to publish to.
-    end_sleep(&mark);
-    let code = build.end();
-    assert_eq!(code, Some(3), "{}", build.errors());
-    let told = format!("{}{}", build.output(), build.errors());
+    let told = build.unreachable();
     assert!(told.contains(registry.address()), "{told}");
 
     registry.launch();
     let tags = format!("{url}/v2/chalk/images/tags/list");
     let tags = chalk_tests::get(&tags, "").body;
     assert!(!tags.contains(&hash), "{tags}");
-    let project = busybox(&["echo one > /one", &format!("echo {go} > /two")]);
+    let project = build.freed();
     let built = service.build(&project.arg("image.toml"));
     assert_eq!(states(&built), ["cached", "ran"], "{built:#}");
     assert_eq!(

@@ -11,9 +11,9 @@ use chalk_tests::{
 use serde_json::json;
 
 use crate::Test;
-use crate::failures::{busybox, sleep_mark, states, wait_for_process};
+use crate::failures::{busybox, states};
 use crate::gc::{freed, gc};
-use crate::registries::end_sleep;
+use crate::held::Held;
 
 pub(crate) const TESTS: &[Test] = &[
     ("all_of_the_registry_lies_in_the_bucket", all_in_the_bucket),
@@ -216,24 +216,7 @@ fn cut_off(world: &World) {
     let s3 = S3::start(&world.folder("s3"));
     let (service, _keys) = start(world, "cut-off", &s3);
     import(world, &service);
-    let (mark, value) = (sleep_mark(), unique());
-    let project = busybox(&[
-        "echo one > /one",
-        &format!("sleep {mark}; echo {value} > /two"),
-    ]);
-    let file = project.arg("image.toml");
-    let words = [
-        "compute",
-        "image",
-        "build",
-        &file,
-        "--json",
-        "--progress",
-        "quiet",
-    ];
-    let output = world.folder("cut-off-talk").join("build");
-    let mut build = Talk::start(&mut service.chalk().args(words).into_command(), &output);
-    wait_for_process(&mark, true);
+    let mut build = Held::start(world, &service, "cut-off-talk");
     // It is stored while the second runs.
     wait_until("the first step in the bucket", || {
         let tags = s3.keys("here/repositories/chalk/steps/_tags/");
@@ -241,10 +224,7 @@ fn cut_off(world: &World) {
     });
     let before = s3.keys("here/repositories/");
     s3.connect(false);
-    end_sleep(&mark);
-    let code = build.end();
-    assert_eq!(code, Some(3), "{}", build.errors());
-    let told = format!("{}{}", build.output(), build.errors());
+    let told = build.unreachable();
     assert!(
         told.contains(&format!("s3://{}/here", S3::BUCKET)),
         "{told}"
@@ -261,8 +241,7 @@ fn cut_off(world: &World) {
 
     s3.connect(true);
     registry.get("/v2/chalk/steps/tags/list").is(200);
-    let project = busybox(&["echo one > /one", &format!("echo {value} > /two")]);
-    let built = service.build(&project.arg("image.toml"));
+    let built = service.build(&build.freed().arg("image.toml"));
     assert_eq!(states(&built), ["cached", "ran"], "{built:#}");
 }
 

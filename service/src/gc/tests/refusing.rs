@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use chalk_store::Blob;
 use chalk_store::registry::{Manifest, ManifestHead, Published, Pushed, Referrer, RegistryError};
 
+use super::external_registry::plan_of;
 use super::*;
 use crate::registry::RegionalError;
 
@@ -156,25 +157,7 @@ fn world(place: &Place, refusing: Arc<Refusing>, odd: Digest) -> (Catalog, InUse
 
 /// Plans and drops, and gives the plan and what became of its tags.
 fn drop_all(place: &Place, catalog: &Catalog, mut in_use: InUse) -> (Plan, Vec<Dropped>) {
-    let policy = settings::Gc {
-        age: Some(HOUR),
-        steps_age: Some(HOUR),
-        ..Place::policy()
-    };
-    let horizon = place.blobs.horizon(policy.grace, None);
-    let mut read = Read::new();
-    let surveyed = place.wait(external::survey(catalog, &mut in_use, &mut read));
-    let (survey, blobs) = surveyed.unwrap();
-    let plan = plan::plan(&Input {
-        survey: &survey,
-        blobs: &blobs,
-        in_use: &in_use,
-        policy: &policy,
-        horizon: horizon.wall,
-        now: SystemTime::now(),
-        resolve: &|digest| digest.to_string().parse().ok(),
-        files: &|_| Vec::new(),
-    });
+    let (plan, horizon) = plan_of(place, catalog, &mut in_use);
     let dropped = external::drop_tags(catalog, &plan.tags, &plan.manifests, &horizon);
     let dropped = place.wait(dropped);
     (plan, dropped)
