@@ -22,17 +22,12 @@ const TEXT: u64 = 16 << 20;
 #[derive(Debug, Clone)]
 pub struct LocalFiles {
     base: PathBuf,
-    threads: usize,
 }
 
 impl LocalFiles {
     /// Files whose relative paths start at `base`, hashed by all cores, at least two threads.
     pub fn new(base: impl Into<PathBuf>) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self {
-            base: base.into(),
-            threads: cores.max(2),
-        }
+        Self { base: base.into() }
     }
 
     /// Where a path of a declaration lies.
@@ -46,6 +41,26 @@ impl LocalFiles {
     /// As [`Source::facts`].
     pub fn open(&self, path: &str) -> Result<File, SourceError> {
         open_file(&self.locate(path)).map_err(|reason| source_error(path, reason))
+    }
+
+    /// Reads those of the files that nobody took yet, and adds what was found.
+    fn read_facts(&self, paths: &[String], next: &AtomicUsize, found: &Found) {
+        let mut buffer = vec![0; hash::PIECE];
+        let mut mine = Vec::new();
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(path) = paths.get(i) else { break };
+            let facts = facts(&self.locate(path), &mut buffer);
+            let failed = facts.is_err();
+            mine.push((i, facts.map_err(|reason| source_error(path, reason))));
+            if failed {
+                // What stands before it is being worked on already, so the first failure in order
+                // is always among those found.
+                next.fetch_max(paths.len(), Ordering::Relaxed);
+            }
+        }
+        let mut all = found.lock().unwrap_or_else(PoisonError::into_inner);
+        all.append(&mut mine);
     }
 }
 
@@ -70,6 +85,18 @@ fn open_file(path: &Path) -> Result<File, String> {
         return Err("is not a regular file".to_owned());
     }
     File::open(path).map_err(in_words)
+}
+
+/// Facts of files, each with its place in the list that was asked for.
+type Found = Mutex<Vec<(usize, Result<FileFacts, SourceError>)>>;
+
+/// Threads that hash so many files.
+fn crew(files: usize) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    match files {
+        0 | 1 => files,
+        _ => cores().max(2).min(files),
+    }
 }
 
 impl Source for LocalFiles {
@@ -98,30 +125,17 @@ impl Source for LocalFiles {
     }
 
     fn facts(&self, paths: &[String]) -> Result<Vec<FileFacts>, SourceError> {
-        let next = AtomicUsize::new(0);
-        let found: Mutex<Vec<(usize, Result<FileFacts, SourceError>)>> = Mutex::default();
-        std::thread::scope(|scope| {
-            for _ in 0..self.threads.min(paths.len()) {
-                scope.spawn(|| {
-                    let mut buffer = vec![0; hash::PIECE];
-                    let mut mine = Vec::new();
-                    loop {
-                        let i = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(path) = paths.get(i) else { break };
-                        let facts = facts(&self.locate(path), &mut buffer);
-                        let failed = facts.is_err();
-                        mine.push((i, facts.map_err(|reason| source_error(path, reason))));
-                        if failed {
-                            // What stands before it is being worked on already, so the first
-                            // failure in order is always among those found.
-                            next.fetch_max(paths.len(), Ordering::Relaxed);
-                        }
-                    }
-                    let mut all = found.lock().unwrap_or_else(PoisonError::into_inner);
-                    all.append(&mut mine);
-                });
-            }
-        });
+        let (next, found) = (AtomicUsize::new(0), Mutex::default());
+        let read = || self.read_facts(paths, &next, &found);
+        match crew(paths.len()) {
+            // Starting a thread takes longer than reading a small file.
+            0 | 1 => read(),
+            threads => std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(read);
+                }
+            }),
+        }
         let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         found.sort_by_key(|(i, _)| *i);
         found.into_iter().map(|(_, facts)| facts).collect()

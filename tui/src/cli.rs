@@ -1,5 +1,6 @@
 //! The words of the command.
 
+mod deferred;
 mod node;
 mod project;
 mod sandbox;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use deferred::Deferred;
 pub(crate) use node::{Agent, Cache, Node, NodeCommand, Prewarm, Token};
 pub(crate) use project::{Audit, Project, Quotas};
 pub(crate) use sandbox::{Exec, Network, Process, Run, Sandbox};
@@ -85,6 +87,7 @@ tries is gone when it ends.
 Exit codes: 0 nothing failed (there may be warnings); 1 something fails.";
 
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Directory of the service's state [default: XDG state directory, /var/lib/chalk as root]
     #[arg(long, global = true, value_name = "DIR")]
@@ -111,23 +114,23 @@ pub(crate) enum Command {
     Web,
     /// Images, nodes and sandboxes
     #[command(subcommand)]
-    Compute(Compute),
+    Compute(Deferred<Compute>),
     /// Run a node; with a verb short for `chalk compute node`
-    Node(NodeCommand),
+    Node(Deferred<NodeCommand>),
     /// Short for `chalk compute image`
     #[command(subcommand)]
-    Image(Image),
+    Image(Deferred<Image>),
     /// Short for `chalk compute sandbox`
     #[command(subcommand)]
-    Sandbox(Sandbox),
+    Sandbox(Deferred<Sandbox>),
     /// Tokens of people and programs that use the service
     #[command(subcommand)]
-    Token(ClientToken),
+    Token(Deferred<ClientToken>),
     /// Free what the service keeps and nobody needs, as its settings `gc.*` say
     Gc(Gc),
     /// Projects: what their tokens share, and how much of it
     #[command(subcommand)]
-    Project(Project),
+    Project(Deferred<Project>),
     /// Who changed what, newest first; for administrators
     Audit(Audit),
     /// Check whether this host can build and run images, and say what to change
@@ -176,13 +179,13 @@ pub(crate) struct Gc {
 pub(crate) enum Compute {
     /// Declare, build, warm and look at images
     #[command(subcommand)]
-    Image(Image),
+    Image(Deferred<Image>),
     /// Look after nodes, their caches, and what they keep ready
     #[command(subcommand)]
-    Node(Node),
+    Node(Deferred<Node>),
     /// Run commands on images
     #[command(subcommand)]
-    Sandbox(Sandbox),
+    Sandbox(Deferred<Sandbox>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -199,11 +202,11 @@ pub(crate) enum Config {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Image {
     /// Build an image, or find that it is there already
-    Build(Build),
+    Build(Deferred<Build>),
     /// Print the hash of a declaration
-    Hash(Hash),
+    Hash(Deferred<Hash>),
     /// Show what a build would do, without doing it
-    Plan(File),
+    Plan(Deferred<File>),
     /// Compare two declarations or images
     Diff {
         /// Declaration file, hash prefix or name
@@ -212,9 +215,9 @@ pub(crate) enum Image {
         b: String,
     },
     /// Say why a build would rerun steps, against the last build of that name
-    Why(Why),
+    Why(Deferred<Why>),
     /// Pin the base images of a declaration in `image.lock` beside it
-    Lock(Lock),
+    Lock(Deferred<Lock>),
     /// List images
     #[command(visible_alias = "list")]
     Ls {
@@ -228,7 +231,7 @@ pub(crate) enum Image {
         image: String,
     },
     /// Build an image anew and compare it with the published one, file by file
-    Verify(Verify),
+    Verify(Deferred<Verify>),
     /// Print the log of a build
     Logs {
         /// Build id, or hash prefix or name of its image
@@ -255,7 +258,7 @@ pub(crate) enum Image {
         build: String,
     },
     /// Bring images into the caches of nodes ahead of any sandbox
-    Warm(Warm),
+    Warm(Deferred<Warm>),
     /// List warms, newest first, or show one
     Warms {
         /// Id of a warm

@@ -123,6 +123,12 @@ impl Server {
         }
     }
 
+    /// Whether a service is named or runs on the state directory.
+    pub(crate) fn is_there(loaded: &Loaded) -> bool {
+        let dir = &loaded.settings.state.dir;
+        loaded.server.is_some() || matches!(chalk_service::state::discover(dir), Ok(Some(_)))
+    }
+
     /// The service that is named or that runs on the state directory.
     pub(crate) async fn running(loaded: &Loaded) -> Result<Option<Self>, Failure> {
         if let Some((url, _)) = &loaded.server {

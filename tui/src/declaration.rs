@@ -11,6 +11,7 @@ use chalk_core::lock::Lock;
 use chalk_core::upload::Contents;
 use chalk_core::{Digest, Image, Spec};
 use chalk_store::tree::LocalFiles;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::cli::{self, DockerfileFlags};
 use crate::commands::images;
@@ -82,6 +83,10 @@ pub(crate) async fn read(file: &cli::File) -> Result<Declared, Failure> {
 pub(crate) async fn read_unlocked(file: &cli::File) -> Result<Declared, Failure> {
     let path = PathBuf::from(&file.file);
     let flags = file.dockerfile.clone();
+    // A runtime of one thread has nothing else to do meanwhile.
+    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        return read_now(&path, &flags);
+    }
     let task = tokio::task::spawn_blocking(move || read_now(&path, &flags));
     task.await.map_err(|e| {
         Failure::new(

@@ -28,7 +28,7 @@ use chalk_watch::traces;
 use clap::{CommandFactory as _, Parser as _};
 use tracing::Instrument as _;
 
-use cli::{Cli, Command, Compute, Image, NodeCommand};
+use cli::{Cli, Command, Compute, Deferred, Image, NodeCommand};
 use connect::Server;
 use error::Failure;
 use settings::Loaded;
@@ -79,7 +79,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         return commands::man_pages::write(folder);
     }
     let flags = match &cli.command {
-        Some(Command::Node(node)) => node.agent.settings(),
+        Some(Command::Node(Deferred(node))) => node.agent.settings(),
         _ => Vec::new(),
     };
     let loaded = Loaded::load(&cli.global, &flags)?;
@@ -87,7 +87,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
         chalk_sandbox::userns::enter();
     }
     let traces = watch::begin(cli.command.as_ref(), &loaded)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let mut runtime = match only_asks(&cli, &loaded) {
+        // Starting threads takes longer than the answer, and so does waking them.
+        true => tokio::runtime::Builder::new_current_thread(),
+        false => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime
         .enable_all()
         .build()
         .map_err(|e| Failure::new(exit::FAILED, "cannot start the async runtime").why(e))?;
@@ -109,11 +114,27 @@ fn run(cli: Cli) -> Result<(), Failure> {
 fn may_build_here(cli: &Cli, loaded: &Loaded) -> bool {
     match &cli.command {
         Some(
-            Command::Doctor | Command::Serve(_) | Command::Node(NodeCommand { verb: None, .. }),
+            Command::Doctor
+            | Command::Serve(_)
+            | Command::Node(Deferred(NodeCommand { verb: None, .. })),
         ) => true,
         Some(Command::Web | Command::Config(_)) => false,
         _ => loaded.server.is_none(),
     }
+}
+
+/// Whether the command has nothing to do but to ask a service that runs. Where that ends meanwhile,
+/// the one in its place works, too, if slower.
+fn only_asks(cli: &Cli, loaded: &Loaded) -> bool {
+    let may = match &cli.command {
+        Some(
+            Command::Compute(Deferred(Compute::Image(Deferred(command))))
+            | Command::Image(Deferred(command)),
+        ) => !matches!(command, Image::Warm(_)),
+        Some(Command::Token(_) | Command::Project(_) | Command::Audit(_) | Command::Gc(_)) => true,
+        _ => false,
+    };
+    may && Server::is_there(loaded)
 }
 
 async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
@@ -133,22 +154,20 @@ async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
         Command::Config(cli::Config::Check { file }) => {
             commands::config::check(file.as_deref(), json)
         }
-        Command::Compute(Compute::Image(command)) | Command::Image(command) => {
-            image(command, loaded, json).await
-        }
-        Command::Node(NodeCommand { verb: None, agent }) => {
+        Command::Compute(Deferred(Compute::Image(Deferred(command))))
+        | Command::Image(Deferred(command)) => image(command, loaded, json).await,
+        Command::Node(Deferred(NodeCommand { verb: None, agent })) => {
             commands::agent::agent(loaded, &agent).await
         }
-        Command::Compute(Compute::Node(verb))
-        | Command::Node(NodeCommand {
+        Command::Compute(Deferred(Compute::Node(Deferred(verb))))
+        | Command::Node(Deferred(NodeCommand {
             verb: Some(verb), ..
-        }) => commands::nodes::nodes(verb, loaded, json).await,
-        Command::Compute(Compute::Sandbox(verb)) | Command::Sandbox(verb) => {
-            commands::sandbox::sandbox(verb, loaded, json).await
-        }
+        })) => commands::nodes::nodes(verb, loaded, json).await,
+        Command::Compute(Deferred(Compute::Sandbox(Deferred(verb))))
+        | Command::Sandbox(Deferred(verb)) => commands::sandbox::sandbox(verb, loaded, json).await,
         Command::Gc(flags) => commands::gc::gc(loaded, &flags, json).await,
-        Command::Token(verb) => commands::tokens::tokens(verb, loaded, json).await,
-        Command::Project(verb) => commands::projects::projects(verb, loaded, json).await,
+        Command::Token(Deferred(verb)) => commands::tokens::tokens(verb, loaded, json).await,
+        Command::Project(Deferred(verb)) => commands::projects::projects(verb, loaded, json).await,
         Command::Audit(audit) => commands::audit::audit(&audit, loaded, json).await,
         // They need no settings and were done before these were read.
         Command::Completions { .. } | Command::ManPages { .. } => Ok(()),
@@ -158,12 +177,12 @@ async fn dispatch(cli: Cli, loaded: &Loaded) -> Result<(), Failure> {
 async fn image(command: Image, loaded: &Loaded, json: bool) -> Result<(), Failure> {
     match command {
         // These need a service only to look something up.
-        Image::Hash(hash) => commands::declare::hash(loaded, &hash, json).await,
+        Image::Hash(Deferred(hash)) => commands::declare::hash(loaded, &hash, json).await,
         Image::Diff { a, b } => commands::compare::diff(loaded, &a, &b, json).await,
         Image::Dockerfile { file } => commands::declare::dockerfile(loaded, &file).await,
         Image::Spec { file } => commands::declare::spec(loaded, &file).await,
-        Image::Build(build) => commands::build::build(loaded, &build, json).await,
-        Image::Warm(warm) => commands::warm::warm(loaded, &warm, json).await,
+        Image::Build(Deferred(build)) => commands::build::build(loaded, &build, json).await,
+        Image::Warm(Deferred(warm)) => commands::warm::warm(loaded, &warm, json).await,
         command => {
             let server = Server::connect(loaded).await?;
             let result = with_server(command, &server, json).await;
@@ -175,12 +194,12 @@ async fn image(command: Image, loaded: &Loaded, json: bool) -> Result<(), Failur
 
 async fn with_server(command: Image, server: &Server, json: bool) -> Result<(), Failure> {
     match command {
-        Image::Plan(file) => commands::declare::plan(server, &file, json).await,
-        Image::Why(why) => commands::compare::why(server, &why, json).await,
-        Image::Lock(lock) => commands::declare::lock(server, &lock, json).await,
+        Image::Plan(Deferred(file)) => commands::declare::plan(server, &file, json).await,
+        Image::Why(Deferred(why)) => commands::compare::why(server, &why, json).await,
+        Image::Lock(Deferred(lock)) => commands::declare::lock(server, &lock, json).await,
         Image::Ls { name } => commands::images::ls(server, name.as_deref(), json).await,
         Image::Show { image } => commands::images::show(server, &image, json).await,
-        Image::Verify(verify) => commands::verify::verify(server, &verify, json).await,
+        Image::Verify(Deferred(verify)) => commands::verify::verify(server, &verify, json).await,
         Image::Logs {
             build,
             step,

@@ -14,8 +14,8 @@ const OWN: &[&str] = &["server", "token"];
 pub(crate) struct Loaded {
     /// The service's settings.
     pub(crate) settings: Settings,
-    /// Every setting of the service with its origin.
-    pub(crate) rows: Vec<Row>,
+    /// Where they came from.
+    draft: Draft,
     /// Address of a named service, and where that was named.
     pub(crate) server: Option<(String, Origin)>,
     /// Token for it, and where it came from.
@@ -86,10 +86,15 @@ impl Loaded {
         }
         Ok(Self {
             settings: draft.settings(),
-            rows: draft.rows(),
+            draft,
             server,
             token,
         })
+    }
+
+    /// Every setting of the service with its origin.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        self.draft.rows()
     }
 
     /// The settings of a service inside this command.

@@ -6,7 +6,7 @@ use chalk_watch::logs::{self, Format};
 use chalk_watch::traces::{self, Traces};
 use tracing::{Span, field};
 
-use crate::cli::{Command, Compute, Image, NodeCommand};
+use crate::cli::{Command, Compute, Deferred, Image, NodeCommand};
 use crate::error::Failure;
 use crate::settings::Loaded;
 
@@ -30,7 +30,7 @@ pub(crate) fn begin(command: Option<&Command>, loaded: &Loaded) -> Result<Traces
             return Ok(Traces::default());
         }
         Some(Command::Serve(_)) => ("chalk-service", true),
-        Some(Command::Node(NodeCommand { verb: None, .. })) => ("chalk-node", true),
+        Some(Command::Node(Deferred(NodeCommand { verb: None, .. }))) => ("chalk-node", true),
         Some(Command::Web | Command::Config(_) | Command::Completions { .. }) => {
             return Ok(Traces::default());
         }
@@ -43,6 +43,9 @@ pub(crate) fn begin(command: Option<&Command>, loaded: &Loaded) -> Result<Traces
     })?;
     // What goes wrong in a service inside a one-shot command reaches the user as its answer; its log
     // is shown on demand.
+    if !verbose && !traces.are_on() && std::env::var_os(logs::FILTER).is_none() {
+        return Ok(traces);
+    }
     let filter = logs::filter(if verbose { "info" } else { "off" });
     logs::to_stderr(format, filter, &traces);
     Ok(traces)
@@ -97,8 +100,11 @@ fn name(command: &Command) -> Option<&'static str> {
         _ => None,
     };
     match command {
-        Command::Compute(Compute::Image(command)) | Command::Image(command) => image(command),
-        Command::Compute(Compute::Sandbox(_)) | Command::Sandbox(_) => Some("chalk sandbox"),
+        Command::Compute(Deferred(Compute::Image(Deferred(command))))
+        | Command::Image(Deferred(command)) => image(command),
+        Command::Compute(Deferred(Compute::Sandbox(_))) | Command::Sandbox(_) => {
+            Some("chalk sandbox")
+        }
         _ => None,
     }
 }

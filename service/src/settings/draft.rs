@@ -254,6 +254,7 @@ impl Draft {
 
     /// Every setting with its value and where that came from.
     pub fn rows(&self) -> Vec<Row> {
+        let defaults = table::defaults();
         let row = |setting: &'static Setting| match self
             .set
             .iter()
@@ -266,7 +267,7 @@ impl Draft {
             },
             None => Row {
                 setting,
-                value: setting.default(),
+                value: setting.default(&defaults),
                 origin: Origin::Default,
             },
         };

@@ -77,11 +77,15 @@ impl Setting {
         format!("CHALK_{}", self.path.to_uppercase().replace('.', "_"))
     }
 
-    /// Its default as text; empty when it is unset by default.
-    pub fn default(&self) -> String {
-        let defaults = serde_json::to_value(Settings::default()).unwrap_or_default();
-        show(at(&defaults, self.path))
+    /// Its default as text, of what [`defaults`] gives; empty when it is unset by default.
+    pub(super) fn default(&self, defaults: &Value) -> String {
+        show(at(defaults, self.path))
     }
+}
+
+/// The default settings as a document.
+pub(super) fn defaults() -> Value {
+    serde_json::to_value(Settings::default()).unwrap_or_default()
 }
 
 /// The setting at `path`.
@@ -684,7 +688,10 @@ mod tests {
 
     #[test]
     fn defaults_as_text() {
-        let check = |path: &str, expect: &str| assert_eq!(find(path).unwrap().default(), expect);
+        let check = |path: &str, expect: &str| {
+            let setting = find(path).unwrap();
+            assert_eq!(setting.default(&defaults()), expect);
+        };
         check("serve.listen", "127.0.0.1:7474");
         check("build.step_timeout", "1h");
         check("build.log_limit", "64.0 MiB");

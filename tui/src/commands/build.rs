@@ -91,7 +91,7 @@ async fn run(
 pub(super) async fn follow(
     client: &Client,
     id: &str,
-    progress: Progress,
+    mut progress: Progress,
 ) -> Result<chalk_core::wire::Build, Failure> {
     let ended = tokio::select! {
         ended = client.follow(id, |event| progress.event(event)) => ended,

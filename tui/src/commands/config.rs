@@ -27,7 +27,7 @@ pub(crate) fn show(loaded: &Loaded, json: bool) -> Result<(), Failure> {
         token.map_or("default".into(), |(_, origin)| origin.to_string()),
         "Bearer token of that service; unset, the file `token` of the state directory.".into(),
     ]);
-    for row in &loaded.rows {
+    for row in loaded.rows() {
         rows.push([
             row.setting.path.to_owned(),
             row.value.clone(),

@@ -26,10 +26,13 @@ const FRAME: Duration = Duration::from_millis(80);
 /// connection to the service.
 #[derive(Debug)]
 pub(crate) struct Progress {
+    /// Until its thread starts.
+    front_end: Option<FrontEnd>,
     events: Option<Sender<Event>>,
     thread: Option<JoinHandle<()>>,
 }
 
+#[derive(Debug)]
 enum FrontEnd {
     Tty(tty::Tty),
     Plain(plain::Plain),
@@ -74,11 +77,29 @@ impl Progress {
     /// # Errors
     /// When `tty` is asked for and standard error is no terminal.
     pub(crate) fn start(mode: cli::Progress) -> Result<Self, Failure> {
-        let mut front_end = match style(mode)? {
-            Style::Tty => FrontEnd::Tty(tty::Tty::new()),
-            Style::Plain => FrontEnd::Plain(plain::Plain::default()),
-            Style::Rawjson => FrontEnd::Rawjson,
-            Style::Quiet => FrontEnd::Quiet,
+        let style = style(mode)?;
+        let mut progress = Self {
+            front_end: Some(match style {
+                Style::Tty => FrontEnd::Tty(tty::Tty::new()),
+                Style::Plain => FrontEnd::Plain(plain::Plain::default()),
+                Style::Rawjson => FrontEnd::Rawjson,
+                Style::Quiet => FrontEnd::Quiet,
+            }),
+            events: None,
+            thread: None,
+        };
+        // A terminal shows the time that passes before there is anything to tell. The others have
+        // nothing to do for an image that is there already.
+        if style == Style::Tty {
+            progress.begin();
+        }
+        Ok(progress)
+    }
+
+    /// Starts the thread, unless it was.
+    fn begin(&mut self) {
+        let Some(mut front_end) = self.front_end.take() else {
+            return;
         };
         let (events, inbox) = mpsc::channel::<Event>();
         let thread = std::thread::spawn(move || {
@@ -98,14 +119,13 @@ impl Progress {
             }
             front_end.end(&model);
         });
-        Ok(Self {
-            events: Some(events),
-            thread: Some(thread),
-        })
+        self.events = Some(events);
+        self.thread = Some(thread);
     }
 
     /// Shows one event.
-    pub(crate) fn event(&self, event: Event) {
+    pub(crate) fn event(&mut self, event: Event) {
+        self.begin();
         if let Some(events) = &self.events {
             // The thread ends only after the sender is dropped; a lost line would be all anyway.
             let _ = events.send(event);

@@ -16,6 +16,8 @@ const LOG_LINES: usize = 6;
 #[derive(Debug)]
 pub(crate) struct Tty {
     began: Instant,
+    /// Whether anything was heard of the build.
+    heard: bool,
     region: Region,
 }
 
@@ -23,11 +25,13 @@ impl Tty {
     pub(crate) fn new() -> Self {
         Self {
             began: Instant::now(),
+            heard: false,
             region: Region::new(),
         }
     }
 
     pub(crate) fn event(&mut self, event: &EventKind) {
+        self.heard = true;
         if let EventKind::Queued { .. } = event {
             self.began = Instant::now();
         }
@@ -45,9 +49,12 @@ impl Tty {
         self.region.draw(&lines);
     }
 
-    /// Draws the end and leaves it on the screen.
+    /// Draws the end and leaves it on the screen; nothing of a build that never began.
     pub(crate) fn end(&mut self, model: &BuildState) {
-        let lines = self.lines(model);
+        let lines = match self.heard {
+            true => self.lines(model),
+            false => Vec::new(),
+        };
         self.region.leave(&lines);
     }
 
