@@ -6,7 +6,7 @@ use std::path::Path;
 
 use chalk_core::Digest;
 use chalk_tests::{
-    MANIFEST, Project, RegistryHttp, S3, Service, Talk, World, noise, run, tool, unique, wait_until,
+    MANIFEST, Project, RegistryHttp, S3, Service, World, noise, run, tool, unique, wait_until,
 };
 use serde_json::json;
 
