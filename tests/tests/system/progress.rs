@@ -1,5 +1,7 @@
 //! What a build tells while it runs, and afterwards: progress modes, events, logs, JSON keys.
 
+use std::num::NonZero;
+
 use chalk_tests::{Project, World, run, tool, unique, wait_until};
 use serde_json::Value;
 
@@ -102,6 +104,16 @@ fn a_terminal_gets_a_live_view(world: &World) {
     let hidden = shown.stdout.matches("\x1b[?25l").count();
     let visible = shown.stdout.matches("\x1b[?25h").count();
     assert!(visible >= hidden, "the cursor comes back: {shown}");
+
+    // Of an image that is there already nothing stays on the screen but its reference.
+    let again = run(&mut script).ok();
+    let [rows, columns] = [30, 100].map(|count| NonZero::new(count).unwrap());
+    let mut terminal = vt100::Parser::new(rows, columns, 0);
+    terminal.process(again.stdout.as_bytes());
+    let screen = terminal.screen().contents();
+    let lines: Vec<&str> = screen.lines().map(str::trim).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with(service.address()), "{lines:?}");
 }
 
 fn events_are_numbered_and_resumed(world: &World) {
