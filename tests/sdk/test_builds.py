@@ -105,7 +105,8 @@ def test_twenty_at_once():
 def build_during(change, commands, delay=1.0):
     """Builds, and carries a change out in the meantime; the result of both."""
     with ThreadPoolExecutor(1) as pool:
-        building = pool.submit(image(*commands).build, poll_interval=0.25)
+        # It gives up at the fifth question that finds no service, and a busy machine starts one slowly.
+        building = pool.submit(image(*commands).build, poll_interval=0.5)
         time.sleep(delay)
         change()
         return building.result(timeout=120)
