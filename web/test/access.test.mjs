@@ -70,8 +70,8 @@ test("everything is reached by keyboard, and the editor lets go", async (t) => {
 
 test("the focus stays where it is while a hash takes its time", async (t) => {
   const page = await browser.open(t);
-  // From here on the engine is asked for no hash until it is let.
   await page.hash("Recipe hash", SEED);
+  // From here on no hash is asked of the engine until the test lets it.
   await page.page.evaluate(() => {
     const post = Worker.prototype.postMessage;
     const held = [];
